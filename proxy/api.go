@@ -1,0 +1,87 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// A Gateway accepts WebSocket connections that speak the subprotocol xmpp
+// (RFC 7395) and relays each of them to an XMPP server over a stream of its
+// own (RFC 6120).
+//
+// Its fields are read when the first connection is served and must not change
+// afterwards. Every field but Dial has a zero value that works.
+type Gateway struct {
+	// Dial connects to the XMPP server for one session. The context carries
+	// the dial deadline. Required.
+	Dial func(ctx context.Context) (net.Conn, error)
+
+	// Domains are the domains a client may name in the to attribute of its
+	// header. Nil means any: the server decides.
+	Domains []string
+
+	// Paths are the URL paths that accept WebSocket connections. Nil means
+	// DefaultPaths.
+	Paths []string
+
+	// Origins are the values of the Origin header that browsers may send,
+	// such as "https://chat.example.org". Nil means any. Clients that send
+	// no Origin are not browsers and always pass.
+	Origins []string
+
+	// MaxSessions bounds the sessions that live at once; further
+	// connections are refused with 503. Zero means no bound.
+	MaxSessions int
+
+	// MaxStanza is the largest message in bytes, in each direction. Zero
+	// means DefaultMaxStanza.
+	MaxStanza int
+
+	// PingInterval is how long a client may be silent before it gets a
+	// WebSocket ping; after two intervals without a byte the session ends.
+	// Zero means DefaultPingInterval.
+	PingInterval time.Duration
+
+	// Observer learns what happens. Nil means nobody does.
+	Observer Observer
+
+	// Log gets one record when a session ends. Nil means none.
+	Log *slog.Logger
+}
+
+// An Observer is told about the rare events of a gateway. Its methods must be
+// quick and may be called by several goroutines at once. Every string is a
+// value of the closed set named beside it.
+type Observer interface {
+	// Upgraded is called once for every HTTP request. See UpgradeResults.
+	Upgraded(result string, took time.Duration)
+	// Dialed is called once for every attempt to connect to the server. See
+	// DialResults.
+	Dialed(result string, took time.Duration)
+	// Pinged is called for every pong that answers a ping of the gateway.
+	Pinged(roundTrip time.Duration)
+	// Ended is called once for every session. See Endings.
+	Ended(ending string, age time.Duration)
+}
+
+// Traffic counts what was relayed in one direction.
+type Traffic struct {
+	Messages, Presences, IQs, Nonzas uint64 // first-level elements by kind
+	Bytes                            uint64 // of their XML, without WebSocket framing
+}
+
+// SessionInfo describes one live session. It holds no content.
+type SessionInfo struct {
+	ID     uint64
+	Remote netip.AddrPort // the client
+	Domain string         // the to attribute of its header; empty before it came
+	Phase  string         // see Phases
+	Since  time.Time
+	Idle   time.Duration // since the last byte from either side
+	Up     Traffic       // client to server
+	Down   Traffic       // server to client
+	Ping   time.Duration // last round trip; zero before the first pong
+}
