@@ -1,0 +1,33 @@
+# The image: one static binary, no shell, not root. Both bases are arguments
+# so that they can be pinned by digest or replaced by a mirror.
+ARG GO_IMAGE=golang:1.26
+ARG RUN_IMAGE=gcr.io/distroless/static-debian12:nonroot
+
+# The compiler runs on the builder's own platform and cross-compiles.
+FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY cmd ./cmd
+COPY framing ./framing
+COPY metrics ./metrics
+COPY proxy ./proxy
+ARG TARGETOS
+ARG TARGETARCH
+ARG VERSION=dev
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
+    go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/xmppgate ./cmd/xmppgate
+
+FROM ${RUN_IMAGE}
+ARG VERSION=dev
+LABEL org.opencontainers.image.title="xmppgate" \
+      org.opencontainers.image.description="XMPP over WebSocket (RFC 7395) in front of any XMPP server" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.licenses="MIT"
+COPY --from=build /out/xmppgate /xmppgate
+USER 65532:65532
+# 9280 (metrics, health) is left out: it listens on loopback unless told otherwise.
+EXPOSE 5280
+# For Docker; Kubernetes has probes of its own and ignores it.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=2s CMD ["/xmppgate", "healthcheck"]
+ENTRYPOINT ["/xmppgate"]

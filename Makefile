@@ -1,0 +1,43 @@
+# The commands of this repository. "make test" is everything CI runs.
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: demo test bench lint image setup unit fuzz demo-test e2e deploy-test
+.NOTPARALLEL:
+
+demo: ## a server, the gateway and a chat page, until Ctrl-C
+	go run ./cmd/xmppgate demo
+
+test: setup lint unit fuzz demo-test e2e deploy-test ## all of it, about 15 minutes
+
+bench: ## compare two runs with benchstat
+	go test -run '^$$' -bench . -count 6 ./framing ./proxy
+
+lint:
+	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || (echo 'gofmt: the files above' >&2; exit 1)
+	go mod tidy -diff && go vet ./... && go run $(STATICCHECK) ./...
+
+image: ## with docker, podman or buildah, whichever is there
+	$$(command -v docker || command -v podman || command -v buildah) build -t xmppgate .
+
+# The parts of "make test", in its order.
+
+setup: ## Debian packages and npm modules for the tests below; only what is missing
+	deploy/e2e/setup.sh
+
+unit:
+	go test -race ./...
+
+fuzz:
+	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime 30s ./framing
+	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
+
+demo-test: ## the demo with a real Prosody and a real browser
+	go test -tags e2e -run Demo -v ./cmd/xmppgate
+
+e2e: ## real servers, real clients
+	cd deploy/e2e && go vet ./... && go test ./...
+
+deploy-test: ## configurations, manifests, rules and the image
+	deploy/test.sh
+	deploy/test-image.sh
