@@ -1,0 +1,122 @@
+package metrics
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The collectors of this file keep no state: they ask the source and emit
+// constants. A series of a session is gone when the session is.
+
+const (
+	up   = "up"   // towards the XMPP server
+	down = "down" // towards the client
+)
+
+var (
+	stanzasDesc = prometheus.NewDesc("xmppgate_stanzas_total",
+		"First-level elements relayed. A nonza is what is no message, presence or iq.", []string{"direction", "kind"}, nil)
+	bytesDesc = prometheus.NewDesc("xmppgate_bytes_total",
+		"Bytes of XML relayed, without WebSocket framing.", []string{"direction"}, nil)
+	sessionsDesc = prometheus.NewDesc("xmppgate_sessions",
+		"Live sessions.", []string{"phase"}, nil)
+)
+
+// A trafficCollector reports the totals of a gateway.
+type trafficCollector struct{ source Source }
+
+func (c *trafficCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- stanzasDesc
+	ch <- bytesDesc
+}
+
+func (c *trafficCollector) Collect(ch chan<- prometheus.Metric) {
+	emit := func(direction string, t Traffic) {
+		ch <- counter(stanzasDesc, t.Messages, direction, "message")
+		ch <- counter(stanzasDesc, t.Presences, direction, "presence")
+		ch <- counter(stanzasDesc, t.IQs, direction, "iq")
+		ch <- counter(stanzasDesc, t.Nonzas, direction, "nonza")
+		ch <- counter(bytesDesc, t.Bytes, direction)
+	}
+	u, d := c.source.Totals()
+	emit(up, u)
+	emit(down, d)
+}
+
+// A phaseCollector counts live sessions by phase.
+type phaseCollector struct {
+	source Source
+	phases []string
+}
+
+func (c *phaseCollector) Describe(ch chan<- *prometheus.Desc) { ch <- sessionsDesc }
+
+func (c *phaseCollector) Collect(ch chan<- prometheus.Metric) {
+	count := make(map[string]int, len(c.phases))
+	for connection := range c.source.Connections() {
+		count[connection.Phase]++
+	}
+	for _, phase := range c.phases {
+		ch <- value(sessionsDesc, float64(count[phase]), phase)
+	}
+}
+
+var (
+	connectionBytesDesc = prometheus.NewDesc("xmppgate_connection_bytes_total",
+		"Bytes of XML relayed by one live session.", []string{"id", "remote", "direction"}, nil)
+	connectionStanzasDesc = prometheus.NewDesc("xmppgate_connection_stanzas_total",
+		"First-level elements relayed by one live session.", []string{"id", "remote", "direction"}, nil)
+	connectionStartDesc = prometheus.NewDesc("xmppgate_connection_start_time_seconds",
+		"Start of one live session, in seconds since 1970.", []string{"id", "remote"}, nil)
+	connectionIdleDesc = prometheus.NewDesc("xmppgate_connection_idle_seconds",
+		"Time since the last byte of one live session.", []string{"id", "remote"}, nil)
+	connectionPingDesc = prometheus.NewDesc("xmppgate_connection_ping_seconds",
+		"Last WebSocket ping round trip of one live session; absent before the first.", []string{"id", "remote"}, nil)
+	connectionsOmittedDesc = prometheus.NewDesc("xmppgate_connections_omitted",
+		"Live sessions that are not shown because others have relayed more bytes.", nil, nil)
+)
+
+// A connectionCollector reports the limit sessions with the most bytes.
+type connectionCollector struct {
+	source Source
+	limit  int
+}
+
+func (c *connectionCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- connectionBytesDesc
+	ch <- connectionStanzasDesc
+	ch <- connectionStartDesc
+	ch <- connectionIdleDesc
+	ch <- connectionPingDesc
+	ch <- connectionsOmittedDesc
+}
+
+func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
+	all := slices.SortedFunc(c.source.Connections(), func(a, b Connection) int {
+		return cmp.Or(cmp.Compare(b.bytes(), a.bytes()), cmp.Compare(a.ID, b.ID))
+	})
+	shown := all[:min(len(all), c.limit)]
+	for i := range shown {
+		s := &shown[i]
+		ch <- counter(connectionBytesDesc, s.Up.Bytes, s.ID, s.Remote, up)
+		ch <- counter(connectionBytesDesc, s.Down.Bytes, s.ID, s.Remote, down)
+		ch <- counter(connectionStanzasDesc, s.Up.stanzas(), s.ID, s.Remote, up)
+		ch <- counter(connectionStanzasDesc, s.Down.stanzas(), s.ID, s.Remote, down)
+		ch <- value(connectionStartDesc, float64(s.Since.UnixMilli())/1e3, s.ID, s.Remote)
+		ch <- value(connectionIdleDesc, s.Idle.Seconds(), s.ID, s.Remote)
+		if s.Ping > 0 {
+			ch <- value(connectionPingDesc, s.Ping.Seconds(), s.ID, s.Remote)
+		}
+	}
+	ch <- value(connectionsOmittedDesc, float64(len(all)-len(shown)))
+}
+
+func counter(d *prometheus.Desc, n uint64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+}
+
+func value(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}

@@ -1,0 +1,198 @@
+// Package metrics is what Prometheus learns about a gateway.
+//
+// It keeps two registries. The first has a fixed number of series, whatever
+// clients do: every label value comes from a closed set that the caller hands
+// in, and every series exists from the start so that rate sees its zero. The
+// second has a few series for each of the busiest sessions; they come and go
+// with the session and are served on a path of their own, so that only those
+// who want them pay.
+//
+// Rare events arrive through the methods of [Metrics], which fit
+// proxy.Observer. What happens for every stanza is counted by the sessions
+// themselves and read from a [Source] when Prometheus asks: sessions share no
+// counter.
+package metrics
+
+import (
+	"iter"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// A Source is asked at every scrape, by several goroutines at once.
+type Source interface {
+	// Totals returns what was relayed since the start, by ended and by live
+	// sessions. Its numbers never decrease.
+	Totals() (up, down Traffic)
+	// Connections walks over the live sessions in any order.
+	Connections() iter.Seq[Connection]
+}
+
+// Traffic counts what was relayed in one direction.
+type Traffic struct {
+	Messages, Presences, IQs, Nonzas uint64
+	Bytes                            uint64
+}
+
+// stanzas is the number of first-level elements of any kind.
+func (t Traffic) stanzas() uint64 { return t.Messages + t.Presences + t.IQs + t.Nonzas }
+
+// A Connection is one live session.
+type Connection struct {
+	ID       string
+	Remote   string // address of the client
+	Phase    string // one of Options.Phases
+	Since    time.Time
+	Idle     time.Duration
+	Ping     time.Duration // zero before the first round trip
+	Up, Down Traffic
+}
+
+// bytes is what connections are ranked by.
+func (c *Connection) bytes() uint64 { return c.Up.Bytes + c.Down.Bytes }
+
+// Options are the facts that do not change while the gateway runs. The four
+// sets of label values are closed: an event with a value outside its set is
+// not counted, so that no mistake elsewhere can add series.
+type Options struct {
+	Version, Revision string // of the program, for xmppgate_build_info
+
+	Endings        []string
+	UpgradeResults []string
+	DialResults    []string
+	Phases         []string
+
+	// SessionsLimit bounds the sessions that live at once; zero means none.
+	SessionsLimit int
+	// ConnectionsLimit bounds the sessions that ConnectionsHandler shows.
+	ConnectionsLimit int
+	// Draining tells whether the gateway is about to stop. Nil means never.
+	Draining func() bool
+}
+
+// Metrics holds both registries. Its methods may be called by several
+// goroutines at once and allocate nothing.
+type Metrics struct {
+	totals, connections *prometheus.Registry
+
+	upgrades map[string]prometheus.Counter
+	dials    map[string]prometheus.Counter
+	ended    map[string]prometheus.Counter
+
+	upgradeDuration prometheus.Histogram
+	dialDuration    prometheus.Histogram
+	pingRoundTrip   prometheus.Histogram
+	sessionDuration prometheus.Histogram
+}
+
+// New registers the metrics of a gateway that source describes.
+func New(source Source, o Options) *Metrics {
+	totals, connections := prometheus.NewRegistry(), prometheus.NewRegistry()
+	m := &Metrics{
+		totals:      totals,
+		connections: connections,
+
+		upgrades: counters(totals, "xmppgate_upgrades_total", "HTTP requests to the WebSocket listeners, by outcome.", "result", o.UpgradeResults),
+		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),
+		ended:    counters(totals, "xmppgate_sessions_ended_total", "Sessions that are over, by the reason.", "ending", o.Endings),
+
+		// Half a millisecond to half a minute.
+		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
+		dialDuration:    histogram(totals, "xmppgate_dial_duration_seconds", "Time to connect to the XMPP server or to give up.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
+		pingRoundTrip:   histogram(totals, "xmppgate_ping_round_trip_seconds", "Time from a WebSocket ping to its pong.", prometheus.ExponentialBuckets(0.001, 2, 15)),
+		// About a factor of four, at the boundaries that people ask about.
+		sessionDuration: histogram(totals, "xmppgate_session_duration_seconds", "Age of sessions at their end.", []float64{0.1, 0.5, 2, 10, 60, 300, 1200, 3600, 14400, 43200, 86400}),
+	}
+
+	prometheus.WrapRegistererWith(prometheus.Labels{
+		"version":   o.Version,
+		"revision":  o.Revision,
+		"goversion": runtime.Version(),
+	}, totals).MustRegister(gauge("xmppgate_build_info", "Always 1; the labels say what runs.", func() float64 { return 1 }))
+	totals.MustRegister(
+		gauge("xmppgate_sessions_limit", "Sessions that may live at once; 0 means no bound.", func() float64 { return float64(o.SessionsLimit) }),
+		gauge("xmppgate_draining", "1 while the gateway accepts nobody and closes its sessions.", func() float64 {
+			if o.Draining != nil && o.Draining() {
+				return 1
+			}
+			return 0
+		}),
+		&trafficCollector{source},
+		&phaseCollector{source, o.Phases},
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	connections.MustRegister(&connectionCollector{source, o.ConnectionsLimit})
+	return m
+}
+
+// Handler serves the aggregated metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.totals, promhttp.HandlerOpts{})
+}
+
+// ConnectionsHandler serves the metrics of single sessions.
+func (m *Metrics) ConnectionsHandler() http.Handler {
+	// A scrape copies and sorts all sessions: those who ask too often wait
+	// for their next turn.
+	return promhttp.HandlerFor(m.connections, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}
+
+// Upgraded counts an HTTP request that was answered with result.
+func (m *Metrics) Upgraded(result string, took time.Duration) {
+	increment(m.upgrades, result)
+	m.upgradeDuration.Observe(took.Seconds())
+}
+
+// Dialed counts an attempt to connect to the XMPP server.
+func (m *Metrics) Dialed(result string, took time.Duration) {
+	increment(m.dials, result)
+	m.dialDuration.Observe(took.Seconds())
+}
+
+// Pinged records the round trip of a WebSocket ping.
+func (m *Metrics) Pinged(roundTrip time.Duration) {
+	m.pingRoundTrip.Observe(roundTrip.Seconds())
+}
+
+// Ended counts a session that is over.
+func (m *Metrics) Ended(ending string, age time.Duration) {
+	increment(m.ended, ending)
+	m.sessionDuration.Observe(age.Seconds())
+}
+
+func increment(counters map[string]prometheus.Counter, value string) {
+	if c, ok := counters[value]; ok {
+		c.Inc()
+	}
+}
+
+// counters registers one counter for each value of a label, resolved once so
+// that an event costs a lookup and an addition.
+func counters(r prometheus.Registerer, name, help, label string, values []string) map[string]prometheus.Counter {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	r.MustRegister(vec)
+	handles := make(map[string]prometheus.Counter, len(values))
+	for _, v := range values {
+		handles[v] = vec.WithLabelValues(v)
+	}
+	return handles
+}
+
+// histogram registers a histogram with classic buckets only: a Prometheus
+// that negotiates native ones would store no others, and queries over _bucket
+// would come back empty.
+func histogram(r prometheus.Registerer, name, help string, buckets []float64) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+	r.MustRegister(h)
+	return h
+}
+
+func gauge(name, help string, value func() float64) prometheus.GaugeFunc {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+}

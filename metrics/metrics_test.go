@@ -1,0 +1,217 @@
+package metrics
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata")
+
+// A fakeSource is a gateway whose numbers the test sets.
+type fakeSource struct {
+	up, down    Traffic
+	connections []Connection
+}
+
+func (f *fakeSource) Totals() (up, down Traffic)        { return f.up, f.down }
+func (f *fakeSource) Connections() iter.Seq[Connection] { return slices.Values(f.connections) }
+
+var options = Options{
+	Version: "v1.2.3", Revision: "abc",
+	Endings:        []string{"client-closed", "shutdown"},
+	UpgradeResults: []string{"ok", "refused"},
+	DialResults:    []string{"ok", "timeout"},
+	Phases:         []string{"negotiating", "open"},
+	SessionsLimit:  500, ConnectionsLimit: 2,
+}
+
+// gateway returns a source with three sessions that have relayed something.
+func gateway() *fakeSource {
+	started := time.Unix(1700000000, 250e6)
+	return &fakeSource{
+		up:   Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 1000},
+		down: Traffic{Messages: 5, Presences: 6, IQs: 7, Nonzas: 8, Bytes: 9000},
+		connections: []Connection{
+			{ID: "1", Remote: "192.0.2.1:5000", Phase: "open", Since: started, Idle: 1500 * time.Millisecond, Up: Traffic{IQs: 1, Bytes: 10}, Down: Traffic{IQs: 1, Bytes: 20}},
+			{ID: "2", Remote: "[2001:db8::2]:5001", Phase: "open", Since: started, Ping: 25 * time.Millisecond, Up: Traffic{Messages: 9, Bytes: 100}, Down: Traffic{Messages: 4, Presences: 1, Bytes: 200}},
+			{ID: "3", Remote: "192.0.2.3:5002", Phase: "negotiating", Since: started},
+		},
+	}
+}
+
+// compare fails when what r says of the gateway differs from testdata/name.
+func compare(t *testing.T, r *prometheus.Registry, name string) {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range families {
+		// The Go version is not ours to pin.
+		if n := f.GetName(); strings.HasPrefix(n, "xmppgate_") && n != "xmppgate_build_info" {
+			names = append(names, n)
+		}
+	}
+	file := filepath.Join("testdata", name)
+	if *update {
+		var text bytes.Buffer
+		for line := range strings.Lines(scrape(promhttp.HandlerFor(r, promhttp.HandlerOpts{}))) {
+			if strings.Contains(line, "xmppgate_") && !strings.Contains(line, "xmppgate_build_info") {
+				text.WriteString(line)
+			}
+		}
+		if err := os.WriteFile(file, text.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := testutil.GatherAndCompare(r, bytes.NewReader(want), names...); err != nil {
+		t.Error(err)
+	}
+}
+
+// scrape asks h as Prometheus does.
+func scrape(h http.Handler) string {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return w.Body.String()
+}
+
+func TestStart(t *testing.T) {
+	m := New(&fakeSource{}, options)
+	compare(t, m.totals, "start.prom")
+	compare(t, m.connections, "start-connections.prom")
+}
+
+func TestRunning(t *testing.T) {
+	o := options
+	o.Draining = func() bool { return true }
+	m := New(gateway(), o)
+	m.Upgraded("ok", 2*time.Millisecond)
+	m.Upgraded("refused", time.Millisecond)
+	m.Dialed("ok", 3*time.Millisecond)
+	m.Dialed("timeout", 10*time.Second)
+	m.Pinged(25 * time.Millisecond)
+	m.Ended("client-closed", time.Hour)
+	m.Ended("client-closed", 48*time.Hour)
+	compare(t, m.totals, "running.prom")
+	compare(t, m.connections, "running-connections.prom")
+}
+
+func TestBuildInfo(t *testing.T) {
+	got := scrape(New(&fakeSource{}, options).Handler())
+	for _, want := range []string{`xmppgate_build_info{goversion="go1.`, `,revision="abc",version="v1.2.3"} 1`, "go_goroutines ", "process_start_time_seconds "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+}
+
+func TestLint(t *testing.T) {
+	m := New(gateway(), options)
+	for _, r := range []*prometheus.Registry{m.totals, m.connections} {
+		problems, err := testutil.GatherAndLint(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range problems {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+// The number of series must not follow what clients do.
+func TestClosedSets(t *testing.T) {
+	source := &fakeSource{}
+	m := New(source, options)
+	before, err := testutil.GatherAndCount(m.totals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Upgraded("made up", 0)
+	m.Dialed("made up", 0)
+	m.Ended("made up", 0)
+	source.connections = append(gateway().connections, Connection{Phase: "made up"})
+	after, err := testutil.GatherAndCount(m.totals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before != after {
+		t.Errorf("%d series became %d", before, after)
+	}
+}
+
+func TestConnectionsLimit(t *testing.T) {
+	source := &fakeSource{}
+	for i := range 5000 {
+		source.connections = append(source.connections, Connection{ID: fmt.Sprint(i), Up: Traffic{Bytes: uint64(i)}})
+	}
+	for _, limit := range []int{0, 1, 1000, 4999, 5000, 9999} {
+		o := options
+		o.ConnectionsLimit = limit
+		m := New(source, o)
+		shown := min(limit, 5000)
+		got, err := testutil.GatherAndCount(m.connections, "xmppgate_connection_idle_seconds")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != shown {
+			t.Errorf("limit %d: %d sessions shown", limit, got)
+		}
+		want := fmt.Sprintf("# HELP xmppgate_connections_omitted Live sessions that are not shown because others have relayed more bytes.\n"+
+			"# TYPE xmppgate_connections_omitted gauge\nxmppgate_connections_omitted %d\n", 5000-shown)
+		if err := testutil.GatherAndCompare(m.connections, strings.NewReader(want), "xmppgate_connections_omitted"); err != nil {
+			t.Errorf("limit %d: %v", limit, err)
+		}
+	}
+}
+
+// The counters of a session that ended must stay in the totals; the source
+// promises it, and nothing here may hide a step back or cache an old value.
+func TestFollowsSource(t *testing.T) {
+	source := gateway()
+	m := New(source, options)
+	for range 3 {
+		source.up.Bytes += 500
+		want := fmt.Sprintf("# HELP xmppgate_bytes_total Bytes of XML relayed, without WebSocket framing.\n# TYPE xmppgate_bytes_total counter\n"+
+			"xmppgate_bytes_total{direction=\"down\"} 9000\nxmppgate_bytes_total{direction=\"up\"} %d\n", source.up.Bytes)
+		if err := testutil.GatherAndCompare(m.totals, strings.NewReader(want), "xmppgate_bytes_total"); err != nil {
+			t.Error(err)
+		}
+	}
+	source.connections = nil
+	if n, err := testutil.GatherAndCount(m.connections, "xmppgate_connection_bytes_total"); err != nil || n != 0 {
+		t.Errorf("%d series of sessions that are gone, error %v", n, err)
+	}
+}
+
+func TestObserverAllocatesNothing(t *testing.T) {
+	m := New(&fakeSource{}, options)
+	n := testing.AllocsPerRun(100, func() {
+		m.Upgraded("ok", time.Millisecond)
+		m.Dialed("timeout", time.Millisecond)
+		m.Pinged(time.Millisecond)
+		m.Ended("shutdown", time.Millisecond)
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
