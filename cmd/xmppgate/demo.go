@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"xmppgate/proxy"
+)
+
+// demoOptions are the flags of the demo. It takes no environment: it shows the
+// gateway, it does not run one for others.
+type demoOptions struct {
+	upstream string
+	gateway  string
+	domain   string
+	listen   string
+	page     string
+}
+
+const demoUsage = `Usage: xmppgate demo [flags]
+
+Starts a Prosody of its own, the gateway and a chat page, all on loopback, and
+removes everything at Ctrl-C.
+
+Flags:
+`
+
+// errNoServer says what to do when there is no Prosody to show.
+var errNoServer = errors.New(`no Prosody found. One of these helps:
+
+  install it     sudo apt-get install prosody   (or brew, dnf, apk)
+  use Docker     docker compose -f deploy/compose.yaml up --build
+  use your own   xmppgate demo --upstream tcp://host:port --domain example.org`)
+
+// runDemo is the subcommand demo. It returns the exit status: 0 after Ctrl-C, 1
+// when something failed, 2 when the user has to do something first.
+func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	// A closed terminal must not leave a server behind either.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+
+	var o demoOptions
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.upstream, "upstream", "", "use this `server` instead of an own one: tcp://host:port")
+	flags.StringVar(&o.gateway, "gateway", "", "serve only the page, for the gateway at this WebSocket `URL`")
+	flags.StringVar(&o.domain, "domain", "localhost", "XMPP `domain` of the accounts")
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:5280", "`address` of the gateway; the next free port if taken")
+	flags.StringVar(&o.page, "page", "127.0.0.1:8280", "`address` of the page; the next free port if taken")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), demoUsage)
+		flags.PrintDefaults()
+	}
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "demo: unexpected argument %q\n", flags.Arg(0))
+		return 2
+	case o.upstream != "" && o.gateway != "":
+		fmt.Fprintln(stderr, "demo: --upstream and --gateway exclude each other")
+		return 2
+	}
+
+	switch err := serveDemo(ctx, o, stdout, stderr); {
+	case err == nil, ctx.Err() != nil: // Ctrl-C, at whatever moment
+		return 0
+	case errors.Is(err, errNoServer):
+		fmt.Fprintf(stderr, "demo: %v\n", err)
+		return 2
+	default:
+		fmt.Fprintf(stderr, "demo: %v\n", err)
+		return 1
+	}
+}
+
+// serveDemo runs until ctx ends or something dies. Everything it starts is
+// undone by its deferred calls, however far it came.
+func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) error {
+	failed := make(chan error, 3)
+	page := demoPage{Endpoint: o.gateway, Domain: o.domain}
+	where := []string{} // "what  where" lines for the reader
+
+	upstream := o.upstream
+	if upstream == "" && o.gateway == "" {
+		server, err := startProsody(ctx, stderr)
+		if err != nil {
+			return err
+		}
+		defer server.stop()
+		go func() {
+			<-server.exited
+			failed <- fmt.Errorf("prosody ended by itself\n%s", server.logTail())
+		}()
+		upstream = "tcp://" + server.addr
+		page.Domain, page.Password = demoDomain, demoPassword
+		where = append(where, fmt.Sprintf("server   %s  Prosody, in %s", upstream, server.dir))
+	}
+
+	if o.gateway == "" {
+		dial, err := proxy.ParseUpstream(upstream)
+		if err != nil {
+			return err
+		}
+		listener, err := listenNear(o.listen)
+		if err != nil {
+			return err
+		}
+		gateway := &proxy.Gateway{
+			Dial: dial,
+			Log:  slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+			// Origins stays open: other web clients may try this gateway
+			// too, and it is as private as the loopback interface.
+		}
+		go func() { failed <- fmt.Errorf("gateway: %w", gateway.Serve(listener)) }()
+		defer func() {
+			drain, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			gateway.Shutdown(drain) // late sessions die with the process
+		}()
+		page.Endpoint = "ws://" + listener.Addr().String() + proxy.DefaultPaths[0]
+		where = append(where, "gateway  "+page.Endpoint+"  for any XMPP client that speaks WebSocket")
+	}
+
+	listener, err := listenNear(o.page)
+	if err != nil {
+		return err
+	}
+	handler, err := page.handler()
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	server := newPageServer(handler)
+	go func() { failed <- fmt.Errorf("page: %w", server.Serve(listener)) }()
+	defer server.Close()
+
+	link := func(who, other string) string {
+		q := url.Values{"jid": {who + "@" + page.Domain}, "to": {other + "@" + page.Domain}}
+		readable := strings.ReplaceAll(q.Encode(), "%40", "@")
+		return "http://" + listener.Addr().String() + "/?" + readable
+	}
+	fmt.Fprintf(stdout, "\n  Alice    %s\n  Bob      %s\n\n", link("alice", "bob"), link("bob", "alice"))
+	if page.Password != "" {
+		fmt.Fprintf(stdout, "  Open both in a browser and press Connect; the password %q is filled in.\n\n", page.Password)
+	}
+	for _, line := range where {
+		fmt.Fprintf(stdout, "  %s\n", line)
+	}
+	fmt.Fprintln(stdout, "\n  Ctrl-C stops everything and removes it.")
+
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// listenNear listens at address or, when its port is taken, at one of the ports
+// after it. It wants one definite host, because that host becomes part of links.
+func listenNear(address string) (net.Listener, error) {
+	host, number, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return nil, fmt.Errorf("listen on %q: name one host, such as 127.0.0.1", address)
+	}
+	port, err := strconv.Atoi(number)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", address, err)
+	}
+	for last := port + 20; ; port++ {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || port == last {
+			return l, err
+		}
+	}
+}
