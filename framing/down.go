@@ -1,0 +1,564 @@
+package framing
+
+import (
+	"bytes"
+	"slices"
+)
+
+// A Down cuts the byte stream of a server into units and makes messages of
+// them. The zero value is ready for a new connection.
+//
+// It never looks at a byte twice for want of more: between calls it remembers
+// where it stopped, relative to the first byte not consumed. Memory is
+// allocated only for headers that declare something unusual.
+type Down struct {
+	// MaxStanza is the size limit in bytes to announce to clients: a greater
+	// max-bytes of XEP-0478 is lowered to it. Zero leaves them alone.
+	MaxStanza int
+
+	consumed int       // bytes of the stream before the current unit
+	scope    []binding // what elements inherit; nil means standardScope
+	declared bool      // an XML declaration was just consumed
+
+	// The unit being cut; positions count from its first byte.
+	phase   phase
+	kind    Kind // of the unit, once known
+	pos     int  // the next byte to look at
+	tag     int  // the '<' of the current tag
+	counted int  // quotes are counted from the tag up to here
+	single  int  // how many are '
+	double  int  // how many are "
+	quote   byte // the quote that encloses pos, in phase inQuotedTag
+	depth   int  // of pos, 0 outside the root
+	nameEnd int  // the end of the root's name
+	rootEnd int  // the end of the root's start tag
+}
+
+// A phase says what pos points into.
+type phase uint8
+
+const (
+	between     phase = iota // white space between units
+	inText                   // text inside an element
+	atMarkup                 // a '<'
+	inTag                    // a start tag, quotes are merely counted
+	inQuotedTag              // a start tag with both kinds of quotes
+	inEndTag
+	inCDATA
+	inDeclaration
+)
+
+// A Unit is a complete first-level piece of a stream. Its slices alias the
+// input. What Size, AppendHead and AppendFeatures say of it holds until the
+// next Header, for that declares namespaces anew.
+type Unit struct {
+	Kind       Kind
+	Class      Class // of an Element
+	Raw        []byte
+	Attributes Attributes // of a Header
+
+	nameEnd int    // where declarations go
+	rootEnd int    // the end of the root's start tag
+	missing uint64 // bit i: binding i of the scope has to be declared
+}
+
+// A binding is a namespace that a header declares and elements inherit.
+type binding struct {
+	prefix string // empty for the default namespace
+	space  string
+	text   string // the declaration, with the space before it
+}
+
+// standardScope is what the headers of known servers declare.
+var standardScope = []binding{
+	{"", NSClient, ` xmlns="` + NSClient + `"`},
+	{"stream", NSStreams, ` xmlns:stream="` + NSStreams + `"`},
+}
+
+// maxBindings is the number of bits of Unit.missing.
+const maxBindings = 64
+
+// maxDeclaration is the greatest length of an XML declaration from a server.
+const maxDeclaration = 256
+
+// Next returns the next unit of a stream. b starts at the first byte not yet
+// consumed. n bytes of it are consumed by the call: the unit and the white
+// space and XML declaration before it. If the unit is of Kind None, nothing is
+// complete; call again with b[n:] and more bytes behind it. The bytes may have
+// moved.
+//
+// A header may stand wherever an element may: whether the stream may start
+// again there is for the caller to decide. An XML declaration may stand before
+// a header only. Comments, processing instructions, document types and text
+// between elements are errors, always an [*Error]; its offset counts from the
+// first byte of the connection. After an error d must not be used.
+//
+// Well-formedness is checked only as far as cutting needs it (the server is
+// trusted to have parsed what it relays), with the exception of headers.
+func (d *Down) Next(b []byte) (u Unit, n int, err error) {
+	for d.phase == between || d.phase == inDeclaration {
+		if d.phase == between {
+			k := skipSpace(b, 0)
+			n += k
+			d.consumed += k
+			if b = b[k:]; len(b) == 0 {
+				return u, n, nil
+			}
+			if b[0] != '<' {
+				return u, n, d.fail(NotWellFormed, 0, errText)
+			}
+			if len(b) == 1 {
+				return u, n, nil
+			}
+			d.pos, d.depth, d.kind = 0, 0, Element
+			d.phase = atMarkup
+			if b[1] == '?' {
+				d.phase, d.pos = inDeclaration, 2
+			}
+			continue
+		}
+		k, err := d.declaration(b)
+		if err != nil || k == 0 {
+			return u, n, err
+		}
+		n += k
+		d.consumed += k
+		b = b[k:]
+		d.phase = between
+	}
+	end, err := d.cut(b)
+	if err != nil || end == 0 {
+		return u, n, err
+	}
+	if err := d.unit(&u, b[:end:end]); err != nil {
+		return Unit{}, n, err
+	}
+	d.phase = between
+	d.consumed += end
+	return u, n + end, nil
+}
+
+func (d *Down) fail(c Condition, offset int, err error) error {
+	return &Error{c, d.consumed + offset, err}
+}
+
+// declaration consumes the XML declaration at the start of b. It returns 0 if
+// that is not complete. Declarations are short, so the bytes are looked at
+// again when more arrive.
+func (d *Down) declaration(b []byte) (int, error) {
+	const start = "<?xml"
+	k := min(len(b), len(start))
+	if string(b[:k]) != start[:k] || len(b) > k && !isSpace(b[k]) {
+		return 0, d.fail(RestrictedXML, 0, errMarkup)
+	}
+	b = b[:min(len(b), maxDeclaration)]
+	if bytes.Index(b, []byte("?>")) < 0 {
+		if len(b) == maxDeclaration {
+			return 0, d.fail(NotWellFormed, 0, errDeclaration)
+		}
+		return 0, nil
+	}
+	if d.declared {
+		return 0, d.fail(NotWellFormed, 0, errDeclaration)
+	}
+	d.declared = true
+	return declaration(b, d.consumed)
+}
+
+// cut looks for the end of the unit that starts at b[0] and returns its
+// length, 0 if it is not complete.
+//
+// A '>' ends a start tag unless it stands in an attribute value. As long as a
+// tag has quotes of one kind only, an even number of them before the '>' means
+// that it does not; counting is much faster than following them. Quotes of
+// both kinds make counting worthless: ' may stand between two ". Such tags,
+// which are rare, are followed quote by quote.
+func (d *Down) cut(b []byte) (int, error) {
+	i, phase := d.pos, d.phase
+	for {
+		switch phase {
+		case inText:
+			j := bytes.IndexByte(b[i:], '<')
+			if j < 0 {
+				d.pos, d.phase = len(b), inText
+				return 0, nil
+			}
+			i += j
+			fallthrough
+
+		case atMarkup:
+			if i+1 == len(b) {
+				d.pos, d.phase = i, atMarkup
+				return 0, nil
+			}
+			d.tag = i
+			switch b[i+1] {
+			case '/':
+				phase = inEndTag
+				i += 2
+				continue
+			case '?':
+				return 0, d.fail(RestrictedXML, i, errMarkup)
+			case '!':
+				const cdata = "<![CDATA["
+				k := min(len(b)-i, len(cdata))
+				if d.depth == 0 || string(b[i:i+k]) != cdata[:k] {
+					return 0, d.fail(RestrictedXML, i, errMarkup)
+				}
+				if k < len(cdata) {
+					d.pos, d.phase = i, atMarkup
+					return 0, nil
+				}
+				phase = inCDATA
+				i += k
+				continue
+			}
+			phase = inTag
+			i++
+			d.counted, d.single, d.double = i, 0, 0
+			fallthrough
+
+		case inTag:
+			j := bytes.IndexByte(b[i:], '>')
+			if j < 0 {
+				d.pos, d.phase = len(b), inTag
+				return 0, nil
+			}
+			j += i
+			part := b[d.counted:j]
+			d.single += bytes.Count(part, quoteSingle)
+			d.double += bytes.Count(part, quoteDouble)
+			d.counted = j
+			if d.single > 0 && d.double > 0 {
+				phase, d.quote = inQuotedTag, 0
+				i = d.tag + 1
+				continue
+			}
+			if (d.single+d.double)&1 != 0 {
+				i = j + 1
+				continue
+			}
+			i = j + 1
+
+		case inQuotedTag:
+			j, quote := tagEnd(b, i, d.quote)
+			if j < 0 {
+				d.pos, d.phase, d.quote = len(b), inQuotedTag, quote
+				return 0, nil
+			}
+			i = j + 1
+
+		case inEndTag:
+			j := bytes.IndexByte(b[i:], '>')
+			if j < 0 {
+				d.pos, d.phase = len(b), inEndTag
+				return 0, nil
+			}
+			i += j + 1
+			switch d.depth--; d.depth {
+			case -1:
+				d.kind = End
+				return i, nil
+			case 0:
+				return i, nil
+			}
+			phase = inText
+			continue
+
+		case inCDATA:
+			// The end may be cut in two; look from where it could start.
+			from := max(i-2, d.tag+len("<![CDATA["))
+			j := bytes.Index(b[from:], []byte("]]>"))
+			if j < 0 {
+				d.pos, d.phase = len(b), inCDATA
+				return 0, nil
+			}
+			i = from + j + 3
+			phase = inText
+			continue
+		}
+
+		// b[:i] ends with a start tag.
+		phase = inText
+		empty := b[i-2] == '/'
+		if d.depth == 0 {
+			if err := d.root(b[:i], empty); err != nil || d.kind == Header {
+				return i, err
+			}
+		}
+		if !empty {
+			d.depth++
+		} else if d.depth == 0 {
+			return i, nil
+		}
+	}
+}
+
+var (
+	quoteSingle = []byte{'\''}
+	quoteDouble = []byte{'"'}
+)
+
+// root looks at the start tag of a root to see whether it is a header.
+func (d *Down) root(tag []byte, empty bool) error {
+	colon, end := scanName(tag, 1)
+	if end < 0 {
+		return d.fail(NotWellFormed, 1, errName)
+	}
+	d.nameEnd, d.rootEnd = end, len(tag)
+	if string(tag[max(colon, 0)+1:end]) != "stream" {
+		return nil
+	}
+	// A header inherits nothing from the one before.
+	prefix := tag[1:max(colon, 1)]
+	space, ok := declared(tag, end, prefix)
+	switch {
+	case !ok && len(prefix) > 0:
+		return d.fail(NotWellFormed, 1, errPrefix)
+	case string(space) != NSStreams:
+		return nil
+	case empty:
+		return d.fail(NotWellFormed, 0, errUnfinished)
+	}
+	d.kind = Header
+	return nil
+}
+
+// declared returns what the start tag binds the prefix to; an empty prefix
+// asks for the default namespace. nameEnd is where the attributes start.
+func declared(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
+	var a attribute
+	for i := nameEnd; ; {
+		next, more, err := nextAttribute(tag, i, &a)
+		if err != nil || !more {
+			return nil, false
+		}
+		if p, ok := a.declares(tag); ok && string(p) == string(prefix) {
+			return unescaped(tag[a.value+1 : a.end-1]), true
+		}
+		i = next
+	}
+}
+
+// unit describes the complete unit raw.
+func (d *Down) unit(u *Unit, raw []byte) error {
+	u.Kind, u.Raw = d.kind, raw
+	if d.declared && d.kind != Header {
+		return d.fail(NotWellFormed, 0, errDeclaration)
+	}
+	d.declared = false
+	switch d.kind {
+	case Header:
+		return d.header(u)
+	case End:
+		return d.end(raw)
+	}
+	return d.element(u)
+}
+
+// header collects the attributes of a header and learns what it declares.
+func (d *Down) header(u *Unit) error {
+	tag := u.Raw
+	if i := bytes.IndexByte(tag[1:], '<'); i >= 0 {
+		return d.fail(NotWellFormed, i+1, errValue)
+	}
+	var a attribute
+	standard, others := 0, 0 // declarations
+	for i := d.nameEnd; ; {
+		next, more, err := nextAttribute(tag, i, &a)
+		if err != nil {
+			return d.fail(NotWellFormed, next, err)
+		}
+		if !more {
+			if next != len(tag)-1 {
+				return d.fail(NotWellFormed, next, errTag)
+			}
+			break
+		}
+		i = next
+		if err := checkReferences(tag[a.value+1:a.end-1], d.consumed+a.value+1); err != nil {
+			return err
+		}
+		prefix, ok := a.declares(tag)
+		if !ok {
+			u.Attributes.set(tag[a.name:a.nameEnd], tag[a.value:a.end:a.end])
+			continue
+		}
+		space := string(value(tag, &a)) // does not escape
+		if len(prefix) == 0 && space == NSClient || string(prefix) == "stream" && space == NSStreams {
+			standard++
+		} else {
+			others++
+		}
+	}
+	if standard == len(standardScope) && others == 0 {
+		d.scope = nil
+		return nil
+	}
+	if standard+others > maxBindings {
+		return d.fail(PolicyViolation, 0, errPrefixes)
+	}
+	d.scope = learn(tag, d.nameEnd, standard+others)
+	return nil
+}
+
+// learn returns the n declarations of a header in the order in which elements
+// repeat them: default namespace, stream prefix, others.
+func learn(tag []byte, nameEnd, n int) []binding {
+	scope := make([]binding, 0, n)
+	var a attribute
+	for i := nameEnd; ; {
+		next, more, err := nextAttribute(tag, i, &a)
+		if err != nil || !more {
+			break
+		}
+		i = next
+		prefix, ok := a.declares(tag)
+		if !ok || a.value+2 == a.end || string(prefix) == "xml" {
+			continue // no declaration, or one that takes away, or needless
+		}
+		text := append([]byte{' '}, tag[a.name:a.nameEnd]...)
+		text = append(text, '=')
+		if raw := tag[a.value:a.end]; raw[0] == '"' || bytes.IndexByte(raw, '"') >= 0 {
+			text = append(text, raw...)
+		} else {
+			text = append(text, '"')
+			text = append(text, raw[1:len(raw)-1]...)
+			text = append(text, '"')
+		}
+		scope = append(scope, binding{string(prefix), string(value(tag, &a)), string(text)})
+	}
+	rank := func(b binding) int {
+		switch {
+		case b.prefix == "":
+			return 0
+		case b.space == NSStreams:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(scope, func(a, b binding) int { return rank(a) - rank(b) })
+	return scope
+}
+
+// bindings returns what elements inherit.
+func (d *Down) bindings() []binding {
+	if d.scope == nil {
+		return standardScope
+	}
+	return d.scope
+}
+
+// end checks that raw is the end tag of a stream.
+func (d *Down) end(raw []byte) error {
+	colon, end := scanName(raw, 2)
+	if end < 0 || skipSpace(raw, end) != len(raw)-1 || string(raw[max(colon, 1)+1:end]) != "stream" {
+		return d.fail(NotWellFormed, 0, errMismatch)
+	}
+	for _, b := range d.bindings() {
+		if b.space == NSStreams && b.prefix == string(raw[2:max(colon, 2)]) {
+			return nil
+		}
+	}
+	return d.fail(NotWellFormed, 0, errMismatch)
+}
+
+// element recognises an element and finds out which inherited declarations its
+// message needs.
+func (d *Down) element(u *Unit) error {
+	u.nameEnd, u.rootEnd = d.nameEnd, d.rootEnd
+	name := u.Raw[1:d.nameEnd]
+	var prefix []byte
+	if i := bytes.IndexByte(name, ':'); i >= 0 {
+		prefix, name = name[:i], name[i+1:]
+	}
+	scope := d.bindings()
+
+	var space []byte // as the root itself says
+	var own uint64   // bit i: the root declares the prefix of binding i
+	if tag := u.Raw[:d.rootEnd]; bytes.Index(tag, []byte("xmlns")) >= 0 {
+		var a attribute
+		for i := d.nameEnd; ; {
+			next, more, err := nextAttribute(tag, i, &a)
+			if err != nil {
+				return d.fail(NotWellFormed, next, err)
+			}
+			if !more {
+				break
+			}
+			i = next
+			p, ok := a.declares(tag)
+			if !ok {
+				continue
+			}
+			if string(p) == string(prefix) {
+				space = value(tag, &a)
+			}
+			for k := range scope {
+				if scope[k].prefix == string(p) {
+					own |= 1 << k
+				}
+			}
+		}
+	}
+	for i := range scope {
+		b := &scope[i]
+		if own>>i&1 != 0 {
+			continue
+		}
+		if b.prefix == "" || uses(u.Raw, b.prefix) {
+			u.missing |= 1 << i
+		}
+	}
+	if space != nil {
+		u.Class = classify(name, space)
+		return nil
+	}
+	for i := range scope {
+		if b := &scope[i]; b.prefix == string(prefix) {
+			u.Class = classify(name, b.space)
+		}
+	}
+	return nil
+}
+
+// uses reports whether the bytes of prefix and a colon stand anywhere in b.
+// That may be text; a declaration too many does no harm. Colons are rare, so
+// looking for them is faster than looking for the whole.
+func uses(b []byte, prefix string) bool {
+	last := prefix[len(prefix)-1]
+	for i := 0; ; i++ {
+		j := bytes.IndexByte(b[i:], ':')
+		if j < 0 {
+			return false
+		}
+		if i += j; i > len(prefix) && b[i-1] == last && string(b[i-len(prefix):i]) == prefix {
+			return true
+		}
+	}
+}
+
+// Size returns the number of bytes of the message for u.
+func (d *Down) Size(u Unit) int {
+	n := len(u.Raw)
+	for i, b := range d.bindings() {
+		if u.missing>>i&1 != 0 {
+			n += len(b.text)
+		}
+	}
+	return n
+}
+
+// AppendHead appends to dst the first part of the message for u: the start of
+// the element with the declarations it inherited (RFC 7395, section 3.3.3). The
+// message goes on with tail, which aliases u.Raw. Appending to the name only
+// spares copying the rest.
+func (d *Down) AppendHead(dst []byte, u Unit) (head, tail []byte) {
+	dst = append(dst, u.Raw[:u.nameEnd]...)
+	for i, b := range d.bindings() {
+		if u.missing>>i&1 != 0 {
+			dst = append(dst, b.text...)
+		}
+	}
+	return dst, u.Raw[u.nameEnd:]
+}

@@ -1,0 +1,147 @@
+package framing
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"unicode/utf8"
+)
+
+// A Condition is the name of a stream error condition (RFC 6120, section
+// 4.9.3). The zero value is no condition.
+type Condition string
+
+const (
+	BadFormat              Condition = "bad-format"
+	BadNamespacePrefix     Condition = "bad-namespace-prefix"
+	Conflict               Condition = "conflict"
+	ConnectionTimeout      Condition = "connection-timeout"
+	HostGone               Condition = "host-gone"
+	HostUnknown            Condition = "host-unknown"
+	ImproperAddressing     Condition = "improper-addressing"
+	InternalServerError    Condition = "internal-server-error"
+	InvalidFrom            Condition = "invalid-from"
+	InvalidNamespace       Condition = "invalid-namespace"
+	InvalidXML             Condition = "invalid-xml"
+	NotAuthorized          Condition = "not-authorized"
+	NotWellFormed          Condition = "not-well-formed"
+	PolicyViolation        Condition = "policy-violation"
+	RemoteConnectionFailed Condition = "remote-connection-failed"
+	Reset                  Condition = "reset"
+	ResourceConstraint     Condition = "resource-constraint"
+	RestrictedXML          Condition = "restricted-xml"
+	SystemShutdown         Condition = "system-shutdown"
+	UndefinedCondition     Condition = "undefined-condition"
+	UnsupportedEncoding    Condition = "unsupported-encoding"
+	UnsupportedFeature     Condition = "unsupported-feature"
+	UnsupportedStanzaType  Condition = "unsupported-stanza-type"
+	UnsupportedVersion     Condition = "unsupported-version"
+)
+
+// ErrNotText says that a message is not text that an XMPP WebSocket may carry:
+// it is empty, does not start with '<' (RFC 7395, section 3.3.3) or is not
+// UTF-8 (RFC 6455, section 8.1). There is no XML to answer with a stream
+// error; close the WebSocket with code 1007. It arrives wrapped in an [*Error].
+var ErrNotText = errors.New("message is not XML text")
+
+// An Error says what is wrong with the input and where.
+type Error struct {
+	// Condition is the stream error to send.
+	Condition Condition
+
+	// Offset is a position in bytes: from the start of the message for
+	// UpParser, from the start of the stream for Down.
+	Offset int
+
+	// Err is the cause, never nil.
+	Err error
+}
+
+// Error returns the condition, the position and the cause.
+func (e *Error) Error() string {
+	return string(e.Condition) + " at byte " + strconv.Itoa(e.Offset) + ": " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Causes that need no detail. They are values so that refusing a flood of bad
+// messages costs little.
+var (
+	errAttributes   = errors.New("too many attributes")
+	errControl      = errors.New("control character")
+	errDepth        = errors.New("elements nested too deeply")
+	errDuplicate    = errors.New("duplicate attribute")
+	errMarkup       = errors.New("comment, processing instruction or document type")
+	errName         = errors.New("bad name")
+	errNamespace    = errors.New("bad namespace declaration")
+	errNonCharacter = errors.New("character not allowed in XML")
+	errPrefix       = errors.New("unbound namespace prefix")
+	errPrefixes     = errors.New("too many namespace prefixes")
+	errSectionEnd   = errors.New(`"]]>" in text`)
+	errTag          = errors.New("bad tag")
+	errTrailing     = errors.New("more than one element")
+	errUnfinished   = errors.New("unfinished element")
+	errValue        = errors.New("bad attribute value")
+	errMismatch     = errors.New("end tag does not match")
+	errReference    = errors.New("bad reference")
+	errEntity       = errors.New("undefined entity")
+	errEncoding     = errors.New("encoding is not UTF-8")
+	errDeclaration  = errors.New("bad XML declaration")
+	errText         = errors.New("text between elements")
+	errContent      = errors.New("content where none may be")
+	errHeader       = errors.New("header of a TCP stream")
+)
+
+func notText(offset int, why string) error {
+	return &Error{NotWellFormed, offset, fmt.Errorf("%w: %s", ErrNotText, why)}
+}
+
+// StanzaTooBig is the application-specific condition that explains a
+// [PolicyViolation] for an element over the size limit (XEP-0205, section 2.1,
+// and common practice of servers).
+const StanzaTooBig = `<stanza-too-big xmlns="urn:xmpp:errors"/>`
+
+// AppendStreamError appends to dst a stream error as a message of its own, all
+// namespaces declared (RFC 6120, section 4.9; RFC 7395, section 3.5). An empty
+// text is left out. app is the XML of an application-specific condition, or
+// empty; it is copied as it is.
+func AppendStreamError(dst []byte, c Condition, text, app string) []byte {
+	dst = append(dst, `<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><`...)
+	dst = append(dst, c...)
+	dst = append(dst, ` xmlns="urn:ietf:params:xml:ns:xmpp-streams"/>`...)
+	if text != "" {
+		dst = append(dst, `<text xmlns="urn:ietf:params:xml:ns:xmpp-streams" xml:lang="en">`...)
+		dst = appendEscaped(dst, text)
+		dst = append(dst, `</text>`...)
+	}
+	dst = append(dst, app...)
+	return append(dst, `</stream:error>`...)
+}
+
+// appendEscaped appends s as XML text that is also fit for a single-quoted
+// attribute value. What XML cannot say becomes U+FFFD.
+func appendEscaped(dst []byte, s string) []byte {
+	for _, r := range s {
+		switch {
+		case r == '&':
+			dst = append(dst, "&amp;"...)
+		case r == '<':
+			dst = append(dst, "&lt;"...)
+		case r == '>':
+			dst = append(dst, "&gt;"...)
+		case r == '\'':
+			dst = append(dst, "&apos;"...)
+		case r == '\t' || r == '\n' || r == '\r':
+			// Literal white space would be normalised by the reader.
+			dst = append(dst, "&#"...)
+			dst = strconv.AppendInt(dst, int64(r), 10)
+			dst = append(dst, ';')
+		case isChar(r):
+			dst = utf8.AppendRune(dst, r)
+		default:
+			dst = utf8.AppendRune(dst, utf8.RuneError)
+		}
+	}
+	return dst
+}

@@ -1,0 +1,107 @@
+package framing
+
+// Attributes of a header. Each is the source text of the value including its
+// quotes, or nil when absent; they alias the input. Values are never unescaped
+// and quoted again on the way through: what was one attribute stays one.
+type Attributes struct{ To, From, ID, Version, Lang []byte }
+
+// set stores the value of an attribute if it is one that headers carry over.
+// raw includes the quotes.
+func (a *Attributes) set(name, raw []byte) {
+	switch string(name) {
+	case "to":
+		a.To = raw
+	case "from":
+		a.From = raw
+	case "id":
+		a.ID = raw
+	case "version":
+		a.Version = raw
+	case "xml:lang":
+		a.Lang = raw
+	}
+}
+
+// Fixed messages and their parts, byte for byte as deployed software compares
+// them.
+const (
+	// CloseMessage ends a stream towards a client (RFC 7395, section 3.6).
+	// There are clients that compare the whole text.
+	CloseMessage = `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" />`
+
+	// EndTag ends a stream towards a server (RFC 6120, section 4.4). There
+	// are servers that compare the whole text.
+	EndTag = `</stream:stream>`
+
+	// StartTLSFailure answers a client's <starttls/> (RFC 6120, section
+	// 5.4.2.2); TLS is not negotiated inside a WebSocket (RFC 7395, section
+	// 3.9).
+	StartTLSFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`
+
+	// CompressFailure answers a client's <compress/> (XEP-0138, section 3).
+	CompressFailure = `<failure xmlns='http://jabber.org/protocol/compress'><unsupported-method/></failure>`
+
+	// ExternalFailure answers <auth mechanism='EXTERNAL'/> (RFC 6120, section
+	// 6.5.7): the certificate the server sees is not the client's.
+	ExternalFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><invalid-mechanism/></failure>`
+
+	// ExternalFailure2 is the same for SASL2 (XEP-0388).
+	ExternalFailure2 = `<failure xmlns='urn:xmpp:sasl:2'><invalid-mechanism xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>`
+)
+
+// AppendStream appends to dst the header of a TCP stream to a server (RFC
+// 6120, section 4.7). The name, the prefix and the declarations are those that
+// every server understands. ID is left out: only servers set it.
+func AppendStream(dst []byte, a Attributes) []byte {
+	dst = append(dst, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'`...)
+	dst = appendAttribute(dst, ` to=`, a.To)
+	dst = appendAttribute(dst, ` from=`, a.From)
+	dst = appendAttribute(dst, ` version=`, a.Version)
+	dst = appendAttribute(dst, ` xml:lang=`, a.Lang)
+	return append(dst, '>')
+}
+
+// AppendOpen appends to dst the header message for a client (RFC 7395, section
+// 3.4).
+func AppendOpen(dst []byte, a Attributes) []byte {
+	dst = append(dst, `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing"`...)
+	dst = appendAttribute(dst, ` from=`, a.From)
+	dst = appendAttribute(dst, ` to=`, a.To)
+	dst = appendAttribute(dst, ` id=`, a.ID)
+	dst = appendAttribute(dst, ` version=`, a.Version)
+	dst = appendAttribute(dst, ` xml:lang=`, a.Lang)
+	return append(dst, `/>`...)
+}
+
+func appendAttribute(dst []byte, name string, raw []byte) []byte {
+	if raw == nil {
+		return dst
+	}
+	return append(append(dst, name...), raw...)
+}
+
+// Unquote returns the text of an attribute value given with its quotes, as in
+// [Attributes]: references are replaced and white space is normalised (XML
+// 1.0, section 3.3.3). The error is an [*Error] with a position in raw.
+func Unquote(raw []byte) (string, error) {
+	if len(raw) < 2 || raw[0] != '"' && raw[0] != '\'' || raw[len(raw)-1] != raw[0] {
+		return "", &Error{NotWellFormed, 0, errValue}
+	}
+	inner := raw[1 : len(raw)-1]
+	for i, c := range inner {
+		if c == raw[0] || c == '<' {
+			return "", &Error{NotWellFormed, i + 1, errValue}
+		}
+	}
+	if err := checkReferences(inner, 1); err != nil {
+		return "", err
+	}
+	return string(appendUnescaped(nil, inner)), nil
+}
+
+// Quote returns s as an attribute value in single quotes, the inverse of
+// [Unquote]. What XML cannot say becomes U+FFFD.
+func Quote(s string) []byte {
+	dst := append(make([]byte, 0, len(s)+2), '\'')
+	return append(appendEscaped(dst, s), '\'')
+}

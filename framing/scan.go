@@ -1,0 +1,473 @@
+package framing
+
+import (
+	"bytes"
+	"encoding/binary"
+	"unicode/utf8"
+)
+
+// This file holds the functions that know XML and nothing else. All are
+// stateless. Positions are indexes into the slice they are given; -1 means not
+// found.
+//
+//	characters   checkCharacters, indexNonCharacter, isChar
+//	names        scanName, checkRunes
+//	attributes   nextAttribute
+//	tags         tagEnd
+//	references   checkReferences, unescaped
+//	declaration  declaration
+
+const (
+	classSpace  = 1 << iota // white space
+	className               // may stand in a name, ':' excepted
+	classNoHead             // may not be the first byte of a name
+)
+
+// byteClass classifies bytes. All bytes of a multi-byte character count as
+// name bytes; checkRunes looks at them.
+var byteClass = func() (t [256]uint8) {
+	for _, c := range " \t\r\n" {
+		t[c] = classSpace
+	}
+	for c := range t {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '_', c >= utf8.RuneSelf:
+			t[c] = className
+		case '0' <= c && c <= '9', c == '-', c == '.':
+			t[c] = className | classNoHead
+		}
+	}
+	return t
+}()
+
+func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
+
+// skipSpace returns the index of the first byte at or after i that is not
+// white space, or len(b).
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && isSpace(b[i]) {
+		i++
+	}
+	return i
+}
+
+const (
+	ones  = 0x0101010101010101
+	highs = 0x80 * ones
+	limit = 0x20 * ones // the first byte that is no control character
+)
+
+// checkCharacters looks for control characters that XML forbids and for bytes
+// that are not ASCII, 64 bytes at a time. control is the index of the first
+// forbidden byte, or -1.
+//
+// Subtracting 0x20 from each byte of a word sets the high bit of those below.
+// A borrow can reach a neighbour only from such a byte, so it can blur where
+// one was found, not whether.
+func checkCharacters(b []byte) (control int, ascii bool) {
+	ascii = true
+	i := 0
+	for ; i+64 <= len(b); i += 64 {
+		c := b[i : i+64 : i+64]
+		w0 := binary.LittleEndian.Uint64(c[0:])
+		w1 := binary.LittleEndian.Uint64(c[8:])
+		w2 := binary.LittleEndian.Uint64(c[16:])
+		w3 := binary.LittleEndian.Uint64(c[24:])
+		w4 := binary.LittleEndian.Uint64(c[32:])
+		w5 := binary.LittleEndian.Uint64(c[40:])
+		w6 := binary.LittleEndian.Uint64(c[48:])
+		w7 := binary.LittleEndian.Uint64(c[56:])
+		high := w0 | w1 | w2 | w3 | w4 | w5 | w6 | w7
+		low := (w0 - limit) | (w1 - limit) | (w2 - limit) | (w3 - limit) |
+			(w4 - limit) | (w5 - limit) | (w6 - limit) | (w7 - limit)
+		if (high|low)&highs == 0 {
+			continue
+		}
+		if high&highs != 0 {
+			ascii = false
+			// With high bits about, ask again with them masked out.
+			low = (w0-limit)&^w0 | (w1-limit)&^w1 | (w2-limit)&^w2 | (w3-limit)&^w3 |
+				(w4-limit)&^w4 | (w5-limit)&^w5 | (w6-limit)&^w6 | (w7-limit)&^w7
+		}
+		if low&highs != 0 {
+			if j := indexControl(c); j >= 0 {
+				return i + j, ascii && isASCII(b[i+j:])
+			}
+		}
+	}
+	for ; i+8 <= len(b); i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		if w&highs != 0 {
+			ascii = false
+		}
+		if (w-limit)&^w&highs != 0 {
+			if j := indexControl(b[i : i+8]); j >= 0 {
+				return i + j, ascii && isASCII(b[i+j:])
+			}
+		}
+	}
+	for ; i < len(b); i++ {
+		if b[i] >= utf8.RuneSelf {
+			ascii = false
+		} else if b[i] < ' ' && !isSpace(b[i]) {
+			return i, ascii && isASCII(b[i:])
+		}
+	}
+	return -1, ascii
+}
+
+func indexControl(b []byte) int {
+	for i, c := range b {
+		if c < ' ' && !isSpace(c) {
+			return i
+		}
+	}
+	return -1
+}
+
+func isASCII(b []byte) bool {
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// indexNonCharacter returns the index of U+FFFE or U+FFFF, the only characters
+// above the controls that valid UTF-8 can carry and XML cannot.
+func indexNonCharacter(b []byte) int {
+	for i := 0; ; {
+		j := bytes.Index(b[i:], []byte("\xef\xbf"))
+		if j < 0 {
+			return -1
+		}
+		if i += j; i+2 < len(b) && b[i+2] >= 0xbe {
+			return i
+		}
+		i += 2
+	}
+}
+
+// isChar reports whether r is a character of XML 1.0, section 2.2.
+func isChar(r rune) bool {
+	switch {
+	case r < ' ':
+		return r == '\t' || r == '\n' || r == '\r'
+	case r < 0xd800:
+		return true
+	case r < 0xe000:
+		return false
+	}
+	return r <= utf8.MaxRune && r != 0xfffe && r != 0xffff
+}
+
+// scanName scans the qualified name at b[i:]. colon is the index of its colon,
+// -1 if there is none; end is the index behind the name, -1 if there is no
+// proper name. Characters beyond ASCII are taken on trust, see checkRunes.
+func scanName(b []byte, i int) (colon, end int) {
+	colon = -1
+	if i >= len(b) || byteClass[b[i]] != className {
+		return -1, -1
+	}
+	for i++; i < len(b) && byteClass[b[i]]&className != 0; i++ {
+	}
+	if i < len(b) && b[i] == ':' {
+		colon = i
+		i++
+		if i >= len(b) || byteClass[b[i]] != className {
+			return -1, -1
+		}
+		for i++; i < len(b) && byteClass[b[i]]&className != 0; i++ {
+		}
+		if i < len(b) && b[i] == ':' {
+			return -1, -1
+		}
+	}
+	return colon, i
+}
+
+// nameRunes lists the ranges of characters beyond ASCII that may start a name
+// (XML 1.0, section 2.3); nameRestRunes those that may only follow.
+var (
+	nameRunes = [...][2]rune{
+		{0xc0, 0xd6}, {0xd8, 0xf6}, {0xf8, 0x2ff}, {0x370, 0x37d}, {0x37f, 0x1fff},
+		{0x200c, 0x200d}, {0x2070, 0x218f}, {0x2c00, 0x2fef}, {0x3001, 0xd7ff},
+		{0xf900, 0xfdcf}, {0xfdf0, 0xfffd}, {0x10000, 0xeffff},
+	}
+	nameRestRunes = [...][2]rune{{0xb7, 0xb7}, {0x300, 0x36f}, {0x203f, 0x2040}}
+)
+
+// checkRunes reports whether a name that scanName accepted is proper beyond
+// ASCII, too.
+func checkRunes(name []byte) bool {
+	head := true
+	for i := 0; i < len(name); {
+		if name[i] < utf8.RuneSelf {
+			head = name[i] == ':'
+			i++
+			continue
+		}
+		r, n := utf8.DecodeRune(name[i:])
+		if !inRanges(r, nameRunes[:]) && (head || !inRanges(r, nameRestRunes[:])) {
+			return false
+		}
+		head = false
+		i += n
+	}
+	return true
+}
+
+func inRanges(r rune, ranges [][2]rune) bool {
+	for _, g := range ranges {
+		if g[0] <= r && r <= g[1] {
+			return true
+		}
+	}
+	return false
+}
+
+// An attribute is one attribute of a tag, as indexes into the slice that holds
+// the tag. colon is -1 if the name has no prefix; value and end enclose the
+// value with its quotes.
+type attribute struct{ name, colon, nameEnd, value, end int }
+
+// declares returns the prefix that an attribute binds, empty for the default
+// namespace. It reports whether the attribute is a declaration at all.
+func (a *attribute) declares(tag []byte) (prefix []byte, ok bool) {
+	if tag[a.name] != 'x' { // the quick way out
+		return nil, false
+	}
+	if a.colon < 0 {
+		return nil, string(tag[a.name:a.nameEnd]) == "xmlns"
+	}
+	return tag[a.colon+1 : a.nameEnd], string(tag[a.name:a.colon]) == "xmlns"
+}
+
+// nextAttribute scans the white space at tag[i:] and the attribute behind it.
+// It returns nil and its own index if '>' or '/' stands there instead. tag may
+// go on behind the tag's end but not behind the next '<', which makes a '<' in
+// a value an error.
+func nextAttribute(tag []byte, i int, a *attribute) (next int, more bool, err error) {
+	j := skipSpace(tag, i)
+	if j == len(tag) {
+		return j, false, errTag
+	}
+	if tag[j] == '>' || tag[j] == '/' {
+		return j, false, nil
+	}
+	if j == i {
+		return j, false, errTag
+	}
+	colon, k := scanName(tag, j)
+	if k < 0 {
+		return j, false, errName
+	}
+	*a = attribute{name: j, colon: colon, nameEnd: k}
+	if k = skipSpace(tag, k); k == len(tag) || tag[k] != '=' {
+		return k, false, errTag
+	}
+	k = skipSpace(tag, k+1)
+	if k == len(tag) || tag[k] != '"' && tag[k] != '\'' {
+		return k, false, errValue
+	}
+	n := bytes.IndexByte(tag[k+1:], tag[k])
+	if n < 0 {
+		return len(tag), false, errValue
+	}
+	a.value, a.end = k, k+n+2
+	return a.end, true, nil
+}
+
+// tagEnd returns the index of the '>' that ends the start tag whose rest is
+// b[i:], or -1. quote is the quote that encloses b[i], 0 if none; the second
+// result is the same for the end of b when there is no '>'.
+func tagEnd(b []byte, i int, quote byte) (int, byte) {
+	for i < len(b) {
+		if quote != 0 {
+			j := bytes.IndexByte(b[i:], quote)
+			if j < 0 {
+				return -1, quote
+			}
+			i += j + 1
+			quote = 0
+			continue
+		}
+		switch b[i] {
+		case '>':
+			return i, 0
+		case '"', '\'':
+			quote = b[i]
+		}
+		i++
+	}
+	return -1, quote
+}
+
+// checkReferences checks the references in text or in an attribute value.
+// offset is the position of b for errors. Entities beyond the five predefined
+// ones would need a document type, which XMPP forbids (RFC 6120, section 11.1).
+func checkReferences(b []byte, offset int) error {
+	for i := 0; ; {
+		j := bytes.IndexByte(b[i:], '&')
+		if j < 0 {
+			return nil
+		}
+		i += j
+		_, n, err := reference(b[i:])
+		if err == errEntity {
+			return &Error{RestrictedXML, offset + i, err}
+		}
+		if err != nil {
+			return &Error{NotWellFormed, offset + i, err}
+		}
+		i += n
+	}
+}
+
+// reference decodes the reference at the start of b, which is n bytes long.
+func reference(b []byte) (r rune, n int, err error) {
+	if len(b) > 1 && b[1] == '#' {
+		return characterReference(b)
+	}
+	colon, end := scanName(b, 1)
+	if end < 0 || end == len(b) || b[end] != ';' || colon >= 0 {
+		return 0, 0, errReference
+	}
+	switch string(b[1:end]) {
+	case "amp":
+		r = '&'
+	case "lt":
+		r = '<'
+	case "gt":
+		r = '>'
+	case "quot":
+		r = '"'
+	case "apos":
+		r = '\''
+	default:
+		return 0, 0, errEntity
+	}
+	return r, end + 1, nil
+}
+
+func characterReference(b []byte) (r rune, n int, err error) {
+	base := rune(10)
+	i := 2
+	if i < len(b) && b[i] == 'x' {
+		base = 16
+		i++
+	}
+	first := i
+	for ; i < len(b); i++ {
+		var digit rune
+		switch c := b[i]; {
+		case '0' <= c && c <= '9':
+			digit = rune(c - '0')
+		case base == 16 && 'a' <= c|0x20 && c|0x20 <= 'f':
+			digit = rune(c|0x20-'a') + 10
+		case c == ';' && i > first && isChar(r):
+			return r, i + 1, nil
+		default:
+			return 0, 0, errReference
+		}
+		if r <= utf8.MaxRune { // else too large already, and never again small
+			r = r*base + digit
+		}
+	}
+	return 0, 0, errReference
+}
+
+// appendUnescaped appends to dst the text of an attribute value without its
+// quotes. The references must have been checked.
+func appendUnescaped(dst, b []byte) []byte {
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '&':
+			r, n, err := reference(b[i:])
+			if err != nil {
+				dst = append(dst, c)
+				continue
+			}
+			dst = utf8.AppendRune(dst, r)
+			i += n - 1
+		case c == '\r' && i+1 < len(b) && b[i+1] == '\n':
+			// The two are one line end.
+		case isSpace(c):
+			dst = append(dst, ' ')
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// value returns the text of an attribute of tag.
+func value(tag []byte, a *attribute) []byte { return unescaped(tag[a.value+1 : a.end-1]) }
+
+// unescaped returns the text of an attribute value without its quotes. It
+// allocates only when there is something to replace.
+func unescaped(b []byte) []byte {
+	for _, c := range b {
+		if c == '&' || c < ' ' {
+			return appendUnescaped(nil, b)
+		}
+	}
+	return b
+}
+
+// startsDeclaration reports whether b starts with an XML declaration, proper
+// or not.
+func startsDeclaration(b []byte) bool {
+	return len(b) > 5 && string(b[:5]) == "<?xml" && isSpace(b[5])
+}
+
+// declaration checks the XML declaration that b starts with (XML 1.0, section
+// 2.8) and returns its length. offset is the position of b for errors.
+func declaration(b []byte, offset int) (int, error) {
+	end := bytes.Index(b, []byte("?>"))
+	if end < 0 {
+		return 0, &Error{NotWellFormed, offset, errDeclaration}
+	}
+	var a attribute
+	want := 0 // index into the three names, which come in this order
+	for i := 5; ; {
+		// '>' stops nextAttribute where '?' would not.
+		if j := skipSpace(b[:end], i); j == end {
+			break
+		}
+		next, more, err := nextAttribute(b[:end], i, &a)
+		if err != nil || !more {
+			return 0, &Error{NotWellFormed, offset + next, errDeclaration}
+		}
+		value := b[a.value+1 : a.end-1]
+		switch name := string(b[a.name:a.nameEnd]); {
+		case name == "version" && want == 0 && len(value) > 2 && string(value[:2]) == "1." && digits(value[2:]):
+			want = 1
+		case name == "encoding" && want == 1:
+			want = 2
+			if !bytes.EqualFold(value, []byte("utf-8")) {
+				return 0, &Error{UnsupportedEncoding, offset + a.value, errEncoding}
+			}
+		case name == "standalone" && (want == 1 || want == 2) && (string(value) == "yes" || string(value) == "no"):
+			want = 3
+		default:
+			return 0, &Error{NotWellFormed, offset + a.name, errDeclaration}
+		}
+		i = next
+	}
+	if want == 0 {
+		return 0, &Error{NotWellFormed, offset, errDeclaration}
+	}
+	return end + 2, nil
+}
+
+// digits reports whether b is one or more decimal digits.
+func digits(b []byte) bool {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return len(b) > 0
+}

@@ -1,0 +1,508 @@
+package framing
+
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// Limits that UpParser applies when its fields are zero.
+const (
+	DefaultMaxDepth      = 256
+	DefaultMaxAttributes = 64
+)
+
+// An UpParser checks messages from clients. The zero value is ready. It keeps
+// nothing of a message but scratch memory of its own, so one parser may serve
+// many sessions one after the other; it must not serve two at once.
+type UpParser struct {
+	// MaxDepth is the deepest nesting of elements; the root counts as 1. Zero
+	// means DefaultMaxDepth.
+	MaxDepth int
+
+	// MaxAttributes is the greatest number of attributes of one tag, and of
+	// namespace prefixes declared at one place. It bounds the work per byte,
+	// for both are compared pairwise. Zero means DefaultMaxAttributes.
+	MaxAttributes int
+
+	open     []span      // names of the unfinished elements
+	attrs    []attribute // of the current tag
+	prefixes []prefix    // declared at the current place
+	spaces   [][]byte    // namespaces of attrs, nil for those without
+}
+
+// A span is the part of a message from start to end.
+type span struct{ start, end int }
+
+// A prefix is a namespace prefix and the element that declares it.
+type prefix struct {
+	depth       int // of that element
+	name, space []byte
+}
+
+// A Message is what Parse found. Its slices alias the message.
+type Message struct {
+	Kind  Kind  // never None
+	Class Class // of an Element
+
+	// Local is the local name of the root.
+	Local []byte
+
+	// Raw is what to write to the stream for an Element: the message without
+	// XML declaration and trailing white space.
+	Raw []byte
+
+	// Attributes of a Header.
+	Attributes Attributes
+
+	// External is set for Auth and Authenticate2 if they choose the SASL
+	// mechanism EXTERNAL, however that is written.
+	External bool
+}
+
+// Parse checks that msg is exactly one well-formed element of restricted XML
+// (RFC 6120, section 11; RFC 7395, section 3.3.3) and recognises it. Beyond
+// that, an element is as the client wrote it: namespaces it does not declare
+// are those a TCP stream provides, jabber:client and the prefix "stream". An
+// XML declaration in front and white space behind are allowed.
+//
+// The message </stream:stream> counts as an End, too; there are clients that
+// say goodbye so. A whole element {NSStreams}stream is refused, see
+// [IsLegacyHeader] for the start of one.
+//
+// The error is an [*Error] and matches [ErrNotText] if msg is not text.
+// Nothing of a message that was refused may be forwarded.
+func (p *UpParser) Parse(msg []byte) (Message, error) {
+	if len(msg) == 0 {
+		return Message{}, notText(0, "empty")
+	}
+	if msg[0] != '<' {
+		return Message{}, notText(0, "does not start with '<'")
+	}
+	control, ascii := checkCharacters(msg)
+	if !ascii && !utf8.Valid(msg) {
+		return Message{}, notText(indexInvalid(msg), "invalid UTF-8")
+	}
+	if control >= 0 {
+		return Message{}, &Error{NotWellFormed, control, errControl}
+	}
+	if !ascii {
+		if i := indexNonCharacter(msg); i >= 0 {
+			return Message{}, &Error{NotWellFormed, i, errNonCharacter}
+		}
+	}
+
+	start := 0
+	if startsDeclaration(msg) {
+		n, err := declaration(msg, 0)
+		if err != nil {
+			return Message{}, err
+		}
+		start = skipSpace(msg, n)
+	}
+	end := len(msg)
+	for end > start && isSpace(msg[end-1]) {
+		end--
+	}
+	if start == end {
+		return Message{}, &Error{NotWellFormed, end, errUnfinished}
+	}
+	if msg[start] != '<' {
+		return Message{}, &Error{NotWellFormed, start, errText}
+	}
+	if isEndTag(msg[start:end]) {
+		raw := msg[start:end:end]
+		return Message{Kind: End, Local: raw[9:15:15], Raw: raw}, nil
+	}
+	var m Message
+	if err := p.element(&m, msg[:end:end], start, ascii); err != nil {
+		return Message{}, err
+	}
+	return m, nil
+}
+
+// indexInvalid returns the index of the first byte that is not UTF-8.
+func indexInvalid(b []byte) int {
+	for i := 0; i < len(b); {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n <= 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
+}
+
+// isEndTag reports whether b is the end tag of a stream.
+func isEndTag(b []byte) bool {
+	const name = "</stream:stream"
+	return len(b) > len(name) && string(b[:len(name)]) == name &&
+		skipSpace(b, len(name)) == len(b)-1 && b[len(b)-1] == '>'
+}
+
+// IsLegacyHeader reports whether msg opens a stream the way of the drafts
+// before RFC 7395: an optional XML declaration, then <stream:stream. Parse
+// refuses such a message, usually as an unfinished element.
+func IsLegacyHeader(msg []byte) bool {
+	if startsDeclaration(msg) {
+		end := bytes.Index(msg, []byte("?>"))
+		if end < 0 {
+			return false
+		}
+		msg = msg[skipSpace(msg, end+2):]
+	}
+	rest, ok := bytes.CutPrefix(msg, []byte("<stream:stream"))
+	return ok && len(rest) > 0 && (isSpace(rest[0]) || rest[0] == '>' || rest[0] == '/')
+}
+
+// element checks the one element that is msg[start:] and fills m.
+//
+// It goes from '<' to '<': none may stand in a value, so that a tag and the
+// text behind it lie in between.
+func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error {
+	maxDepth, maxAttributes := p.MaxDepth, p.MaxAttributes
+	if maxDepth <= 0 {
+		maxDepth = DefaultMaxDepth
+	}
+	if maxAttributes <= 0 {
+		maxAttributes = DefaultMaxAttributes
+	}
+	// One look at the whole message saves looking at each value and text.
+	references := bytes.IndexByte(msg, '&') >= 0
+	brackets := bytes.IndexByte(msg, ']') >= 0
+
+	open := p.open[:0]
+	defer func() {
+		p.open = open[:0]
+		p.drop(0)
+	}()
+	content := 0 // where the content of the root starts
+	last := 0    // where the last end tag starts
+
+	for i := start; ; {
+		if i+1 == len(msg) {
+			return &Error{NotWellFormed, len(msg), errUnfinished}
+		}
+		next := bytes.IndexByte(msg[i+1:], '<')
+		if next < 0 {
+			next = len(msg)
+		} else {
+			next += i + 1
+		}
+		var text int // where the text behind the tag starts
+		switch msg[i+1] {
+		case '/':
+			if len(open) == 0 {
+				return &Error{NotWellFormed, i, errMismatch}
+			}
+			name := open[len(open)-1]
+			n := name.end - name.start
+			j := i + 2 + n
+			if j >= next || string(msg[i+2:j]) != string(msg[name.start:name.end]) {
+				return &Error{NotWellFormed, i, errMismatch}
+			}
+			if msg[j] != '>' {
+				if j = skipSpace(msg, j); j >= next || msg[j] != '>' {
+					return &Error{NotWellFormed, i, errMismatch}
+				}
+			}
+			if len(p.prefixes) > 0 {
+				p.drop(len(open))
+			}
+			open = open[:len(open)-1]
+			last = i
+			text = j + 1
+
+		case '!', '?':
+			const cdata = "<![CDATA["
+			if len(msg)-i < len(cdata) || string(msg[i:i+len(cdata)]) != cdata {
+				return &Error{RestrictedXML, i, errMarkup}
+			}
+			if len(open) == 0 {
+				return &Error{NotWellFormed, i, errText}
+			}
+			j := i + len(cdata)
+			n := bytes.Index(msg[j:], []byte("]]>"))
+			if n < 0 {
+				return &Error{NotWellFormed, len(msg), errUnfinished}
+			}
+			text = j + n + 3
+			if next < text {
+				next = len(msg)
+				if n := bytes.IndexByte(msg[text:], '<'); n >= 0 {
+					next = text + n
+				}
+			}
+
+		default:
+			tag := msg[:next]
+			colon, nameEnd := scanName(tag, i+1)
+			if nameEnd < 0 {
+				return &Error{NotWellFormed, i + 1, errName}
+			}
+			name := span{i + 1, nameEnd}
+			if len(open) == maxDepth {
+				return &Error{PolicyViolation, i, errDepth}
+			}
+			attrs := p.attrs[:0]
+			prefixed := colon >= 0
+			var seen uint64 // a set of attribute names, by a coarse hash
+			j := nameEnd
+			for tag := tag; ; {
+				if j < len(tag) && tag[j] == '>' {
+					break // the usual end, without a call
+				}
+				attrs = append(attrs, attribute{})
+				a := &attrs[len(attrs)-1]
+				var more bool
+				var err error
+				j, more, err = nextAttribute(tag, j, a)
+				if err != nil {
+					return &Error{NotWellFormed, j, err}
+				}
+				if !more {
+					attrs = attrs[:len(attrs)-1]
+					break
+				}
+				if len(attrs) > maxAttributes {
+					return &Error{PolicyViolation, a.name, errAttributes}
+				}
+				if a.colon >= 0 {
+					prefixed = true
+				}
+				n := a.nameEnd - a.name
+				bit := uint64(1) << ((uint(n) ^ uint(tag[a.name])<<1 ^ uint(tag[a.nameEnd-1])<<2) & 63)
+				if seen&bit != 0 && duplicate(tag, attrs) {
+					return &Error{NotWellFormed, a.name, errDuplicate}
+				}
+				seen |= bit
+				if references {
+					if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
+						return err
+					}
+				}
+			}
+			p.attrs = attrs
+			if !ascii {
+				if err := checkNames(tag, name, attrs); err != nil {
+					return err
+				}
+			}
+			// The root's namespaces matter always, those of others only to
+			// check prefixes.
+			if err := p.declare(tag, len(open)+1, maxAttributes); err != nil {
+				return err
+			}
+			if prefixed {
+				if err := p.checkPrefixes(tag, name, colon); err != nil {
+					return err
+				}
+			}
+			if i == start {
+				if err := p.root(m, msg, name, colon); err != nil {
+					return err
+				}
+			}
+			if tag[j] == '/' {
+				if j++; j == len(tag) || tag[j] != '>' {
+					return &Error{NotWellFormed, j, errTag}
+				}
+				if len(p.prefixes) > 0 {
+					p.drop(len(open) + 1)
+				}
+				last = j + 1
+			} else {
+				open = append(open, name)
+			}
+			text = j + 1
+			if i == start {
+				content = text
+			}
+		}
+
+		if len(open) == 0 {
+			if text != len(msg) {
+				if text < next {
+					return &Error{NotWellFormed, text, errText}
+				}
+				return &Error{NotWellFormed, text, errTrailing}
+			}
+			break
+		}
+		if references {
+			if err := checkReferences(msg[text:next], text); err != nil {
+				return err
+			}
+		}
+		if brackets {
+			if j := bytes.Index(msg[text:next], []byte("]]>")); j >= 0 {
+				return &Error{NotWellFormed, text + j, errSectionEnd}
+			}
+		}
+		if next == len(msg) {
+			return &Error{NotWellFormed, next, errUnfinished}
+		}
+		i = next
+	}
+
+	if m.Kind == Header && content != last {
+		return &Error{BadFormat, content, errContent}
+	}
+	m.Raw = msg[start:len(msg):len(msg)]
+	return nil
+}
+
+// duplicate reports whether the name of the last attribute is that of an
+// earlier one.
+func duplicate(tag []byte, attrs []attribute) bool {
+	last := &attrs[len(attrs)-1]
+	for i := range attrs[:len(attrs)-1] {
+		if a := &attrs[i]; string(tag[a.name:a.nameEnd]) == string(tag[last.name:last.nameEnd]) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkNames checks the names of a tag for characters beyond ASCII.
+func checkNames(tag []byte, name span, attrs []attribute) error {
+	if !checkRunes(tag[name.start:name.end]) {
+		return &Error{NotWellFormed, name.start, errName}
+	}
+	for i := range attrs {
+		if a := &attrs[i]; !checkRunes(tag[a.name:a.nameEnd]) {
+			return &Error{NotWellFormed, a.name, errName}
+		}
+	}
+	return nil
+}
+
+// declare checks the namespace declarations of the current tag and remembers
+// the prefixes (Namespaces in XML 1.0, section 3).
+func (p *UpParser) declare(tag []byte, depth, maxPrefixes int) error {
+	for i := range p.attrs {
+		a := &p.attrs[i]
+		name, ok := a.declares(tag)
+		if !ok {
+			continue
+		}
+		s := value(tag, a)
+		switch {
+		case string(name) == "xml":
+			if string(s) != nsXML {
+				return &Error{NotWellFormed, a.name, errNamespace}
+			}
+		case string(s) == nsXML, string(s) == nsXMLNS, string(name) == "xmlns", len(name) > 0 && len(s) == 0:
+			return &Error{NotWellFormed, a.name, errNamespace}
+		}
+		if len(name) == 0 {
+			continue
+		}
+		if len(p.prefixes) == maxPrefixes {
+			return &Error{PolicyViolation, a.name, errPrefixes}
+		}
+		p.prefixes = append(p.prefixes, prefix{depth, name, s})
+	}
+	return nil
+}
+
+// drop forgets the prefixes declared at depth and deeper.
+func (p *UpParser) drop(depth int) {
+	n := len(p.prefixes)
+	for n > 0 && p.prefixes[n-1].depth >= depth {
+		n--
+		p.prefixes[n] = prefix{} // it aliases the message
+	}
+	p.prefixes = p.prefixes[:n]
+}
+
+// checkPrefixes checks that the prefixes used in the current tag are bound and
+// that no two attributes become the same by theirs.
+func (p *UpParser) checkPrefixes(tag []byte, name span, colon int) error {
+	if colon >= 0 && p.lookup(tag[name.start:colon]) == nil {
+		return &Error{NotWellFormed, name.start, errPrefix}
+	}
+	p.spaces = p.spaces[:0]
+	defer func() { clear(p.spaces) }()
+	for i := range p.attrs {
+		a := &p.attrs[i]
+		if a.colon < 0 || string(tag[a.name:a.colon]) == "xmlns" {
+			p.spaces = append(p.spaces, nil)
+			continue
+		}
+		space := p.lookup(tag[a.name:a.colon])
+		if space == nil {
+			return &Error{NotWellFormed, a.name, errPrefix}
+		}
+		local := tag[a.colon+1 : a.nameEnd]
+		for k, other := range p.spaces {
+			if b := &p.attrs[k]; other != nil && string(tag[b.colon+1:b.nameEnd]) == string(local) && string(other) == string(space) {
+				return &Error{NotWellFormed, a.name, errDuplicate}
+			}
+		}
+		p.spaces = append(p.spaces, space)
+	}
+	return nil
+}
+
+// lookup returns the namespace of a prefix at the current place, nil if it is
+// not bound.
+func (p *UpParser) lookup(name []byte) []byte {
+	for i := len(p.prefixes) - 1; i >= 0; i-- {
+		if d := &p.prefixes[i]; string(d.name) == string(name) {
+			return d.space
+		}
+	}
+	switch string(name) {
+	case "xml":
+		return spaceXML
+	case "stream": // the header binds it
+		return spaceStreams
+	}
+	return nil
+}
+
+// root recognises the root from the tag just scanned.
+func (p *UpParser) root(m *Message, msg []byte, name span, colon int) error {
+	space := spaceClient
+	m.Local = msg[name.start:name.end:name.end]
+	if colon >= 0 {
+		m.Local = msg[colon+1 : name.end : name.end]
+		space = p.lookup(msg[name.start:colon])
+	} else {
+		for i := range p.attrs {
+			if a := &p.attrs[i]; string(msg[a.name:a.nameEnd]) == "xmlns" {
+				space = value(msg, a)
+				break
+			}
+		}
+	}
+	m.Kind = Element
+	switch string(space) {
+	case NSFraming:
+		switch string(m.Local) {
+		case "open":
+			m.Kind = Header
+			for i := range p.attrs {
+				a := &p.attrs[i]
+				m.Attributes.set(msg[a.name:a.nameEnd], msg[a.value:a.end:a.end])
+			}
+		case "close":
+			m.Kind = End
+		}
+		return nil
+	case NSStreams:
+		if string(m.Local) == "stream" {
+			return &Error{UnsupportedStanzaType, name.start - 1, errHeader}
+		}
+	}
+	m.Class = classify(m.Local, space)
+	if m.Class == Auth || m.Class == Authenticate2 {
+		for i := range p.attrs {
+			a := &p.attrs[i]
+			if string(msg[a.name:a.nameEnd]) == "mechanism" {
+				m.External = bytes.EqualFold(bytes.TrimSpace(value(msg, a)), []byte("EXTERNAL"))
+			}
+		}
+	}
+	return nil
+}
