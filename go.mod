@@ -13,5 +13,11 @@ require (
 // Tests.
 require (
 	go.uber.org/goleak v1.3.0
+	golang.org/x/sys v0.49.0
 	golang.org/x/tools v0.52.0
+)
+
+require (
+	github.com/gobwas/httphead v0.1.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
 )

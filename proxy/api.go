@@ -50,6 +50,8 @@ type Gateway struct {
 
 	// Log gets one record when a session ends. Nil means none.
 	Log *slog.Logger
+
+	state
 }
 
 // An Observer is told about the rare events of a gateway. Its methods must be
@@ -79,6 +81,8 @@ type SessionInfo struct {
 	Remote netip.AddrPort // the client
 	Domain string         // the to attribute of its header; empty before it came
 	Phase  string         // see Phases
+	// Resumable tells whether XEP-0198 resumption is on.
+	Resumable bool
 	Since  time.Time
 	Idle   time.Duration // since the last byte from either side
 	Up     Traffic       // client to server

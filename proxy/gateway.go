@@ -1,0 +1,524 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/idna"
+
+	"xmppgate/framing"
+)
+
+// Defaults of the fields of Gateway.
+const (
+	DefaultMaxStanza    = 256 << 10 // bytes, the default of Prosody
+	DefaultPingInterval = 30 * time.Second
+)
+
+// DefaultPaths are the usual paths of Prosody and ejabberd.
+var DefaultPaths = []string{"/xmpp-websocket", "/ws"}
+
+// state is what a gateway keeps beside its configuration.
+type state struct {
+	once         sync.Once
+	loop         loop
+	epoch        time.Time // session times count from here
+	observer     Observer
+	log          *slog.Logger
+	paths        []string
+	domains      []string // in the form of normalDomain; nil means any
+	maxStanza    int
+	pingInterval time.Duration
+	streamID     func() string
+
+	mu        sync.Mutex // guards all below
+	listeners map[net.Listener]struct{}
+	conns     int // accepted and not over, upgraded or not
+	draining  bool
+	idle      sync.Cond // conns has become zero
+	lastID    uint64
+	live      map[*session]struct{}
+	relayed   [2]Traffic // by sessions that are over
+}
+
+func (g *Gateway) init() {
+	g.once.Do(func() {
+		g.loop = goroutines{}
+		g.epoch = time.Now().Add(-1) // so that no event happens at zero, which means never
+		g.observer = g.Observer
+		if g.observer == nil {
+			g.observer = nobody{}
+		}
+		g.log = g.Log
+		if g.log == nil {
+			g.log = slog.New(slog.DiscardHandler)
+		}
+		g.paths = g.Paths
+		if g.paths == nil {
+			g.paths = DefaultPaths
+		}
+		for _, d := range g.Domains {
+			g.domains = append(g.domains, normalDomain(d))
+		}
+		g.maxStanza = orDefault(g.MaxStanza, DefaultMaxStanza)
+		g.pingInterval = orDefault(g.PingInterval, DefaultPingInterval)
+		if g.streamID == nil {
+			g.streamID = randomID
+		}
+		g.listeners = make(map[net.Listener]struct{})
+		g.live = make(map[*session]struct{})
+		g.idle.L = &g.mu
+	})
+}
+
+func orDefault[T int | time.Duration](v, d T) T {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
+func randomID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// now is the time since the gateway's epoch.
+func (g *Gateway) now() time.Duration { return time.Since(g.epoch) }
+
+// Bounds of the pause after an accept that failed, for want of descriptors for
+// example.
+const (
+	minAcceptPause = 5 * time.Millisecond
+	maxAcceptPause = time.Second
+)
+
+// Serve accepts connections from l until Shutdown is called or l fails. It
+// returns nil after Shutdown. A gateway may serve several listeners.
+func (g *Gateway) Serve(l net.Listener) error {
+	g.init()
+	g.mu.Lock()
+	if g.draining {
+		g.mu.Unlock()
+		l.Close()
+		return nil
+	}
+	g.listeners[l] = struct{}{}
+	g.mu.Unlock()
+
+	pause := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			g.serveConn(conn)
+		case errors.Is(err, net.ErrClosed):
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.draining {
+				return nil
+			}
+			return err
+		case isTemporary(err):
+			pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
+			g.log.Warn("accept", "error", err, "pause", pause)
+			time.Sleep(pause)
+		default:
+			return fmt.Errorf("accept: %w", err)
+		}
+	}
+}
+
+func isTemporary(err error) bool {
+	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED},
+		func(e error) bool { return errors.Is(err, e) })
+}
+
+// serveConn takes one connection over. It does not block.
+func (g *Gateway) serveConn(conn net.Conn) {
+	g.init()
+	g.mu.Lock()
+	g.conns++
+	busy := g.draining || g.MaxSessions > 0 && g.conns > g.MaxSessions
+	flooded := g.MaxSessions > 0 && g.conns > g.MaxSessions+maxRefused
+	g.mu.Unlock()
+	if flooded {
+		conn.Close()
+		g.connOver()
+		return
+	}
+	go g.upgrade(conn, busy)
+}
+
+// maxRefused bounds the connections beyond MaxSessions that are told why they
+// are refused.
+const maxRefused = 256
+
+func (g *Gateway) connOver() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.conns--; g.conns == 0 {
+		g.idle.Broadcast()
+	}
+}
+
+// sessionBegun registers s. The loop calls it when it has set the link.
+func (g *Gateway) sessionBegun(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lastID++
+	s.id = g.lastID
+	g.live[s] = struct{}{}
+}
+
+// startSession makes a session of an upgraded connection.
+func (g *Gateway) startSession(conn net.Conn, early []byte) {
+	s := &session{g: g, remote: addrPort(conn.RemoteAddr())}
+	s.down.MaxStanza = g.maxStanza
+	g.loop.start(s, conn, early)
+	g.mu.Lock()
+	draining := g.draining
+	g.mu.Unlock()
+	if draining {
+		// Shutdown may have listed the sessions before this one was there.
+		s.link.post(func(s *session, w *workspace) { s.shutdown(w) })
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		p := t.AddrPort()
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// sessionOver forgets s. The loop calls it once, during the last event of s.
+func (g *Gateway) sessionOver(s *session, now time.Duration) {
+	g.mu.Lock()
+	delete(g.live, s)
+	for d := range s.relayed {
+		g.relayed[d].add(s.relayed[d])
+	}
+	g.mu.Unlock()
+
+	age := now - s.began
+	info := s.ending.info()
+	g.observer.Ended(info.Name, age)
+	attrs := []slog.Attr{
+		slog.Uint64("session", s.id),
+		slog.String("remote", s.remote.String()),
+		slog.String("ending", info.Name),
+		slog.Duration("age", age),
+		slog.Uint64("up_elements", s.relayed[up].elements()),
+		slog.Uint64("up_bytes", s.relayed[up].Bytes),
+		slog.Uint64("down_elements", s.relayed[down].elements()),
+		slog.Uint64("down_bytes", s.relayed[down].Bytes),
+	}
+	if s.ping != 0 {
+		attrs = append(attrs, slog.Duration("ping", s.ping))
+	}
+	if s.cause != nil {
+		attrs = append(attrs, slog.String("cause", s.cause.Error()))
+	}
+	g.log.LogAttrs(context.Background(), info.Level, "session ended", attrs...)
+	g.connOver()
+}
+
+func (t *Traffic) add(o Traffic) {
+	t.Messages += o.Messages
+	t.Presences += o.Presences
+	t.IQs += o.IQs
+	t.Nonzas += o.Nonzas
+	t.Bytes += o.Bytes
+}
+
+func (t *Traffic) elements() uint64 { return t.Messages + t.Presences + t.IQs + t.Nonzas }
+
+// sessions copies the set of live sessions.
+func (g *Gateway) sessions() []*session {
+	g.init()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]*session, 0, len(g.live))
+	for s := range g.live {
+		all = append(all, s)
+	}
+	return all
+}
+
+// Sessions yields the live sessions, in no order.
+func (g *Gateway) Sessions() iter.Seq[SessionInfo] {
+	return func(yield func(SessionInfo) bool) {
+		for _, s := range g.sessions() {
+			var info SessionInfo
+			s.link.view(func(s *session) { info = s.info() })
+			if !yield(info) {
+				return
+			}
+		}
+	}
+}
+
+// Phases of SessionInfo, in the order in which sessions pass through them.
+const (
+	phaseOpening     = "opening"     // between the upgrade and the server's header
+	phaseNegotiating = "negotiating" // not authenticated
+	phaseEstablished = "established"
+	phaseClosing     = "closing"
+)
+
+// Phases lists the values of SessionInfo.Phase.
+func Phases() []string {
+	return []string{phaseOpening, phaseNegotiating, phaseEstablished, phaseClosing}
+}
+
+func (s *session) info() SessionInfo {
+	info := SessionInfo{
+		ID: s.id, Remote: s.remote, Domain: s.domain, Resumable: s.resumable,
+		Since: s.g.epoch.Add(s.began),
+		Idle:  s.g.now() - max(s.lastIn[client], s.lastIn[server]),
+		Up:    s.relayed[up], Down: s.relayed[down], Ping: s.ping,
+	}
+	switch {
+	case s.ending != endNone, s.closing != endNone:
+		info.Phase = phaseClosing
+	case s.authenticated:
+		info.Phase = phaseEstablished
+	case s.openSent:
+		info.Phase = phaseNegotiating
+	default:
+		info.Phase = phaseOpening
+	}
+	return info
+}
+
+// Totals returns what all sessions have relayed so far, those that are over
+// included. It never decreases.
+func (g *Gateway) Totals() (toServer, toClient Traffic) {
+	g.init()
+	// A session that ends while we count must not be counted twice, nor
+	// never: hold what says which sessions are live.
+	g.mu.Lock()
+	total := g.relayed
+	all := make([]*session, 0, len(g.live))
+	for s := range g.live {
+		all = append(all, s)
+	}
+	g.mu.Unlock()
+	for _, s := range all {
+		s.link.view(func(s *session) {
+			for d := range s.relayed {
+				total[d].add(s.relayed[d])
+			}
+		})
+	}
+	return total[up], total[down]
+}
+
+// Shutdown stops accepting and ends every session with the WebSocket close
+// code 1001 and without an end tag, so that clients resume their streams
+// elsewhere (XEP-0198). The sessions are spread over part of the time that ctx
+// leaves, so that their clients do not all come back in one moment. It returns
+// when all sessions are over, or ctx's error when ctx was done before.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.init()
+	g.mu.Lock()
+	g.draining = true
+	for l := range g.listeners {
+		l.Close()
+	}
+	clear(g.listeners)
+	g.mu.Unlock()
+
+	all := g.sessions()
+	pause := drainPause(ctx, len(all))
+	for _, s := range all {
+		s.link.post(func(s *session, w *workspace) { s.shutdown(w) })
+		if pause > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(pause):
+			}
+		}
+	}
+	return g.awaitIdle(ctx)
+}
+
+// maxDrainPause keeps the drain of a few sessions short.
+const maxDrainPause = 10 * time.Millisecond
+
+// drainPause is the time between two sessions of a drain: half of what ctx
+// leaves is for telling, the rest for the answers.
+func drainPause(ctx context.Context, sessions int) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok || sessions < 2 {
+		return 0
+	}
+	return min(time.Until(deadline)/2/time.Duration(sessions), maxDrainPause)
+}
+
+// awaitIdle waits until no connection is left.
+func (g *Gateway) awaitIdle(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.idle.Broadcast()
+	})
+	defer stop()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.conns > 0 {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		g.idle.Wait()
+	}
+	return nil
+}
+
+// domain decodes the to attribute of a header. The condition is not empty
+// when the session may not go there.
+func (g *Gateway) domain(to []byte) (string, framing.Condition) {
+	name := ""
+	if to != nil {
+		s, err := framing.Unquote(to)
+		if err != nil {
+			return "", framing.ImproperAddressing
+		}
+		name = normalDomain(s)
+	}
+	switch {
+	case g.domains == nil:
+		// One server for all: let it answer.
+		return name, ""
+	case name == "":
+		return "", framing.ImproperAddressing
+	case !slices.Contains(g.domains, name):
+		return name, framing.HostUnknown
+	}
+	return name, ""
+}
+
+// normalDomain is the form in which domains are compared: ASCII, lower case,
+// no final dot. A name that is no domain keeps its spelling.
+func normalDomain(s string) string {
+	s = strings.TrimSuffix(s, ".")
+	if a, err := idna.Lookup.ToASCII(s); err == nil {
+		return a
+	}
+	return strings.ToLower(s)
+}
+
+// dial starts to connect s to its server; the outcome is an event of s.
+func (g *Gateway) dial(s *session) {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	s.cancelDial = cancel
+	go g.connect(ctx, cancel, s.link)
+}
+
+func (g *Gateway) connect(ctx context.Context, cancel context.CancelFunc, l link) {
+	defer cancel()
+	begun := time.Now()
+	conn, err := g.Dial(ctx)
+	g.observer.Dialed(dialResult(ctx, err), time.Since(begun))
+	if err != nil {
+		l.post(func(s *session, w *workspace) { s.dialFailed(w, fmt.Errorf("dial server: %w", err)) })
+		return
+	}
+	l.attach(conn)
+}
+
+// Results of a dial, see Observer.
+const (
+	dialOK        = "ok"
+	dialRefused   = "refused"
+	dialTimedOut  = "timeout"
+	dialAbandoned = "abandoned" // the client went away first
+	dialError     = "error"
+)
+
+// DialResults lists the results that Observer.Dialed is told.
+func DialResults() []string {
+	return []string{dialOK, dialRefused, dialTimedOut, dialAbandoned, dialError}
+}
+
+func dialResult(ctx context.Context, err error) string {
+	switch {
+	case err == nil:
+		return dialOK
+	case errors.Is(ctx.Err(), context.Canceled):
+		return dialAbandoned
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return dialRefused
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		return dialTimedOut
+	}
+	return dialError
+}
+
+// Check connects to the server and waits for its stream header, which is what
+// makes the gateway ready. Any header will do: a server that refuses the
+// domain is up.
+func (g *Gateway) Check(ctx context.Context) error {
+	g.init()
+	conn, err := g.Dial(ctx)
+	if err != nil {
+		return fmt.Errorf("dial server: %w", err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(past) })()
+
+	a := framing.Attributes{Version: framing.Quote("1.0"), To: framing.Quote("localhost")}
+	if len(g.domains) > 0 {
+		a.To = framing.Quote(g.domains[0])
+	}
+	if _, err := conn.Write(framing.AppendStream(nil, a)); err != nil {
+		return fmt.Errorf("send stream header: %w", err)
+	}
+	var (
+		d   framing.Down
+		buf = make([]byte, 0, maxHeader)
+	)
+	for len(buf) < cap(buf) {
+		n, err := conn.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		u, n, ferr := d.Next(buf)
+		switch {
+		case ferr != nil:
+			return fmt.Errorf("read stream header: %w", ferr)
+		case u.Kind == framing.Header:
+			io.WriteString(conn, framing.EndTag)
+			return nil
+		case err != nil:
+			return fmt.Errorf("read stream header: %w", err)
+		}
+		buf = buf[:copy(buf, buf[n:])]
+	}
+	return errors.New("read stream header: too long")
+}
+
+// nobody observes nothing.
+type nobody struct{}
+
+func (nobody) Upgraded(string, time.Duration) {}
+func (nobody) Dialed(string, time.Duration)   {}
+func (nobody) Pinged(time.Duration)           {}
+func (nobody) Ended(string, time.Duration)    {}

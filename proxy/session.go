@@ -1,0 +1,882 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"xmppgate/framing"
+)
+
+// A side is one of the two connections of a session.
+type side uint8
+
+const (
+	client side = iota
+	server
+)
+
+func (sd side) other() side { return 1 - sd }
+
+// A leg is where the connection of one side is in its life. The loop acts on
+// it after every event.
+type leg uint8
+
+const (
+	legNone      leg = iota // there is no connection yet
+	legOpen                 // in use
+	legClosing              // client only: our Close frame is out, the answer is awaited
+	legFinishing            // all is said: FIN follows the last byte, then EOF is awaited
+	legClosed               // the loop closes the connection
+)
+
+// Timeouts of a session. Each bounds one wait for one peer.
+const (
+	headTimeout   = 10 * time.Second // for the HTTP request
+	openTimeout   = 10 * time.Second // for <open/> after the upgrade
+	dialTimeout   = 5 * time.Second  // for the connection to the server
+	headerTimeout = 10 * time.Second // for the server's stream header
+	closeTimeout  = 5 * time.Second  // for the answer to any kind of close
+	lingerTimeout = 2 * time.Second  // for the client's EOF after both Close frames
+	stallTimeout  = 30 * time.Second // for a peer that does not read
+)
+
+// Limits in bytes.
+const (
+	// maxHeader bounds the first message of a client.
+	maxHeader = 4 << 10
+	// maxUnauthenticated bounds the messages of a client that has yet to
+	// authenticate: the least that RFC 6120, section 13.12 allows.
+	maxUnauthenticated = 10000
+)
+
+// A workspace is what an event needs only while it runs. Loops own
+// workspaces; a session at rest has none.
+type workspace struct {
+	now    time.Duration // since the gateway's epoch
+	parser framing.UpParser
+	out    [2]outbox
+}
+
+// A session is one client's WebSocket and the stream to the server behind it.
+//
+// It is a pure state machine: a loop calls its event methods (receive, eof,
+// expire, drained, stalled, attached, dialFailed, shutdown), one at a time;
+// they append what has to be written to the outboxes of the workspace and set
+// the legs. Nothing here blocks, reads a clock or touches a socket.
+type session struct {
+	g      *Gateway
+	link   link
+	id     uint64
+	remote netip.AddrPort
+	domain string // the to attribute of the header, decoded
+	began  time.Duration
+
+	phase   [2]phase
+	leg     [2]leg
+	ending  ending // endNone while the session lives
+	closing ending // the orderly ending that is under way
+	cause   error  // what made it end, for the log
+
+	// Flags of the opening and of SASL.
+	held          bool // the client is not read: header waits, or the dial runs
+	openSent      bool // the client has got <open/>
+	headerSent    bool // the server has got a header
+	endTagSent    bool // the server has got </stream:stream>
+	closeSent     bool // the client has got <close/>
+	saslOffered   bool // the server wants the client to authenticate
+	saslRunning   bool // <auth/> is on its way, its outcome is not known
+	authenticated bool
+	resumable     bool // XEP-0198 is on
+	deaf          bool // the frames of the client can no longer be told apart
+
+	// heldHeader is a header for the server that may not be written yet.
+	heldHeader []byte
+	cancelDial context.CancelFunc // not nil while the dial runs
+
+	// The client's message that is being put together: its first partial
+	// bytes stand, unmasked, at the start of what receive returned.
+	partial   int
+	fragments int
+	skip      int64 // bytes of a frame to discard
+
+	down framing.Down
+
+	await     ending // what happens at due
+	due       time.Duration
+	legDue    [2]time.Duration
+	lastIn    [2]time.Duration
+	pingDue   time.Duration
+	pingSent  time.Duration // zero when no pong is due
+	ping      time.Duration // last round trip
+	pong      []byte        // payload of a ping to answer when the client reads again
+	blocked   [2]bool       // set by the loop: the side takes no more bytes now
+	relayed   [2]Traffic
+}
+
+// begin is the first event: the upgrade has been answered.
+func (s *session) begin(w *workspace) {
+	s.began = w.now
+	s.leg[client] = legOpen
+	s.wait(w, endOpenTimeout, openTimeout)
+	s.heard(w, client)
+}
+
+// wait lets the session end as e unless something happens within d. There is
+// one such wait at a time; a new one replaces the old.
+func (s *session) wait(w *workspace, e ending, d time.Duration) {
+	s.await, s.due = e, w.now+d
+}
+
+func (s *session) waitForNothing() { s.await, s.due = endNone, 0 }
+
+// heard notes a sign of life. A client that was heard gets its next ping an
+// interval later, somewhat less at random so that clients which connected
+// together do not stay together.
+func (s *session) heard(w *workspace, sd side) {
+	s.lastIn[sd] = w.now
+	if sd == client {
+		s.pingDue = w.now + s.g.pingInterval - rand.N(s.g.pingInterval/10+1)
+	}
+}
+
+// reads reports whether the session wants bytes from sd.
+func (s *session) reads(sd side) bool {
+	switch s.leg[sd] {
+	case legOpen:
+		return !(sd == client && s.held && s.ending == endNone)
+	case legClosing, legFinishing:
+		return true
+	}
+	return false
+}
+
+// over reports whether both connections are done with.
+func (s *session) over() bool {
+	return s.leg[client] == legClosed && (s.leg[server] == legClosed || s.leg[server] == legNone)
+}
+
+// receive takes bytes from sd. b is what the last call for this side returned
+// with new bytes behind it; the result is the part of b that is wanted again.
+func (s *session) receive(w *workspace, sd side, b []byte) (rest []byte) {
+	if sd == server {
+		s.lastIn[server] = w.now
+		return s.receiveServer(w, b)
+	}
+	s.heard(w, client)
+	return s.receiveClient(w, b)
+}
+
+// ---- client to server
+
+// receiveClient takes frames apart, puts messages together and hands them on.
+//
+// The payload of an unfragmented message is used where it lies. Fragments are
+// moved together: b[start:start+partial] is the unfinished message, frames go
+// on at b[pos].
+func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
+	start, pos := 0, s.partial
+	for s.ending == endNone && s.leg[client] == legOpen && !s.held {
+		h, size, err := parseFrame(b[pos:], s.fragments > 0)
+		if err != nil {
+			s.badFrame(w, err)
+			break
+		}
+		if size == 0 {
+			break
+		}
+		if h.OpCode == ws.OpBinary {
+			s.endWith(w, endBinary, nil)
+			break
+		}
+		if !h.OpCode.IsControl() {
+			// The announced length alone decides: not a byte of a message
+			// that is too large is waited for.
+			if h.Length > int64(s.limit()-s.partial) {
+				s.tooLarge(w)
+				break
+			}
+		}
+		n := size + int(h.Length)
+		if len(b)-pos < n {
+			break
+		}
+		payload := b[pos+size : pos+n]
+		ws.Cipher(payload, h.Mask, 0)
+		pos += n
+
+		switch {
+		case h.OpCode.IsControl():
+			s.control(w, h.OpCode, payload)
+		case h.Fin && s.fragments == 0:
+			start = pos
+			s.message(w, payload)
+		default:
+			if s.fragments++; s.fragments > maxFragments {
+				s.tooLarge(w)
+				break
+			}
+			s.partial += copy(b[start+s.partial:], payload)
+			if h.Fin {
+				m := b[start : start+s.partial]
+				start = pos
+				s.partial, s.fragments = 0, 0
+				s.message(w, m)
+			}
+		}
+	}
+	if s.ending != endNone || s.leg[client] != legOpen {
+		s.partial, s.fragments = 0, 0
+		return s.awaitClose(w, b[pos:])
+	}
+	if s.partial == 0 {
+		return b[pos:]
+	}
+	// Close the gap that frame headers and control frames have left.
+	kept := start + s.partial
+	return b[start : kept+copy(b[kept:], b[pos:])]
+}
+
+// limit is the largest message that the client may send now.
+func (s *session) limit() int {
+	switch {
+	case s.phase[up] == idle:
+		return maxHeader
+	case s.phase[down] == idle, s.saslOffered && !s.authenticated:
+		return min(maxUnauthenticated, s.g.maxStanza)
+	}
+	return s.g.maxStanza
+}
+
+// tooLarge refuses a message by the way that fits the phase. Once the stream
+// is open the stream ends, not just the WebSocket: a client that resumed would
+// send the same message for ever.
+func (s *session) tooLarge(w *workspace) {
+	if s.phase[up] == idle {
+		s.endWith(w, endOpenTooLarge, nil)
+		return
+	}
+	s.refuse(w, endTooLarge, framing.PolicyViolation, "stanza too large", framing.StanzaTooBig)
+}
+
+// badFrame ends a session whose frames can no longer be told apart.
+func (s *session) badFrame(w *workspace, err error) {
+	s.deaf = true
+	s.endWith(w, endBadFrame, err)
+}
+
+// control answers a control frame (RFC 6455, section 5.5).
+func (s *session) control(w *workspace, op ws.OpCode, p []byte) {
+	switch op {
+	case ws.OpPing:
+		if s.blocked[client] {
+			// The latest ping is answered when there is room
+			// (section 5.5.3), so a client that does not read costs no
+			// memory.
+			s.pong = append(s.pong[:0], p...)
+			return
+		}
+		s.appendFrame(w, ws.OpPong, p)
+	case ws.OpPong:
+		s.ponged(w, p)
+	case ws.OpClose:
+		s.closeFrame(w, p)
+	}
+}
+
+// closeFrame answers the client's Close frame. Without <close/> before it the
+// stream stays resumable (RFC 7395, section 3.6).
+func (s *session) closeFrame(w *workspace, p []byte) {
+	code, err := parseClose(p)
+	switch {
+	case errors.Is(err, errCloseReason):
+		s.endWith(w, endNotText, err)
+	case err != nil:
+		s.badFrame(w, err)
+	default:
+		s.finishClient(w, code)
+		s.endWith(w, s.orderly(endClientLeft), nil)
+	}
+}
+
+// finishClient echoes a Close frame and lets the connection end.
+func (s *session) finishClient(w *workspace, code ws.StatusCode) {
+	o := &w.out[client]
+	o.keep(appendClose(o.grow(), code, ""))
+	s.setLeg(w, client, legFinishing, lingerTimeout)
+}
+
+// awaitClose discards what a client sends after our Close frame, up to its
+// own Close frame (RFC 6455, section 5.5.1).
+func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
+	for s.leg[client] == legClosing && !s.deaf && len(b) > 0 {
+		if s.skip > 0 {
+			n := min(s.skip, int64(len(b)))
+			s.skip -= n
+			b = b[n:]
+			continue
+		}
+		h, size, err := parseFrame(b, ws.OpCode(b[0]&0x0f) == ws.OpContinuation)
+		switch {
+		case err != nil:
+			s.deaf = true
+			return nil
+		case size == 0, h.OpCode == ws.OpClose && len(b) < size+int(h.Length):
+			return b
+		case h.OpCode == ws.OpClose:
+			s.setLeg(w, client, legFinishing, lingerTimeout)
+		default:
+			s.skip = h.Length
+			b = b[size:]
+		}
+	}
+	return nil
+}
+
+// message takes one whole message of the client.
+func (s *session) message(w *workspace, b []byte) {
+	if s.phase[up] == closed {
+		return
+	}
+	m, err := w.parser.Parse(b)
+	if err != nil {
+		s.badMessage(w, b, err)
+		return
+	}
+	switch m.Kind {
+	case framing.Header:
+		s.clientHeader(w, m)
+	case framing.End:
+		s.clientEnd(w)
+	default:
+		s.clientElement(w, m)
+	}
+}
+
+// badMessage refuses what is not exactly one permitted element. None of it
+// has been forwarded.
+func (s *session) badMessage(w *workspace, b []byte, err error) {
+	if errors.Is(err, framing.ErrNotText) {
+		s.endWith(w, endNotText, err)
+		return
+	}
+	condition, e := framing.NotWellFormed, endBadXML
+	var bad *framing.Error
+	if errors.As(err, &bad) {
+		condition = bad.Condition
+	}
+	if s.phase[up] == idle {
+		e = endBadOpen
+		if framing.IsLegacyHeader(b) {
+			condition = framing.InvalidNamespace
+		}
+	}
+	s.cause = err
+	s.refuse(w, e, condition, err.Error(), "")
+}
+
+// clientHeader takes <open/>: the first one leads to the dial, one after SASL
+// restarts the stream.
+func (s *session) clientHeader(w *workspace, m framing.Message) {
+	domain, condition := s.g.domain(m.Attributes.To)
+	first := s.phase[up] == idle
+	if first {
+		s.domain = domain
+	}
+	if s.phase[up] == open && s.saslRunning {
+		// A header that reaches a server together with the end of SASL is
+		// not well-formed for it: hold it until <success/> was relayed.
+		s.hold(m)
+		return
+	}
+	if !s.step(w, up, header) {
+		return
+	}
+	if condition == "" && domain != "" && domain != s.domain {
+		// The session belongs to the domain that it started with.
+		condition = framing.ImproperAddressing
+	}
+	if condition != "" {
+		s.refuse(w, endBadOpen, condition, "", "")
+		return
+	}
+	s.hold(m)
+	if first {
+		s.waitForNothing()
+		s.g.dial(s)
+		return
+	}
+	s.release(w)
+}
+
+// hold keeps a header and stops reading the client.
+func (s *session) hold(m framing.Message) {
+	s.heldHeader = framing.AppendStream(nil, m.Attributes)
+	s.held = true
+}
+
+// release writes the held header unless something still holds it. It is always
+// a write of its own: no bytes of an earlier stream may arrive with it.
+func (s *session) release(w *workspace) {
+	if s.heldHeader == nil || s.leg[server] != legOpen || s.saslRunning || s.blocked[server] || w.out[server].size != 0 {
+		return
+	}
+	w.out[server].add(s.heldHeader)
+	s.heldHeader, s.held = nil, false
+	s.headerSent = true
+	if s.phase[down] == open {
+		s.phase[down] = restart
+	}
+	s.wait(w, endServerSilent, headerTimeout)
+}
+
+// clientEnd takes <close/>: the server may still have something to say.
+func (s *session) clientEnd(w *workspace) {
+	first := s.phase[up] == idle
+	if !s.step(w, up, end) {
+		return
+	}
+	if first {
+		s.endWith(w, endClientClosed, nil)
+		return
+	}
+	s.sendEndTag(w)
+	if s.closing == endNone {
+		s.closing = endClientClosed
+		s.wait(w, s.closing, closeTimeout)
+	}
+}
+
+func (s *session) sendEndTag(w *workspace) {
+	if s.headerSent && !s.endTagSent && s.leg[server] == legOpen {
+		s.endTagSent = true
+		w.out[server].addString(framing.EndTag)
+	}
+}
+
+// clientElement forwards an element unchanged, unless it would change the
+// transport under the gateway: what was cut from the features is refused too,
+// because a client may send what was never offered.
+func (s *session) clientElement(w *workspace, m framing.Message) {
+	if s.phase[up] == idle && string(m.Local) == "open" {
+		s.refuse(w, endBadOpen, framing.InvalidNamespace, "", "")
+		return
+	}
+	if !s.step(w, up, element) {
+		return
+	}
+	switch m.Class {
+	case framing.StartTLS:
+		s.appendMessage(w, framing.StartTLSFailure)
+		s.endWith(w, endStartTLS, nil)
+		return
+	case framing.Compress:
+		s.appendMessage(w, framing.CompressFailure)
+		return
+	case framing.Auth, framing.Authenticate2:
+		// The gateway vouches for nobody: what EXTERNAL would prove to the
+		// server is who the gateway is.
+		if m.External {
+			s.appendMessage(w, externalFailure[m.Class])
+			return
+		}
+		s.saslRunning = m.Class == framing.Auth
+	}
+	s.relayed[up].count(m.Class, len(m.Raw))
+	w.out[server].add(m.Raw)
+}
+
+var externalFailure = map[framing.Class]string{
+	framing.Auth:          framing.ExternalFailure,
+	framing.Authenticate2: framing.ExternalFailure2,
+}
+
+// ---- server to client
+
+// receiveServer cuts the server's stream into elements and sends each as one
+// message (RFC 7395, section 3.3.3).
+func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
+	for s.ending == endNone && s.phase[down] != closed {
+		u, n, err := s.down.Next(b)
+		if err != nil {
+			s.endWith(w, endServerBroken, err)
+			return nil
+		}
+		b = b[n:]
+		switch u.Kind {
+		case framing.None:
+			if len(b) > s.g.maxStanza {
+				s.endWith(w, endServerTooLarge, nil)
+				return nil
+			}
+			return b
+		case framing.Header:
+			s.serverHeader(w, u)
+		case framing.End:
+			s.serverEnd(w)
+		default:
+			s.serverElement(w, u)
+		}
+	}
+	return nil
+}
+
+func (s *session) serverHeader(w *workspace, u framing.Unit) {
+	if !s.step(w, down, header) {
+		return
+	}
+	if s.await == endServerSilent {
+		s.waitForNothing()
+	}
+	s.openSent = true
+	s.appendOpen(w, u.Attributes)
+}
+
+// serverEnd takes </stream:stream>. After an error the session is over;
+// otherwise the client is given time to close its stream too.
+func (s *session) serverEnd(w *workspace) {
+	if !s.step(w, down, end) {
+		return
+	}
+	switch {
+	case s.closing != endNone:
+		s.endWith(w, s.closing, nil)
+	default:
+		s.closing = endServerClosed
+		s.wait(w, s.closing, closeTimeout)
+		s.sendClose(w)
+	}
+}
+
+func (s *session) serverElement(w *workspace, u framing.Unit) {
+	if len(u.Raw) > s.g.maxStanza {
+		s.endWith(w, endServerTooLarge, nil)
+		return
+	}
+	if !s.step(w, down, element) {
+		return
+	}
+	s.relayed[down].count(u.Class, len(u.Raw))
+	switch u.Class {
+	case framing.Proceed, framing.Compressed:
+		// What follows would be no XML any more; nobody asked for it.
+		s.endWith(w, endServerBroken, errUpgradedStream)
+		return
+	case framing.Features:
+		s.saslOffered = s.down.OffersSASL(u)
+		s.appendFeatures(w, u)
+		return
+	}
+	s.appendElement(w, u)
+	switch u.Class {
+	case framing.Success:
+		s.authenticated, s.saslRunning = true, false
+		if s.phase[up] == open {
+			s.phase[up] = restart
+		}
+		if s.heldHeader != nil && s.step(w, up, header) {
+			s.release(w)
+		}
+	case framing.Failure:
+		s.saslRunning = false
+		if s.heldHeader != nil {
+			s.step(w, up, header)
+		}
+	case framing.Success2:
+		s.authenticated = true
+	case framing.SMEnabled, framing.SMResumed:
+		s.resumable = true
+	case framing.StreamError:
+		s.closing = endServerError
+		s.wait(w, s.closing, closeTimeout)
+	}
+}
+
+var errUpgradedStream = errors.New("the server started TLS or compression unasked")
+
+// ---- other events
+
+// attached gives the session its connection to the server.
+func (s *session) attached(w *workspace) {
+	s.cancelDial = nil
+	s.leg[server] = legOpen
+	s.lastIn[server] = w.now
+	s.release(w)
+}
+
+// dialFailed tells the session that there is no server to be had.
+func (s *session) dialFailed(w *workspace, err error) {
+	s.cancelDial = nil
+	s.endWith(w, endDialFailed, err)
+}
+
+// eof tells that nothing more comes from sd. err is io.EOF or what broke the
+// connection; bytes that came before it have been received.
+func (s *session) eof(w *workspace, sd side, err error) {
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	s.leg[sd] = legClosed
+	if sd == client {
+		s.endWith(w, s.orderly(endClientLost), err)
+	} else {
+		s.endWith(w, s.orderly(endServerLost), err)
+	}
+}
+
+// orderly is the ending under way, or e when there is none.
+func (s *session) orderly(e ending) ending {
+	if s.closing != endNone {
+		return s.closing
+	}
+	return e
+}
+
+// stalled tells that sd has taken no byte for stallTimeout.
+func (s *session) stalled(w *workspace, sd side, err error) {
+	e := endClientStalled
+	if sd == server {
+		e = endServerStalled
+	}
+	s.leg[sd] = legClosed
+	s.endWith(w, e, err)
+}
+
+// shutdown ends the session because the gateway goes away. Neither side is
+// told that the stream is over: clients resume it elsewhere.
+func (s *session) shutdown(w *workspace) { s.endWith(w, endShutdown, nil) }
+
+// drained tells that sd has taken every byte.
+func (s *session) drained(w *workspace, sd side) {
+	if sd == server {
+		s.release(w)
+	}
+	if sd == client && s.pong != nil && s.leg[client] == legOpen {
+		s.appendFrame(w, ws.OpPong, s.pong)
+		s.pong = nil
+	}
+}
+
+// deadline is when expire has to be called; zero means never.
+func (s *session) deadline() time.Duration {
+	d := earlier(s.due, earlier(s.legDue[client], s.legDue[server]))
+	if s.leg[client] == legOpen {
+		d = earlier(d, s.pingAt())
+	}
+	return d
+}
+
+// pingAt is when the client's silence has to be looked at.
+func (s *session) pingAt() time.Duration {
+	if s.pingDue != 0 {
+		return s.pingDue
+	}
+	return s.lastIn[client] + 2*s.g.pingInterval
+}
+
+// earlier is the earlier of two moments, of which zero is none.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// expire does what is due at w.now.
+func (s *session) expire(w *workspace) {
+	for sd := range s.legDue {
+		if due(s.legDue[sd], w.now) {
+			s.setLeg(w, side(sd), legClosed, 0)
+		}
+	}
+	if due(s.due, w.now) {
+		e := s.await
+		s.waitForNothing()
+		s.endWith(w, e, nil)
+	}
+	if s.leg[client] != legOpen || w.now < s.pingAt() {
+		return
+	}
+	if !s.reads(client) || s.blocked[server] {
+		// It is not silent: nobody listens to it.
+		s.heard(w, client)
+		return
+	}
+	if s.pingDue == 0 {
+		s.leg[client] = legClosed
+		s.endWith(w, s.orderly(endClientSilent), nil)
+		return
+	}
+	s.pingDue = 0
+	if !s.blocked[client] {
+		s.pingSent = w.now
+		s.appendFrame(w, ws.OpPing, []byte(pingPayload))
+	}
+}
+
+// pingPayload marks the pongs that answer us; unsolicited ones are usually
+// empty (RFC 6455, section 5.5.3).
+const pingPayload = "xmppgate"
+
+func due(t, now time.Duration) bool { return t != 0 && t <= now }
+
+// ponged measures the round trip of a ping of ours.
+func (s *session) ponged(w *workspace, p []byte) {
+	if s.pingSent == 0 || string(p) != pingPayload {
+		return
+	}
+	s.ping = w.now - s.pingSent
+	s.pingSent = 0
+	s.g.observer.Pinged(s.ping)
+}
+
+// ---- endings
+
+// panicked ends the session at once, whatever state it is in.
+func (s *session) panicked(err error) {
+	s.ending, s.cause = endInternal, err
+	s.waitForNothing()
+	for sd := range s.leg {
+		s.legDue[sd] = 0
+		if s.leg[sd] != legNone {
+			s.leg[sd] = legClosed
+		}
+	}
+}
+
+// endWith ends the session by its table row.
+func (s *session) endWith(w *workspace, e ending, cause error) {
+	if s.ending != endNone {
+		return
+	}
+	if cause != nil {
+		s.cause = cause
+	}
+	s.refuse(w, e, e.info().Condition, "", "")
+}
+
+// refuse ends the session with a stream condition of its own. The order of
+// what the client gets is that of RFC 7395, section 3.5: header, error, close.
+func (s *session) refuse(w *workspace, e ending, condition framing.Condition, text, app string) {
+	if s.ending != endNone {
+		return
+	}
+	s.ending = e
+	s.waitForNothing()
+	s.heldHeader, s.held = nil, false
+	if s.cancelDial != nil {
+		s.cancelDial()
+		s.cancelDial = nil
+	}
+	info := e.info()
+
+	if s.leg[client] == legOpen {
+		if condition != "" {
+			if !s.openSent {
+				s.appendOwnOpen(w)
+			}
+			o := &w.out[client]
+			msg := framing.AppendStreamError(nil, condition, text, app)
+			s.appendText(w, len(msg))
+			o.add(msg)
+		}
+		if info.Close {
+			s.sendClose(w)
+		}
+		o := &w.out[client]
+		o.keep(appendClose(o.grow(), e.code(), e.reason()))
+		s.setLeg(w, client, legClosing, closeTimeout)
+	}
+	if s.leg[server] == legOpen {
+		if info.EndTag {
+			s.sendEndTag(w)
+		}
+		s.setLeg(w, server, legFinishing, closeTimeout)
+	}
+}
+
+// setLeg moves a leg on; the loop closes the connection d later at the latest.
+func (s *session) setLeg(w *workspace, sd side, l leg, d time.Duration) {
+	s.leg[sd], s.legDue[sd] = l, 0
+	if d != 0 {
+		s.legDue[sd] = w.now + d
+	}
+}
+
+// ---- messages to the client
+
+func (s *session) sendClose(w *workspace) {
+	if !s.closeSent {
+		s.closeSent = true
+		s.appendMessage(w, framing.CloseMessage)
+	}
+}
+
+// appendText starts a text message of n bytes.
+func (s *session) appendText(w *workspace, n int) {
+	o := &w.out[client]
+	o.keep(appendFrameHeader(o.grow(), ws.OpText, n))
+}
+
+func (s *session) appendMessage(w *workspace, m string) {
+	s.appendText(w, len(m))
+	w.out[client].addString(m)
+}
+
+func (s *session) appendFrame(w *workspace, op ws.OpCode, p []byte) {
+	o := &w.out[client]
+	o.keep(append(appendFrameHeader(o.grow(), op, len(p)), p...))
+}
+
+// appendElement restores the declarations that the element inherits from the
+// stream header; its other bytes pass unchanged.
+func (s *session) appendElement(w *workspace, u framing.Unit) {
+	s.appendText(w, s.down.Size(u))
+	o := &w.out[client]
+	head, tail := s.down.AppendHead(o.grow(), u)
+	o.keep(head)
+	o.add(tail)
+}
+
+func (s *session) appendFeatures(w *workspace, u framing.Unit) {
+	msg := s.down.AppendFeatures(nil, u)
+	s.appendText(w, len(msg))
+	w.out[client].add(msg)
+}
+
+func (s *session) appendOpen(w *workspace, a framing.Attributes) {
+	msg := framing.AppendOpen(nil, a)
+	s.appendText(w, len(msg))
+	w.out[client].add(msg)
+}
+
+// appendOwnOpen sends a header in the server's stead, in front of an error
+// that occurs before the server's header came.
+func (s *session) appendOwnOpen(w *workspace) {
+	s.openSent = true
+	a := framing.Attributes{ID: framing.Quote(s.g.streamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
+	if s.domain != "" {
+		a.From = framing.Quote(s.domain)
+	}
+	s.appendOpen(w, a)
+}
+
+// count adds one element of n bytes.
+func (t *Traffic) count(c framing.Class, n int) {
+	switch c {
+	case framing.MessageStanza:
+		t.Messages++
+	case framing.PresenceStanza:
+		t.Presences++
+	case framing.IQStanza:
+		t.IQs++
+	default:
+		t.Nonzas++
+	}
+	t.Bytes += uint64(n)
+}

@@ -1,0 +1,149 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+)
+
+// maxControl is the largest payload of a control frame in bytes (RFC 6455,
+// section 5.5).
+const maxControl = ws.MaxControlFramePayloadSize
+
+// maxFragments bounds the frames of one message: without it empty
+// continuation frames would keep a message open for ever at no cost to the
+// sender.
+const maxFragments = 1024
+
+var (
+	errFrameLength = errors.New("payload length is not minimal or has its top bit set")
+	errCloseCode   = errors.New("close code may not be sent")
+	errCloseBody   = errors.New("close payload has one byte")
+	errCloseReason = errors.New("close reason is not UTF-8")
+)
+
+// parseFrame reads the header of the frame that b starts with; size is its
+// length in bytes, zero while it is incomplete. The header alone decides about
+// most violations, so they are found before any payload has arrived (RFC 6455,
+// section 5.2).
+//
+// It is ws.ReadHeader without the reader and its allocation.
+func parseFrame(b []byte, fragmented bool) (h ws.Header, size int, err error) {
+	if len(b) < 2 {
+		return h, 0, nil
+	}
+	h.Fin = b[0]&0x80 != 0
+	h.Rsv = b[0] & 0x70 >> 4
+	h.OpCode = ws.OpCode(b[0] & 0x0f)
+	h.Masked = b[1]&0x80 != 0
+	h.Length = int64(b[1] & 0x7f)
+
+	// A frame that is wrong in its first two bytes is refused on them.
+	state := ws.StateServerSide
+	if fragmented {
+		state = state.Set(ws.StateFragmented)
+	}
+	if err := ws.CheckHeader(h, state); err != nil {
+		return h, 0, err
+	}
+
+	size = 2
+	switch h.Length {
+	case 126:
+		size += 2
+		if len(b) < size {
+			return h, 0, nil
+		}
+		h.Length = int64(binary.BigEndian.Uint16(b[2:]))
+		if h.Length < 126 {
+			return h, 0, errFrameLength
+		}
+	case 127:
+		size += 8
+		if len(b) < size {
+			return h, 0, nil
+		}
+		n := binary.BigEndian.Uint64(b[2:])
+		if n < 1<<16 || n >= 1<<63 {
+			return h, 0, errFrameLength
+		}
+		h.Length = int64(n)
+	}
+	if len(b) < size+4 {
+		return h, 0, nil
+	}
+	h.Mask = [4]byte(b[size:])
+	return h, size + 4, nil
+}
+
+// frameHeaderSize is the number of bytes in front of a payload of n bytes in
+// a frame of ours.
+func frameHeaderSize(n int) int {
+	switch {
+	case n < 126:
+		return 2
+	case n < 1<<16:
+		return 4
+	}
+	return 10
+}
+
+// appendFrameHeader appends the header of an unfragmented, unmasked frame
+// whose payload has n bytes (RFC 6455, section 5.2).
+func appendFrameHeader(dst []byte, op ws.OpCode, n int) []byte {
+	dst = append(dst, 0x80|byte(op))
+	switch {
+	case n < 126:
+		return append(dst, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(n))
+	}
+	return binary.BigEndian.AppendUint64(append(dst, 127), uint64(n))
+}
+
+// parseClose checks the payload of a Close frame and returns the code to
+// answer with, zero for a frame without one (RFC 6455, sections 5.5.1 and
+// 7.4).
+func parseClose(p []byte) (ws.StatusCode, error) {
+	switch len(p) {
+	case 0:
+		return 0, nil
+	case 1:
+		return 0, errCloseBody
+	}
+	code := ws.StatusCode(binary.BigEndian.Uint16(p))
+	switch {
+	case code >= 3000 && code <= 4999:
+	case code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006:
+	default:
+		return 0, errCloseCode
+	}
+	if !utf8.Valid(p[2:]) {
+		return 0, errCloseReason
+	}
+	return code, nil
+}
+
+// appendClose appends a Close frame; code zero sends one without payload.
+func appendClose(dst []byte, code ws.StatusCode, reason string) []byte {
+	if code == 0 {
+		return appendFrameHeader(dst, ws.OpClose, 0)
+	}
+	reason = clip(reason, maxControl-2)
+	dst = appendFrameHeader(dst, ws.OpClose, 2+len(reason))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
+	return append(dst, reason...)
+}
+
+// clip shortens s to at most n bytes without splitting a character.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}

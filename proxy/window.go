@@ -1,0 +1,107 @@
+package proxy
+
+import "sync"
+
+// Sizes in bytes of the buffers that are read into. A read that finds nothing
+// kept takes readSize: large enough that one read takes all that a socket
+// has, and that a batch of stanzas leaves in one write. The largest class
+// holds a stanza of DefaultMaxStanza and what surrounds it.
+var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, 288 << 10}
+
+const (
+	readSize = 64 << 10
+	// minRead is the least room to read into.
+	minRead = 2 << 10
+)
+
+var buffers [len(bufferSizes)]sync.Pool
+
+type buffer struct{ b []byte }
+
+// getBuffer returns a buffer of at least n bytes.
+func getBuffer(n int) *buffer {
+	for i, size := range bufferSizes {
+		if n <= size {
+			if b, ok := buffers[i].Get().(*buffer); ok {
+				return b
+			}
+			return &buffer{make([]byte, size)}
+		}
+	}
+	// Only a limit above the default leads here; doubling keeps it linear.
+	return &buffer{make([]byte, 2*n)}
+}
+
+func putBuffer(b *buffer) {
+	for i, size := range bufferSizes {
+		if len(b.b) == size {
+			buffers[i].Put(b)
+			return
+		}
+	}
+}
+
+// A window is what was read from one side and not consumed yet:
+//
+//	0 ≤ n ≤ len(buf.b), and buf is nil when n is 0 between two reads.
+//
+// Its memory follows what has arrived, never what a peer has announced.
+type window struct {
+	buf *buffer
+	n   int
+}
+
+// space returns the room to read into.
+func (w *window) space() []byte {
+	switch {
+	case w.buf == nil:
+		w.buf = getBuffer(readSize)
+	case len(w.buf.b)-w.n < minRead:
+		w.move(w.bytes(), getBuffer(2*w.n))
+	}
+	return w.buf.b[w.n:]
+}
+
+// bytes returns what is kept.
+func (w *window) bytes() []byte {
+	if w.buf == nil {
+		return nil
+	}
+	return w.buf.b[:w.n]
+}
+
+// filled takes n bytes that were read into space and returns all there are.
+func (w *window) filled(n int) []byte {
+	w.n += n
+	return w.bytes()
+}
+
+// keep drops all but rest, which aliases the buffer.
+func (w *window) keep(rest []byte) {
+	switch {
+	case len(rest) == 0:
+		w.release()
+	case len(rest) <= len(w.buf.b)/8:
+		// A short rest may be kept for long.
+		w.move(rest, getBuffer(2*len(rest)))
+	default:
+		if &rest[0] != &w.buf.b[0] {
+			copy(w.buf.b, rest)
+		}
+		w.n = len(rest)
+	}
+}
+
+func (w *window) move(rest []byte, to *buffer) {
+	w.n = copy(to.b, rest)
+	putBuffer(w.buf)
+	w.buf = to
+}
+
+// release gives the buffer back.
+func (w *window) release() {
+	if w.buf != nil {
+		putBuffer(w.buf)
+		w.buf, w.n = nil, 0
+	}
+}

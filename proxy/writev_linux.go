@@ -1,0 +1,36 @@
+package proxy
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxPieces is the most that one writev takes (IOV_MAX).
+const maxPieces = 1024
+
+// writeGathered writes pieces in one system call.
+func writeGathered(fd uintptr, pieces [][]byte) (n int, err error) {
+	for len(pieces) > 0 {
+		batch := pieces[:min(len(pieces), maxPieces)]
+		want := 0
+		for _, b := range batch {
+			want += len(b)
+		}
+		k, err := unix.Writev(int(fd), batch)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return n, nil
+		case err != nil:
+			return n, err
+		}
+		n += k
+		if k < want {
+			return n, nil
+		}
+		pieces = pieces[len(batch):]
+	}
+	return n, nil
+}
