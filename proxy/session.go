@@ -172,6 +172,18 @@ func (s *session) receive(w *workspace, sd side, b []byte) (rest []byte) {
 	return s.receiveClient(w, b)
 }
 
+// step moves a stream by one event. It returns false when that was illegal and
+// has ended the session.
+func (s *session) step(w *workspace, d direction, e event) bool {
+	st := steps[d][s.phase[d]][e]
+	if st.ending != endNone {
+		s.endWith(w, st.ending, nil)
+		return false
+	}
+	s.phase[d] = st.next
+	return true
+}
+
 // ---- client to server
 
 // receiveClient takes frames apart, puts messages together and hands them on.
