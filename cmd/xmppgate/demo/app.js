@@ -1,6 +1,6 @@
 // The page around the client: what is shown, and when.
 
-import { Client, bare } from './xmpp.js';
+import { Client, bare, masked } from './xmpp.js';
 
 const $ = (id) => document.getElementById(id);
 const labels = { offline: 'Offline', connecting: 'Connecting…', online: 'Online', reconnecting: 'Reconnecting…' };
@@ -99,7 +99,7 @@ const on = {
         element('b', { textContent: name }),
         element('span', { textContent: `${size} B` }),
         element('time', { textContent: precise.format(new Date()) })),
-      element('code', { textContent: text })));
+      element('code', { textContent: masked(text) })));
     if ($('wire').childElementCount > framesKept) $('wire').firstElementChild.remove();
   },
 

@@ -17,7 +17,8 @@ const givenUp = ['conflict', 'host-unknown', 'not-authorized', 'policy-violation
 
 export const bare = (jid) => jid.split('/')[0];
 
-// masked hides what a SASL exchange carries, and nothing else.
+// masked hides what a SASL exchange carries, and nothing else: a frame is shown
+// to whoever looks at the screen.
 export const masked = (frame) => frame.replace(/^(<(?:auth|challenge|response|success)\b[^>]*>)[^<]+/, '$1•••');
 
 export class Client {
@@ -100,7 +101,7 @@ export class Client {
   // Out.
 
   #send(text) {
-    this.#on.frame('up', masked(text));
+    this.#on.frame('up', text);
     this.#socket.send(text);
   }
 
@@ -132,7 +133,7 @@ export class Client {
 
   async #receive(text) {
     clearTimeout(this.#watch);
-    this.#on.frame('down', masked(text));
+    this.#on.frame('down', text);
     const element = parse(text);
     if (!element) return this.#fail('the server sent broken XML');
     if (this.#sm?.on && ['iq', 'message', 'presence'].includes(element.localName)) this.#sm.received++;
