@@ -156,10 +156,15 @@ func (c *client) receive() (*element, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := parse(raw)
+	document := raw
+	if name, rest, ok := cutName(raw); ok && name != "<stream:stream" && raw != streamEnd {
+		document = declare(name, rest)
+	}
+	e, err := parse(document)
 	if err != nil {
 		return nil, err
 	}
+	e.raw = raw
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.sm.on {
@@ -255,7 +260,8 @@ func (c *client) enable() error {
 	return nil
 }
 
-// resume continues the session of old over the authenticated stream c, and sends again what was not acknowledged.
+// resume continues the session of old over the authenticated stream c. What the server does not acknowledge stays in the
+// queue for [client.resend].
 func (c *client) resume(old *client) error {
 	old.mu.Lock()
 	c.mu.Lock()
@@ -275,9 +281,11 @@ func (c *client) resume(old *client) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.acked(e); err != nil {
-		return err
-	}
+	return c.acked(e)
+}
+
+// resend sends again what was not acknowledged.
+func (c *client) resend() error {
 	for _, stanza := range c.sm.unacked {
 		if err := c.transport.send(stanza); err != nil {
 			return err
@@ -290,8 +298,17 @@ type resumeFailed struct{ answer string }
 
 func (e resumeFailed) Error() string { return "resumption refused: " + e.answer }
 
-// reconnect resumes the session of c over a new connection.
+// reconnect resumes the session of c over a new connection, and sends again what was not acknowledged.
 func (c *client) reconnect(url string) (*client, error) {
+	fresh, err := c.reattach(url)
+	if err != nil {
+		return nil, err
+	}
+	return fresh, fresh.resend()
+}
+
+// reattach resumes the session of c over a new connection.
+func (c *client) reattach(url string) (*client, error) {
 	bare, _, _ := strings.Cut(c.jid, "/")
 	at := strings.LastIndexByte(bare, '@')
 	fresh, err := dial(url)
@@ -312,6 +329,11 @@ func (c *client) reconnect(url string) (*client, error) {
 // say it should go.
 func (c *client) close() error {
 	defer c.conn().Close()
+	if c.sm.on { // what is not acknowledged at the end, a server may bounce
+		if err := c.transport.send(fmt.Sprintf(`<a xmlns="%s" h="%d"/>`, nsSM, c.sm.in)); err != nil {
+			return err
+		}
+	}
 	if err := c.finish(); err != nil {
 		return err
 	}

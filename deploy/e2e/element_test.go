@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -72,6 +73,40 @@ func (n *node) child(path ...string) *node {
 }
 
 func (n *node) has(path ...string) bool { return n.child(path...).XMLName.Local != "" }
+
+// sameNodes reports the first difference between two lists of nodes; the order of attributes does not matter.
+func sameNodes(a, b []node) error {
+	if len(a) != len(b) {
+		return fmt.Errorf("%d children and %d", len(a), len(b))
+	}
+	for i := range a {
+		if a[i].XMLName != b[i].XMLName {
+			return fmt.Errorf("%v and %v", a[i].XMLName, b[i].XMLName)
+		}
+		if x, y := a[i].sortedAttrs(), b[i].sortedAttrs(); x != y {
+			return fmt.Errorf("attributes %s and %s", x, y)
+		}
+		if a[i].Text != b[i].Text {
+			return fmt.Errorf("text %.200q and %.200q", a[i].Text, b[i].Text)
+		}
+		if err := sameNodes(a[i].Children, b[i].Children); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sortedAttrs is the attributes but namespace declarations, which the names of nodes account for.
+func (n *node) sortedAttrs() string {
+	var all []string
+	for _, a := range n.Attrs {
+		if a.Name.Space != "xmlns" && a.Name != (xml.Name{Local: "xmlns"}) {
+			all = append(all, fmt.Sprintf("{%s}%s=%q", a.Name.Space, a.Name.Local, a.Value))
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
 
 // body is the text of a message's body.
 func (n *node) body() string { return n.child("body").Text }

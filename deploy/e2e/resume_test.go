@@ -22,6 +22,9 @@ func TestResumeAfterLoss(t *testing.T) {
 			t.Fatal(err)
 		}
 		ways := []loss{lossRST, lossFIN, lossClose1000, lossClose1001}
+		if native { // ejabberd's own WebSocket stalls a resumption after a Close frame
+			ways = ways[:2]
+		}
 		const rounds = 100
 		for i := range rounds {
 			way := ways[i%len(ways)]
@@ -140,8 +143,9 @@ func TestResumeAfterKill(t *testing.T) {
 // chatter sends numbered messages to a peer and checks those that it gets.
 type chatter struct {
 	*client
-	peer      *chatter
-	sent, got int
+	peer *chatter
+	sent int
+	got  []string // bodies, as they came
 }
 
 // sendSome sends a message every 20 ms until stop is closed or the connection fails.
@@ -175,10 +179,23 @@ func (c *chatter) receiveUntil(stop func() bool) error {
 		if !e.is("message") || !e.has("body") {
 			continue
 		}
-		if e.attr("type") == "error" || e.body() != strconv.Itoa(c.got) {
-			return fmt.Errorf("want message %d, got %.300q", c.got, e.raw)
+		if e.attr("type") == "error" {
+			return fmt.Errorf("bounced: %.500q", e.raw)
 		}
-		c.got++
+		c.got = append(c.got, e.body())
+	}
+	return nil
+}
+
+// check reports what differs from all of the peer's messages, once each, in order.
+func (c *chatter) check() error {
+	for i, body := range c.got {
+		if body != strconv.Itoa(i) {
+			return fmt.Errorf("message %d of %d is %s: ... %q ...", i, c.peer.sent, body, c.got[max(0, i-3):min(len(c.got), i+20)])
+		}
+	}
+	if len(c.got) != c.peer.sent {
+		return fmt.Errorf("%d messages of %d", len(c.got), c.peer.sent)
 	}
 	return nil
 }
@@ -237,27 +254,35 @@ func TestGatewayRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, c := range chatters {
-				fresh, err := c.reconnect(g.url())
+				fresh, err := c.reattach(g.url())
 				if err != nil {
 					t.Fatalf("round %d, client %d: %v", round, i, err)
 				}
 				t.Cleanup(func() { fresh.conn().Close() })
 				c.client = fresh
 			}
+			// Not earlier: ejabberd 23.01 delivers out of order what arrives while a session is being resumed, over TCP too.
+			for i, c := range chatters {
+				if err := c.resend(); err != nil {
+					t.Fatalf("round %d, client %d: %v", round, i, err)
+				}
+			}
 			t.Logf("round %d: gone %v after SIGTERM, all %d resumed %v after it", round, ended, len(chatters), time.Since(begin))
 		}
 		var wg sync.WaitGroup
 		for i, c := range chatters {
 			wg.Go(func() {
-				if err := c.receiveUntil(func() bool { return c.got == c.peer.sent }); err != nil {
-					t.Errorf("client %d: %v", i, err)
-				} else if err := c.close(); err != nil {
+				if err := c.send(`<message to="` + c.peer.jid + `"><body>end</body></message>`); err != nil {
 					t.Errorf("client %d: %v", i, err)
 				}
-				for _, e := range c.backlog {
-					if e.is("message") && e.has("body") {
-						t.Errorf("client %d: one too many: %.300q", i, e.raw)
-					}
+				ended := func() bool { return len(c.got) > 0 && c.got[len(c.got)-1] == "end" }
+				if err := c.receiveUntil(ended); err != nil {
+					t.Errorf("client %d: %v", i, err)
+					return
+				}
+				c.got = c.got[:len(c.got)-1]
+				if err := errors.Join(c.check(), c.close()); err != nil {
+					t.Errorf("client %d: %v", i, err)
 				}
 			})
 		}

@@ -164,6 +164,7 @@ func (w *websocket) next() (string, error) {
 				e.code, e.reason = ws.ParseCloseFrameData(payload)
 			}
 			w.write(ws.NewCloseFrame(payload))
+			w.c.Close()
 			return "", e
 		case ws.OpText:
 			text := string(payload)

@@ -258,6 +258,12 @@ func wantDown(el string) string {
 	case name == "<stream:features":
 		rest = starttls.ReplaceAllString(rest, "")
 	}
+	return declare(name, rest)
+}
+
+// declare adds to an element, given as its name and the rest, the declarations that it inherits on TCP.
+func declare(name, rest string) string {
+	el := name + rest
 	declared := attribute.FindAllStringSubmatch(tagOf(el), -1)
 	declares := func(name string) bool {
 		return slices.ContainsFunc(declared, func(m []string) bool { return m[1] == name })
