@@ -76,7 +76,7 @@ var endings = [...]EndingInfo{
 	endClientSilent:   {"client-silent", slog.LevelInfo, "nothing came from the client for two ping intervals", "", false, 0, false},
 	endClientStalled:  {"client-stalled", slog.LevelWarn, "the client stopped reading", "", false, 0, false},
 	endServerClosed:   {"server-closed", slog.LevelInfo, "the server closed the stream", "", true, 1000, true},
-	endServerError:    {"server-error", slog.LevelInfo, "the server sent a stream error", "", true, 1000, true},
+	endServerError:    {"server-error", slog.LevelInfo, "the server sent a stream error", "", true, 1000, false},
 	endServerLost:     {"server-lost", slog.LevelWarn, "the server's connection broke or ended without </stream:stream>", "", false, 1011, false},
 	endServerBroken:   {"server-broken", slog.LevelError, "the server sent what is no XMPP stream", "", false, 1011, false},
 	endServerTooLarge: {"server-too-large", slog.LevelError, "the server sent an element above the size limit", "", false, 1011, false},
@@ -106,16 +106,16 @@ func (e ending) info() *EndingInfo { return &endings[e] }
 func (e ending) code() ws.StatusCode { return ws.StatusCode(endings[e].Code) }
 
 // reason is the text beside the close code: the only cause that a browser
-// shows. At most 123 bytes (RFC 6455, section 5.5).
-func (e ending) reason() string {
-	if e == endServerLost {
-		return "upstream connection lost"
-	}
-	if e == endShutdown {
-		return "going away"
-	}
-	if c := endings[e].Code; c == 0 || c == 1000 {
+// shows. At most 123 bytes (RFC 6455, section 5.5). What the client did wrong
+// is told in full, what ails the server is not its business.
+func (e ending) reason(cause error) string {
+	switch {
+	case endings[e].Code == 1000:
 		return ""
+	case e == endServerLost:
+		return "upstream connection lost"
+	case cause != nil && (e == endBadFrame || e == endNotText):
+		return cause.Error()
 	}
 	return endings[e].Meaning
 }

@@ -385,7 +385,8 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 	if s.phase[up] == idle {
 		e = endBadOpen
 		if framing.IsLegacyHeader(b) {
-			condition = framing.InvalidNamespace
+			s.refuse(w, e, framing.InvalidNamespace, "use <open/> (RFC 7395)", "")
+			return
 		}
 	}
 	s.cause = err
@@ -801,7 +802,7 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 			s.sendClose(w)
 		}
 		o := &w.out[client]
-		o.keep(appendClose(o.grow(), e.code(), e.reason()))
+		o.keep(appendClose(o.grow(), e.code(), e.reason(s.cause)))
 		s.setLeg(w, client, legClosing, closeTimeout)
 	}
 	if s.leg[server] == legOpen {

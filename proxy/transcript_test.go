@@ -1,0 +1,663 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gobwas/ws"
+	"golang.org/x/tools/txtar"
+)
+
+var update = flag.Bool("update", false, "rewrite the effects in testdata with what happened")
+
+// A transcript is testdata/*.txtar: what both ends do and what the gateway
+// must do about it, in the order of the page.
+//
+//	actor sends …      a stimulus
+//	actor receives …   an effect of the stimulus above it
+//
+// A stimulus with its effects is a step. After the stimulus the runner waits
+// until every goroutine of the gateway is idle, then compares all that has
+// arrived on both wires: what is not on the page must not happen.
+//
+//	client sends <xml/>            a text message
+//	client sends ping|pong|binary PAYLOAD, close [CODE [REASON]], frame HEX
+//	client drops                   the connection ends without a Close frame
+//	client stops reading, client reads
+//	server sends BYTES
+//	server drops
+//	server refuses                 the next dial fails
+//	server hangs                   the next dial does not come to an end
+//	gateway stops                  Shutdown is called
+//	30s pass
+//	client receives …, client sees EOF, server receives BYTES, server sees EOF
+//	session opens, session logs in the usual steps
+//
+// A payload is the text to the end of the line, a Go string literal, or the
+// following lines indented by one tab. {c*N} stands for N times c.
+//
+// Every transcript is played in each of the chunkings; the page must not
+// depend on it. A file named chunking lists the ones that apply.
+
+// The usual steps.
+const (
+	sessionOpens = `client sends <open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="proto.test" version="1.0"/>
+server receives <?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to="proto.test" version="1.0">
+server sends <?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='i1' version='1.0' xml:lang='en' xmlns='jabber:client' from='proto.test'>
+client receives <open xmlns="urn:ietf:params:xml:ns:xmpp-framing" from='proto.test' id='i1' version='1.0' xml:lang='en'/>`
+
+	sessionLogsIn = sessionOpens + `
+server sends <stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>
+client receives <stream:features xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>
+client sends <auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>
+server receives <auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>
+server sends <success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>
+client receives <success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>
+` + sessionOpens
+)
+
+// A chunking cuts the bytes of one stimulus into writes. fragments makes more
+// than one frame of a text message; coalesce makes one stimulus of adjacent
+// sends of one actor.
+type chunking struct {
+	cut       func([]byte) [][]byte
+	fragments int
+	coalesce  bool
+}
+
+func whole(b []byte) [][]byte { return [][]byte{b} }
+
+var chunkings = map[string]chunking{
+	"whole":     {cut: whole},
+	"halves":    {cut: func(b []byte) [][]byte { return [][]byte{b[:len(b)/2], b[len(b)/2:]} }},
+	"fragments": {cut: whole, fragments: 3},
+	"coalesced": {cut: whole, coalesce: true},
+	"bytes": {cut: func(b []byte) (all [][]byte) {
+		if len(b) > 1<<14 { // large ones: enough cuts, in less time
+			return slices.Collect(slices.Chunk(b, 1021))
+		}
+		return slices.Collect(slices.Chunk(b, 1))
+	}},
+}
+
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no transcripts: %v", err)
+	}
+	for _, file := range files {
+		ar, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := slices.Sorted(maps.Keys(chunkings))
+		if only := section(ar, "chunking"); only != nil {
+			names = strings.Fields(string(only))
+		}
+		for _, name := range names {
+			c, ok := chunkings[name]
+			if !ok {
+				t.Fatalf("%s: unknown chunking %q", file, name)
+			}
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar")+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					happened, ok := play(t, ar, c)
+					switch {
+					case *update && name == names[0]:
+						for i := range ar.Files {
+							if ar.Files[i].Name == "transcript" {
+								ar.Files[i].Data = []byte(happened)
+							}
+						}
+						if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
+							t.Fatal(err)
+						}
+					case !ok:
+						t.Errorf("%s, as it happened:\n%s", file, happened)
+					}
+				})
+			})
+		}
+	}
+}
+
+func section(ar *txtar.Archive, name string) []byte {
+	for _, f := range ar.Files {
+		if f.Name == name {
+			return f.Data
+		}
+	}
+	return nil
+}
+
+// A line is one event of a transcript.
+type line struct {
+	text    string // as it stands in the file, with its continuation
+	actor   string
+	verb    string
+	payload string
+	effect  bool
+	derived bool // from one of the usual steps
+}
+
+var (
+	usual  = map[string]string{"session opens": sessionOpens, "session logs in": sessionLogsIn}
+	repeat = regexp.MustCompile(`\{(.)\*(\d+)\}`)
+)
+
+// parseTranscript reads events; blank lines and comments become lines without
+// an actor.
+func parseTranscript(t *testing.T, src string) (lines []line) {
+	t.Helper()
+	rows := strings.Split(strings.TrimSuffix(src, "\n"), "\n")
+	for i := 0; i < len(rows); i++ {
+		row := rows[i]
+		if row == "" || row[0] == '#' {
+			lines = append(lines, line{text: row})
+			continue
+		}
+		if steps, ok := usual[row]; ok {
+			for j, l := range parseTranscript(t, steps) {
+				l.derived = true
+				l.text = ""
+				if j == 0 {
+					l.text = row
+				}
+				lines = append(lines, l)
+			}
+			continue
+		}
+		l := line{text: row}
+		f := strings.SplitN(row, " ", 3)
+		if len(f) == 2 && f[1] == "pass" {
+			l.actor, l.verb, l.payload = "time", "pass", f[0]
+			lines = append(lines, l)
+			continue
+		}
+		if len(f) < 2 {
+			t.Fatalf("line %d: %q is no event", i+1, row)
+		}
+		l.actor, l.verb = f[0], f[1]
+		if len(f) == 3 {
+			l.payload = f[2]
+		}
+		if l.payload == "" && i+1 < len(rows) && strings.HasPrefix(rows[i+1], "\t") {
+			var text []string
+			for i+1 < len(rows) && strings.HasPrefix(rows[i+1], "\t") {
+				i++
+				text = append(text, rows[i][1:])
+			}
+			l.payload = strings.Join(text, "\n")
+			l.text += "\n\t" + strings.Join(text, "\n\t")
+		}
+		l.payload = expand(t, i+1, l.payload)
+		switch l.actor + " " + l.verb {
+		case "client receives", "server receives", "client sees", "server sees":
+			l.effect = true
+		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops":
+		default:
+			t.Fatalf("line %d: %q is no event", i+1, row)
+		}
+		lines = append(lines, l)
+	}
+	return lines
+}
+
+func expand(t *testing.T, at int, s string) string {
+	if kind, rest, ok := strings.Cut(s, " "); ok && (kind == "ping" || kind == "pong" || kind == "binary") {
+		return kind + " " + expand(t, at, rest)
+	}
+	if strings.HasPrefix(s, `"`) {
+		u, err := strconv.Unquote(s)
+		if err != nil {
+			t.Fatalf("line %d: %s: %v", at, s, err)
+		}
+		s = u
+	}
+	return repeat.ReplaceAllStringFunc(s, func(m string) string {
+		f := repeat.FindStringSubmatch(m)
+		n, _ := strconv.Atoi(f[2])
+		return strings.Repeat(f[1], n)
+	})
+}
+
+// shorten is the inverse of expand, for the page.
+func shorten(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		j := i
+		for j < len(s) && s[j] == s[i] {
+			j++
+		}
+		if j-i > 40 {
+			fmt.Fprintf(&b, "{%c*%d}", s[i], j-i)
+		} else {
+			b.WriteString(s[i:j])
+		}
+		i = j
+	}
+	s = b.String()
+	if s != strings.TrimSpace(s) || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0xfffd }) || s == "" || s[0] == '"' {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// A stage is the two ends of one session and what has arrived there.
+type stage struct {
+	t       *testing.T
+	g       *Gateway
+	c       chunking
+	client  net.Conn
+	server  net.Conn // nil before the dial
+	refuses bool
+	hangs   bool
+
+	mu       sync.Mutex // the fake clock gives no happens-before
+	resume   chan struct{}
+	received map[string][]string // by actor
+}
+
+// env makes a gateway of the environment variables of a file.
+func env(t *testing.T, src []byte) *Gateway {
+	g := &Gateway{}
+	for row := range strings.Lines(string(src)) {
+		k, v, _ := strings.Cut(strings.TrimSpace(row), "=")
+		var err error
+		switch k {
+		case "":
+		case "XMPPGATE_DOMAINS":
+			g.Domains = strings.Split(v, ",")
+		case "XMPPGATE_ORIGINS":
+			g.Origins = strings.Split(v, ",")
+		case "XMPPGATE_MAX_STANZA_BYTES":
+			g.MaxStanza, err = strconv.Atoi(v)
+		case "XMPPGATE_MAX_SESSIONS":
+			g.MaxSessions, err = strconv.Atoi(v)
+		case "XMPPGATE_PING_INTERVAL":
+			g.PingInterval, err = time.ParseDuration(v)
+		default:
+			t.Fatalf("env: unknown variable %q", k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return g
+}
+
+// play performs a transcript and returns the page as it happened.
+func play(t *testing.T, ar *txtar.Archive, c chunking) (happened string, ok bool) {
+	st := &stage{t: t, c: c, g: env(t, section(ar, "env")), received: make(map[string][]string)}
+	st.g.streamID = func() string { return "gw1" }
+	st.g.Dial = st.dial
+	lines := parseTranscript(t, string(section(ar, "transcript")))
+
+	conn, far := net.Pipe()
+	st.client = conn
+	st.g.serveConn(far)
+	if _, err := io.WriteString(conn, "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
+		st.extraHeaders(section(ar, "headers"))+"\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	readResponse(t, conn)
+	go st.readClient()
+
+	var page []string
+	ok = true
+	for i := 0; i < len(lines); {
+		l := lines[i]
+		i++
+		if l.actor == "" {
+			page = append(page, l.text)
+			continue
+		}
+		if l.effect {
+			t.Fatalf("%q stands below no stimulus", l.text)
+		}
+		want := map[string][]string{}
+		var wantLines []line
+		batch := []line{l}
+		for ; i < len(lines) && (lines[i].effect || st.joins(l, lines[i])); i++ {
+			if !lines[i].effect {
+				batch = append(batch, lines[i])
+				continue
+			}
+			wantLines = append(wantLines, lines[i])
+			want[lines[i].actor] = record(want[lines[i].actor], lines[i].actor, describe(lines[i]))
+		}
+		st.perform(batch)
+		synctest.Wait()
+		got := st.take()
+		same := true
+		for _, actor := range []string{"server", "client"} {
+			same = same && slices.Equal(got[actor], want[actor])
+		}
+		for _, b := range batch {
+			if b.text != "" {
+				page = append(page, b.text)
+			}
+		}
+		if same {
+			for _, w := range wantLines {
+				if w.text != "" {
+					page = append(page, w.text)
+				}
+			}
+			continue
+		}
+		ok = false
+		if !*update {
+			page = append(page, "# ^^^ differs; the effects were:")
+		}
+		for _, actor := range []string{"server", "client"} {
+			for _, e := range got[actor] {
+				page = append(page, actor+" "+pretty(e))
+			}
+		}
+		if !*update {
+			break
+		}
+	}
+	conn.Close()
+	if st.server != nil {
+		st.server.Close()
+	}
+	st.reads()
+	synctest.Wait()
+	return strings.Join(page, "\n") + "\n", ok
+}
+
+func (st *stage) extraHeaders(b []byte) string {
+	return strings.ReplaceAll(string(b), "\n", "\r\n")
+}
+
+// joins reports whether next may be part of one stimulus with l.
+func (st *stage) joins(l, next line) bool {
+	return st.c.coalesce && l.verb == "sends" && next.verb == "sends" && next.actor == l.actor
+}
+
+// describe is the form in which effects are compared.
+func describe(l line) string {
+	if l.verb == "sees" {
+		return "sees EOF"
+	}
+	return "receives " + l.payload
+}
+
+// pretty is an effect as the page shows it.
+func pretty(e string) string {
+	payload, ok := strings.CutPrefix(e, "receives ")
+	if !ok || strings.HasPrefix(payload, "close") {
+		return e
+	}
+	for _, kind := range []string{"ping ", "pong "} {
+		if p, ok := strings.CutPrefix(payload, kind); ok {
+			return "receives " + kind + shorten(p)
+		}
+	}
+	return "receives " + shorten(payload)
+}
+
+// record appends an effect. A stream has no messages: adjacent bytes are one
+// effect.
+func record(all []string, actor, e string) []string {
+	if n := len(all); actor == "server" && n > 0 && strings.HasPrefix(e, "receives ") && strings.HasPrefix(all[n-1], "receives ") {
+		all[n-1] += strings.TrimPrefix(e, "receives ")
+		return all
+	}
+	return append(all, e)
+}
+
+func (st *stage) note(actor, e string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.received[actor] = record(st.received[actor], actor, e)
+}
+
+func (st *stage) take() map[string][]string {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	got := st.received
+	st.received = make(map[string][]string)
+	return got
+}
+
+func (st *stage) dial(ctx context.Context) (net.Conn, error) {
+	switch {
+	case st.refuses:
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	case st.hangs:
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	near, far := net.Pipe()
+	st.mu.Lock()
+	st.server = far
+	st.mu.Unlock()
+	go st.readServer(far)
+	return near, nil
+}
+
+func (st *stage) perform(batch []line) {
+	var out []byte
+	var chunks [][]byte
+	for _, l := range batch {
+		switch l.actor + " " + l.verb {
+		case "client sends":
+			for _, f := range clientFrames(st.t, l.payload, st.c.fragments) {
+				out = append(out, f...)
+			}
+		case "server sends":
+			out = append(out, l.payload...)
+		case "client drops":
+			st.client.Close()
+		case "client stops":
+			st.mu.Lock()
+			st.resume = make(chan struct{})
+			st.mu.Unlock()
+		case "client reads":
+			st.reads()
+		case "server drops":
+			st.server.Close()
+		case "server refuses":
+			st.refuses = true
+		case "server hangs":
+			st.hangs = true
+		case "gateway stops":
+			go st.g.Shutdown(context.Background())
+		case "time pass":
+			d, err := time.ParseDuration(l.payload)
+			if err != nil {
+				st.t.Fatal(err)
+			}
+			time.Sleep(d)
+		}
+	}
+	if len(out) == 0 {
+		return
+	}
+	chunks = st.c.cut(out)
+	conn := st.client
+	if batch[0].actor == "server" {
+		if conn = st.server; conn == nil {
+			st.t.Fatalf("%q before the dial", batch[0].text)
+		}
+	}
+	// A gateway that stops reading must not stop the script.
+	go func() {
+		for _, b := range chunks {
+			if _, err := conn.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+}
+
+func (st *stage) reads() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.resume != nil {
+		close(st.resume)
+		st.resume = nil
+	}
+}
+
+// clientFrames is what a client writes for a payload.
+func clientFrames(t *testing.T, payload string, fragments int) [][]byte {
+	kind, rest, _ := strings.Cut(payload, " ")
+	switch kind {
+	case "ping":
+		return [][]byte{maskedFrame(ws.OpPing, true, []byte(rest))}
+	case "pong":
+		return [][]byte{maskedFrame(ws.OpPong, true, []byte(rest))}
+	case "binary":
+		return [][]byte{maskedFrame(ws.OpBinary, true, []byte(rest))}
+	case "close":
+		var body []byte
+		if rest != "" {
+			code, reason, _ := strings.Cut(rest, " ")
+			n, err := strconv.Atoi(code)
+			if err != nil {
+				t.Fatalf("close: %v", err)
+			}
+			body = append(binary.BigEndian.AppendUint16(nil, uint16(n)), reason...)
+		}
+		return [][]byte{maskedFrame(ws.OpClose, true, body)}
+	case "frame":
+		b, err := hex.DecodeString(strings.ReplaceAll(rest, " ", ""))
+		if err != nil {
+			t.Fatalf("frame: %v", err)
+		}
+		return [][]byte{b}
+	}
+	if fragments == 0 || len(payload) < fragments {
+		return [][]byte{maskedFrame(ws.OpText, true, []byte(payload))}
+	}
+	var frames [][]byte
+	op := ws.OpText
+	for part := range slices.Chunk([]byte(payload), (len(payload)+fragments-1)/fragments) {
+		frames = append(frames, maskedFrame(op, false, part))
+		op = ws.OpContinuation
+	}
+	frames[len(frames)-1][0] |= 0x80
+	return frames
+}
+
+func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
+	h := ws.Header{Fin: fin, OpCode: op, Masked: true, Mask: [4]byte{0x37, 0xfa, 0x21, 0x3d}, Length: int64(len(payload))}
+	var b bytes.Buffer
+	if err := ws.WriteHeader(&b, h); err != nil {
+		panic(err)
+	}
+	p := bytes.Clone(payload)
+	ws.Cipher(p, h.Mask, 0)
+	return append(b.Bytes(), p...)
+}
+
+func (st *stage) readClient() {
+	conn := &gated{st: st}
+	for {
+		h, err := ws.ReadHeader(conn)
+		if err != nil {
+			if !errors.Is(err, io.ErrClosedPipe) {
+				st.note("client", "sees EOF")
+			}
+			return
+		}
+		p := make([]byte, h.Length)
+		if _, err := io.ReadFull(conn, p); err != nil {
+			st.note("client", "receives part of a frame")
+			return
+		}
+		if h.Masked || !h.Fin || h.Rsv != 0 {
+			st.note("client", fmt.Sprintf("receives a bad frame %+v", h))
+		}
+		switch h.OpCode {
+		case ws.OpText:
+			st.note("client", "receives "+string(p))
+		case ws.OpPing:
+			st.note("client", "receives ping "+string(p))
+		case ws.OpPong:
+			st.note("client", "receives pong "+string(p))
+		case ws.OpClose:
+			e := "receives close"
+			if len(p) >= 2 {
+				e += fmt.Sprintf(" %d", binary.BigEndian.Uint16(p))
+				if len(p) > 2 {
+					e += " " + string(p[2:])
+				}
+			}
+			st.note("client", e)
+		default:
+			st.note("client", fmt.Sprintf("receives a bad frame %+v", h))
+		}
+	}
+}
+
+// gated reads the client's end unless the script has stopped that.
+type gated struct{ st *stage }
+
+func (g *gated) Read(b []byte) (int, error) {
+	g.st.mu.Lock()
+	wait := g.st.resume
+	g.st.mu.Unlock()
+	if wait != nil {
+		<-wait
+	}
+	return g.st.client.Read(b)
+}
+
+func (st *stage) readServer(conn net.Conn) {
+	b := make([]byte, 1<<16)
+	for {
+		n, err := conn.Read(b)
+		if n > 0 {
+			st.note("server", "receives "+string(b[:n]))
+		}
+		if err != nil {
+			if !errors.Is(err, io.ErrClosedPipe) {
+				st.note("server", "sees EOF")
+			}
+			return
+		}
+	}
+}
+
+// readResponse reads the head of a response, byte by byte so that what follows
+// it stays in conn.
+func readResponse(t *testing.T, conn io.Reader) string {
+	t.Helper()
+	var head []byte
+	b := make([]byte, 1)
+	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+		if _, err := conn.Read(b); err != nil {
+			t.Fatalf("response %q: %v", head, err)
+		}
+		head = append(head, b[0])
+	}
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) {
+		t.Fatalf("response %q", head)
+	}
+	return string(head)
+}
