@@ -98,8 +98,8 @@ func notText(offset int, why string) error {
 }
 
 // StanzaTooBig is the application-specific condition that explains a
-// [PolicyViolation] for an element over the size limit (XEP-0205, section 2.1,
-// and common practice of servers).
+// [PolicyViolation] for an element over the size limit (XEP-0205; registered by
+// XEP-0182).
 const StanzaTooBig = `<stanza-too-big xmlns="urn:xmpp:errors"/>`
 
 // AppendStreamError appends to dst a stream error as a message of its own, all

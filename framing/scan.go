@@ -58,62 +58,73 @@ const (
 )
 
 // checkCharacters looks for control characters that XML forbids and for bytes
-// that are not ASCII, 64 bytes at a time. control is the index of the first
-// forbidden byte, or -1.
-//
-// Subtracting 0x20 from each byte of a word sets the high bit of those below.
-// A borrow can reach a neighbour only from such a byte, so it can blur where
-// one was found, not whether.
+// that are not ASCII. control is the index of the first forbidden byte, or -1.
 func checkCharacters(b []byte) (control int, ascii bool) {
 	ascii = true
+	for i := 0; ; {
+		i += plain(b[i:])
+		if i == len(b) {
+			return -1, ascii
+		}
+		// White space, a character beyond ASCII or, rarely, an error.
+		part := b[i:min(i+64, len(b))]
+		if ascii {
+			ascii = isASCII(part)
+		}
+		if j := indexControl(part); j >= 0 {
+			return i + j, ascii && isASCII(b[i:])
+		}
+		i += len(part)
+	}
+}
+
+// plain returns the length of a prefix of b that is printable ASCII (or DEL,
+// which XML allows). It may stop up to 63 bytes early.
+//
+// It looks at 64 bytes at a time. Subtracting 0x20 from each byte of a word
+// sets the high bit of those below, as it is set in those beyond ASCII. A
+// borrow reaches a neighbour only from one of the former, so it can blur where
+// such a byte is, not whether there is one.
+func plain(b []byte) int {
 	i := 0
-	for ; i+64 <= len(b); i += 64 {
+	for ; len(b)-i >= 64; i += 64 {
 		c := b[i : i+64 : i+64]
 		w0 := binary.LittleEndian.Uint64(c[0:])
 		w1 := binary.LittleEndian.Uint64(c[8:])
 		w2 := binary.LittleEndian.Uint64(c[16:])
 		w3 := binary.LittleEndian.Uint64(c[24:])
-		w4 := binary.LittleEndian.Uint64(c[32:])
-		w5 := binary.LittleEndian.Uint64(c[40:])
-		w6 := binary.LittleEndian.Uint64(c[48:])
-		w7 := binary.LittleEndian.Uint64(c[56:])
-		high := w0 | w1 | w2 | w3 | w4 | w5 | w6 | w7
-		low := (w0 - limit) | (w1 - limit) | (w2 - limit) | (w3 - limit) |
-			(w4 - limit) | (w5 - limit) | (w6 - limit) | (w7 - limit)
-		if (high|low)&highs == 0 {
-			continue
-		}
-		if high&highs != 0 {
-			ascii = false
-			// With high bits about, ask again with them masked out.
-			low = (w0-limit)&^w0 | (w1-limit)&^w1 | (w2-limit)&^w2 | (w3-limit)&^w3 |
-				(w4-limit)&^w4 | (w5-limit)&^w5 | (w6-limit)&^w6 | (w7-limit)&^w7
-		}
-		if low&highs != 0 {
-			if j := indexControl(c); j >= 0 {
-				return i + j, ascii && isASCII(b[i+j:])
-			}
+		x := ((w0 | (w0 - limit)) | (w1 | (w1 - limit))) | ((w2 | (w2 - limit)) | (w3 | (w3 - limit)))
+		w0 = binary.LittleEndian.Uint64(c[32:])
+		w1 = binary.LittleEndian.Uint64(c[40:])
+		w2 = binary.LittleEndian.Uint64(c[48:])
+		w3 = binary.LittleEndian.Uint64(c[56:])
+		y := ((w0 | (w0 - limit)) | (w1 | (w1 - limit))) | ((w2 | (w2 - limit)) | (w3 | (w3 - limit)))
+		if (x|y)&highs != 0 {
+			return i
 		}
 	}
-	for ; i+8 <= len(b); i += 8 {
+	for ; len(b)-i >= 8; i += 8 {
 		w := binary.LittleEndian.Uint64(b[i:])
-		if w&highs != 0 {
-			ascii = false
+		if (w|(w-limit))&highs != 0 {
+			return i
 		}
-		if (w-limit)&^w&highs != 0 {
-			if j := indexControl(b[i : i+8]); j >= 0 {
-				return i + j, ascii && isASCII(b[i+j:])
-			}
+	}
+	if i == len(b) {
+		return i
+	}
+	if len(b) >= 8 { // the last bytes, some of them again
+		w := binary.LittleEndian.Uint64(b[len(b)-8:])
+		if (w|(w-limit))&highs == 0 {
+			return len(b)
 		}
+		return i
 	}
 	for ; i < len(b); i++ {
-		if b[i] >= utf8.RuneSelf {
-			ascii = false
-		} else if b[i] < ' ' && !isSpace(b[i]) {
-			return i, ascii && isASCII(b[i:])
+		if b[i]-' ' >= utf8.RuneSelf-' ' {
+			return i
 		}
 	}
-	return -1, ascii
+	return i
 }
 
 func indexControl(b []byte) int {

@@ -247,7 +247,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 			prefixed := colon >= 0
 			var seen uint64 // a set of attribute names, by a coarse hash
 			j := nameEnd
-			for tag := tag; ; {
+			for {
 				if j < len(tag) && tag[j] == '>' {
 					break // the usual end, without a call
 				}
@@ -287,9 +287,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 					return err
 				}
 			}
-			// The root's namespaces matter always, those of others only to
-			// check prefixes.
-			if err := p.declare(tag, len(open)+1, maxAttributes); err != nil {
+			if err := p.declare(tag, len(open)+1, maxAttributes, references); err != nil {
 				return err
 			}
 			if prefixed {
@@ -378,14 +376,17 @@ func checkNames(tag []byte, name span, attrs []attribute) error {
 
 // declare checks the namespace declarations of the current tag and remembers
 // the prefixes (Namespaces in XML 1.0, section 3).
-func (p *UpParser) declare(tag []byte, depth, maxPrefixes int) error {
+func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) error {
 	for i := range p.attrs {
 		a := &p.attrs[i]
 		name, ok := a.declares(tag)
 		if !ok {
 			continue
 		}
-		s := value(tag, a)
+		s := tag[a.value+1 : a.end-1]
+		if len(name) > 0 || references {
+			s = unescaped(s)
+		}
 		switch {
 		case string(name) == "xml":
 			if string(s) != nsXML {
@@ -491,8 +492,8 @@ func (p *UpParser) root(m *Message, msg []byte, name span, colon int) error {
 		}
 		return nil
 	case NSStreams:
-		if string(m.Local) == "stream" {
-			return &Error{UnsupportedStanzaType, name.start - 1, errHeader}
+		if string(m.Local) == "stream" { // a second document inside the first
+			return &Error{NotWellFormed, name.start - 1, errHeader}
 		}
 	}
 	m.Class = classify(m.Local, space)

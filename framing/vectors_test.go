@@ -1,0 +1,251 @@
+package framing
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+)
+
+var update = flag.Bool("update", false, "rewrite the outputs of the vectors")
+
+// A vector is one file of testdata. The comment of the archive says what it
+// shows, which cases of the conformance list it covers and where the rule
+// stands. Its files, each without its last line end:
+//
+//	in     the input; in.go is the same as a Go string, for odd bytes
+//	kind   kind and class of each unit, one a line
+//	out    the bytes that result, one file for each unit
+//	error  condition and offset, if the input is refused at some point
+type vector struct {
+	path    string
+	archive *txtar.Archive
+	in      []byte
+}
+
+func (v vector) name() string { return strings.TrimSuffix(filepath.Base(v.path), ".txtar") }
+
+var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nCases: ([BS]?\d+, )*[BS]?\d+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n$`)
+
+func vectors(tb testing.TB, dir string) (all []vector) {
+	tb.Helper()
+	paths, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
+	if err != nil || len(paths) == 0 {
+		tb.Fatal("no vectors", err)
+	}
+	for _, path := range paths {
+		archive, err := txtar.ParseFile(path)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if c := strings.Replace(string(archive.Comment), ", section 11\n", ", section 11.0\n", 1); !vectorComment.MatchString(c) {
+			tb.Errorf("%s: bad comment %q", path, c)
+		}
+		v := vector{path: path, archive: archive}
+		switch f := archive.Files[0]; f.Name {
+		case "in":
+			v.in = bytes.TrimSuffix(f.Data, []byte("\n"))
+		case "in.go":
+			s, err := strconv.Unquote(strings.TrimSpace(string(f.Data)))
+			if err != nil {
+				tb.Fatalf("%s: %v", path, err)
+			}
+			v.in = []byte(s)
+		default:
+			tb.Fatalf("%s: starts with %s", path, f.Name)
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// A result is what an input gave, in the form of the files of a vector.
+type result struct {
+	kinds []string
+	outs  []string
+	err   string
+}
+
+func (r *result) files() (files []txtar.File) {
+	add := func(name, data string) {
+		files = append(files, txtar.File{Name: name, Data: []byte(data + "\n")})
+	}
+	if len(r.kinds) > 0 {
+		add("kind", strings.Join(r.kinds, "\n"))
+	}
+	for _, out := range r.outs {
+		add("out", out)
+	}
+	if r.err != "" {
+		add("error", r.err)
+	}
+	return files
+}
+
+func (r *result) fail(err error) {
+	var e *Error
+	if !errors.As(err, &e) || e.Err == nil {
+		r.err = "not an *Error: " + err.Error()
+		return
+	}
+	what := string(e.Condition)
+	if errors.Is(err, ErrNotText) {
+		what = "not-text"
+	}
+	r.err = fmt.Sprintf("%s %d", what, e.Offset)
+}
+
+// check compares r with the vector, or rewrites the vector.
+func (v vector) check(t *testing.T, r *result) {
+	t.Helper()
+	files := r.files()
+	if *update {
+		v.archive.Files = append(v.archive.Files[:1:1], files...)
+		if err := os.WriteFile(v.path, txtar.Format(v.archive), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	got := txtar.Format(&txtar.Archive{Files: files})
+	want := txtar.Format(&txtar.Archive{Files: v.archive.Files[1:]})
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s\nin:\n%q\ngot:\n%swant:\n%s", v.path, v.in, got, want)
+	}
+}
+
+var kindNames = map[Kind]string{None: "None", Header: "Header", End: "End", Element: "Element"}
+
+var classNames = map[Class]string{
+	Other: "Other", MessageStanza: "MessageStanza", PresenceStanza: "PresenceStanza", IQStanza: "IQStanza",
+	Features: "Features", StreamError: "StreamError",
+	Auth: "Auth", Response: "Response", Abort: "Abort", Success: "Success", Failure: "Failure",
+	Authenticate2: "Authenticate2", Success2: "Success2", Failure2: "Failure2",
+	StartTLS: "StartTLS", Proceed: "Proceed", Compress: "Compress", Compressed: "Compressed",
+	SMEnabled: "SMEnabled", SMResumed: "SMResumed",
+}
+
+func kindName(k Kind, c Class) string {
+	if k == Element {
+		return kindNames[k] + " " + classNames[c]
+	}
+	return kindNames[k]
+}
+
+func parseUp(p *UpParser, msg []byte) *result {
+	r := new(result)
+	m, err := p.Parse(msg)
+	if err != nil {
+		r.fail(err)
+		return r
+	}
+	kind := kindName(m.Kind, m.Class)
+	if m.External {
+		kind += " External"
+	}
+	r.kinds = []string{kind}
+	switch m.Kind {
+	case Header:
+		r.outs = []string{string(AppendStream(nil, m.Attributes))}
+	case End:
+		r.outs = []string{EndTag}
+	case Element:
+		r.outs = []string{string(m.Raw)}
+	}
+	return r
+}
+
+func TestUpVectors(t *testing.T) {
+	var p UpParser // one for all: nothing may be left over
+	for _, v := range vectors(t, "up") {
+		t.Run(v.name(), func(t *testing.T) {
+			v.check(t, parseUp(&p, v.in))
+		})
+	}
+}
+
+// runDown feeds in to d in the pieces that size gives, moving the bytes each
+// time, and returns what comes of it.
+func runDown(d *Down, in []byte, size func() int) *result {
+	r := new(result)
+	var b []byte
+	for fed := 0; ; {
+		u, n, err := d.Next(b)
+		if err != nil {
+			r.fail(err)
+			return r
+		}
+		if n > len(b) {
+			r.err = "consumed more than there was"
+			return r
+		}
+		if u.Kind == None {
+			if fed == len(in) {
+				return r
+			}
+			k := min(max(size(), 1), len(in)-fed)
+			b = append(append([]byte(nil), b[n:]...), in[fed:fed+k]...)
+			fed += k
+			continue
+		}
+		r.kinds = append(r.kinds, kindName(u.Kind, u.Class))
+		r.outs = append(r.outs, message(d, u, true))
+		b = b[n:]
+	}
+}
+
+// message returns the message for u.
+func message(d *Down, u Unit, filter bool) string {
+	switch {
+	case u.Kind == Header:
+		return string(AppendOpen(nil, u.Attributes))
+	case u.Kind == End:
+		return CloseMessage
+	case u.Class == Features && filter:
+		return string(d.AppendFeatures(nil, u))
+	}
+	head, tail := d.AppendHead(nil, u)
+	out := string(head) + string(tail)
+	if len(out) != d.Size(u) {
+		return fmt.Sprintf("%d bytes announced, got %q", d.Size(u), out)
+	}
+	return out
+}
+
+func TestDownVectors(t *testing.T) {
+	for _, dir := range []string{"down", "features"} {
+		for _, v := range vectors(t, dir) {
+			t.Run(v.name(), func(t *testing.T) {
+				run := func(size func() int) *result {
+					return runDown(&Down{MaxStanza: 65536}, v.in, size)
+				}
+				whole := run(func() int { return len(v.in) })
+				v.check(t, whole)
+				want := fmt.Sprint(whole)
+				if got := fmt.Sprint(run(func() int { return 1 })); got != want {
+					t.Errorf("byte by byte: got %s\nwant %s", got, want)
+				}
+				for cut := 1; cut < len(v.in); cut++ {
+					first := true
+					size := func() int {
+						if first {
+							first = false
+							return cut
+						}
+						return len(v.in)
+					}
+					if got := fmt.Sprint(run(size)); got != want {
+						t.Errorf("cut at %d: got %s\nwant %s", cut, got, want)
+					}
+				}
+			})
+		}
+	}
+}
