@@ -315,8 +315,8 @@ func (p *pair) turn(sd side) bool {
 }
 
 // readSocket reads until it is no longer the turn of sd. All reading happens
-// in one callback: between two calls of Read a wake-up would be lost, and one
-// that finds nothing would be wasted. While it waits it holds no buffer.
+// in one callback: a second call of Read could lose a wake-up of the first.
+// While it waits it holds no buffer.
 func (p *pair) readSocket(sd side) error {
 	e := &p.ends[sd]
 	var failed error
@@ -344,12 +344,13 @@ func (p *pair) readSocket(sd side) error {
 				}
 				return true
 			}
+			// A short read does not mean that there is nothing more: the
+			// runtime tells of data and of the FIN behind it once, not
+			// twice. A test that writes and closes a moment later would
+			// not notice.
 			p.feed(sd, n)
 			if e.refeed {
 				return true
-			}
-			if n < len(space) {
-				return false
 			}
 		}
 	})

@@ -48,8 +48,8 @@ var (
 	refuseBad      = refusal{"bad-request", 400, "", "This is no WebSocket handshake."}
 	refuseMethod   = refusal{"bad-method", 405, "Allow: GET\r\n", "Use GET."}
 	refusePath     = refusal{"not-found", 404, "", "Nothing is here."}
-	refusePlain    = refusal{"no-upgrade", 426, "Upgrade: websocket\r\n", "This is a WebSocket endpoint (RFC 7395)."}
-	refuseVersion  = refusal{"bad-version", 426, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", "Use version 13 of the WebSocket protocol."}
+	refusePlain    = refusal{"no-upgrade", 426, "Upgrade: websocket\r\nConnection: Upgrade\r\n", "This is a WebSocket endpoint (RFC 7395)."}
+	refuseVersion  = refusal{"bad-version", 426, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", "Use version 13 of the WebSocket protocol."}
 	refuseProtocol = refusal{"no-subprotocol", 400, "", "Offer the WebSocket subprotocol xmpp (Sec-WebSocket-Protocol: xmpp)."}
 	refuseOrigin   = refusal{"bad-origin", 403, "", "This origin may not connect."}
 )

@@ -1,0 +1,511 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"xmppgate/framing"
+)
+
+// What net.Pipe cannot show: half-close, resets, buffers of the kernel. Each
+// test runs on every loop.
+var loops = map[string]loop{"goroutine": goroutines{}}
+
+func onLoops(t *testing.T, f func(t *testing.T, l loop)) {
+	for name, l := range loops {
+		t.Run(name, func(t *testing.T) { f(t, l) })
+	}
+}
+
+const (
+	testOpen   = `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="proto.test" version="1.0"/>`
+	testHeader = `<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='i1' version='1.0' xml:lang='en' xmlns='jabber:client' from='proto.test'>`
+	// patience bounds what a test waits for; nothing takes this long.
+	patience = 10 * time.Second
+)
+
+// A bench is a gateway between a client and a server on loopback.
+type bench struct {
+	t        *testing.T
+	g        *Gateway
+	gate     net.Listener
+	upstream net.Listener
+}
+
+func newBench(t *testing.T, l loop) *bench {
+	t.Helper()
+	b := &bench{t: t, g: &Gateway{}}
+	b.g.init()
+	b.g.loop = l
+	var err error
+	if b.upstream, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	if b.g.Dial, err = ParseUpstream("tcp://" + b.upstream.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if b.gate, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- b.g.Serve(b.gate) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := b.g.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		b.upstream.Close()
+	})
+	return b
+}
+
+// connect opens a session; both ends are closed when the test ends.
+func (b *bench) connect() (cl *net.TCPConn, srv *net.TCPConn) {
+	b.t.Helper()
+	conn, err := net.Dial("tcp", b.gate.Addr().String())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	cl = conn.(*net.TCPConn)
+	cl.SetDeadline(time.Now().Add(patience))
+	b.t.Cleanup(func() { cl.Close() })
+	io.WriteString(cl, goodRequest+"\r\n")
+	readResponse(b.t, cl)
+	b.send(cl, testOpen)
+	up, err := b.upstream.Accept()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	srv = up.(*net.TCPConn)
+	srv.SetDeadline(time.Now().Add(patience))
+	b.t.Cleanup(func() { srv.Close() })
+	b.expect(srv, string(framing.AppendStream(nil, framing.Attributes{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
+	io.WriteString(srv, testHeader)
+	if m := b.message(cl); !strings.HasPrefix(m, "<open ") {
+		b.t.Fatalf("got %q instead of <open/>", m)
+	}
+	return cl, srv
+}
+
+func (b *bench) send(cl net.Conn, m string) {
+	if _, err := cl.Write(maskedFrame(ws.OpText, true, []byte(m))); err != nil {
+		b.t.Errorf("send: %v", err)
+	}
+}
+
+// expect reads exactly want.
+func (b *bench) expect(r io.Reader, want string) {
+	b.t.Helper()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); err != nil || string(got) != want {
+		b.t.Fatalf("got %.200q, %v, want %.200q", got, err, want)
+	}
+}
+
+// message reads one frame of the client: the text, or "close CODE".
+func (b *bench) message(r io.Reader) string {
+	b.t.Helper()
+	h, err := ws.ReadHeader(r)
+	if err != nil {
+		b.t.Fatalf("read message: %v", err)
+	}
+	p := make([]byte, h.Length)
+	if _, err := io.ReadFull(r, p); err != nil {
+		b.t.Fatalf("read message: %v", err)
+	}
+	if h.OpCode == ws.OpClose {
+		return fmt.Sprintf("close %d", binary.BigEndian.Uint16(p))
+	}
+	return string(p)
+}
+
+// endOf reads to the end and returns what came before it.
+func endOf(conn net.Conn) (string, error) {
+	b, err := io.ReadAll(conn)
+	return string(b), err
+}
+
+// The two directions do not wait for each other: while a client reads nothing
+// it can still send, pings included.
+//
+// Cases: 110, B26. RFC 6120, section 4.9.3.16.
+func TestDirectionsAreIndependent(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		cl, srv := b.connect()
+
+		// The server writes until nobody takes any more.
+		flood := "<message><body>" + strings.Repeat("x", 1000) + "</body></message>"
+		flooded := make(chan int)
+		go func() {
+			n := 0
+			for {
+				srv.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+				k, err := io.WriteString(srv, flood)
+				n += k
+				if err != nil {
+					flooded <- n
+					return
+				}
+			}
+		}()
+		sent := <-flooded
+
+		// 8 MiB go up all the same.
+		const messages = 8192
+		up := "<message><body>" + strings.Repeat("y", 1000) + "</body></message>"
+		go func() {
+			for i := range messages {
+				if i%100 == 0 {
+					cl.Write(maskedFrame(ws.OpPing, true, []byte("ping")))
+				}
+				b.send(cl, up)
+			}
+		}()
+		got := make([]byte, len(up))
+		for i := range messages {
+			if _, err := io.ReadFull(srv, got); err != nil || string(got) != up {
+				t.Fatalf("message %d: %v", i, err)
+			}
+		}
+
+		// And all that the server wrote comes down when the client reads.
+		want := sent / len(flood)
+		for texts := 0; texts < want; {
+			m := b.message(cl)
+			if m == "ping" {
+				continue // a pong
+			}
+			if m != strings.Replace(flood, "<message", `<message xmlns="jabber:client"`, 1) {
+				t.Fatalf("element %d: %.80q", texts, m)
+			}
+			texts++
+		}
+	})
+}
+
+// A client that does not read holds what one read and one stanza take, no more.
+//
+// Cases: 110. RFC 6120, section 4.9.3.16.
+func TestSlowReadersAreBounded(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		const clients = 20
+		var servers []*net.TCPConn
+		for range clients {
+			_, srv := b.connect()
+			servers = append(servers, srv)
+		}
+		flood := []byte(strings.Repeat("<message><body>"+strings.Repeat("x", 1000)+"</body></message>", 64))
+		for _, srv := range servers {
+			for {
+				srv.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+				if _, err := srv.Write(flood); err != nil {
+					break
+				}
+			}
+		}
+		for _, s := range b.g.sessions() {
+			p, ok := s.link.(*pair)
+			if !ok {
+				continue
+			}
+			p.mu.Lock()
+			n := len(p.ends[client].pending) + p.ends[server].win.n
+			p.mu.Unlock()
+			if limit := readSize + b.g.maxStanza; n > limit {
+				t.Errorf("a session holds %d bytes, want at most %d", n, limit)
+			}
+		}
+	})
+}
+
+// A client that resets its connection takes the server's down at once, without
+// an end tag.
+//
+// Cases: 49. XEP-0198, section 5.
+func TestClientReset(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		cl, srv := b.connect()
+		b.send(cl, "<presence/>")
+		b.expect(srv, "<presence/>")
+		cl.SetLinger(0)
+		cl.Close()
+		if got, err := endOf(srv); got != "" || err != nil {
+			t.Errorf("got %q, %v, want a bare FIN", got, err)
+		}
+	})
+}
+
+// What a server wrote before it reset the connection is delivered.
+//
+// Cases: 46. XEP-0198, section 5.
+func TestServerReset(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		cl, srv := b.connect()
+		io.WriteString(srv, "<presence/>")
+		if m := b.message(cl); m != `<presence xmlns="jabber:client"/>` {
+			t.Errorf("got %q", m)
+		}
+		srv.SetLinger(0)
+		srv.Close()
+		if m := b.message(cl); m != "close 1011" {
+			t.Errorf("got %q", m)
+		}
+	})
+}
+
+// Data and FIN that come together are both noticed.
+//
+// Cases: 36. RFC 7395, section 3.5.
+func TestServerWritesAndCloses(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		for range 50 {
+			cl, srv := b.connect()
+			io.WriteString(srv, "<iq/><stream:error><system-shutdown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+			srv.Close()
+			for _, want := range []string{
+				`<iq xmlns="jabber:client"/>`,
+				`<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><system-shutdown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>`,
+				framing.CloseMessage, "close 1000",
+			} {
+				if m := b.message(cl); m != want {
+					t.Fatalf("got %q, want %q", m, want)
+				}
+			}
+		}
+	})
+}
+
+// All that a client sent before it left reaches the server ahead of the FIN.
+//
+// Cases: 39, 48. XEP-0198, section 5.
+func TestClientWritesAndCloses(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		for _, c := range []struct{ name, last string }{
+			{"close", "</stream:stream>"},
+			{"leave", ""},
+		} {
+			cl, srv := b.connect()
+			var out []byte
+			want := ""
+			for i := range 2000 {
+				m := fmt.Sprintf("<message id='%d'><body>%s</body></message>", i, strings.Repeat("z", 500))
+				want += m
+				out = append(out, maskedFrame(ws.OpText, true, []byte(m))...)
+			}
+			if c.last != "" {
+				out = append(out, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage))...)
+			}
+			out = append(out, maskedFrame(ws.OpClose, true, nil)...)
+			go cl.Write(out)
+			got, err := endOf(srv)
+			if err != nil || got != want+c.last {
+				t.Errorf("%s: got %d bytes, %v, want %d", c.name, len(got), err, len(want+c.last))
+			}
+			srv.Close()
+			if h, err := ws.ReadHeader(cl); err != nil || h.OpCode != ws.OpClose {
+				t.Errorf("%s: client got %+v, %v", c.name, h, err)
+			}
+			if _, err := endOf(cl); err != nil {
+				t.Errorf("%s: client's end: %v", c.name, err)
+			}
+		}
+	})
+}
+
+// A server that takes nothing makes the client wait; nothing is lost.
+//
+// Cases: B26. RFC 6120, section 4.9.3.16.
+func TestSlowServer(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		cl, srv := b.connect()
+		want := new(bytes.Buffer)
+		var out []byte
+		for i := range 5000 {
+			m := fmt.Sprintf("<message id='%d'><body>%s</body></message>", i, strings.Repeat("w", 2000))
+			want.WriteString(m)
+			out = append(out, maskedFrame(ws.OpText, true, []byte(m))...)
+		}
+		out = append(out, maskedFrame(ws.OpClose, true, nil)...)
+		go cl.Write(out)
+		time.Sleep(100 * time.Millisecond) // let the buffers fill
+		got, err := endOf(srv)
+		if err != nil || got != want.String() {
+			t.Errorf("got %d bytes, %v, want %d", len(got), err, want.Len())
+		}
+	})
+}
+
+// A stream over a Unix socket is no different.
+func TestUnixSocket(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		path := t.TempDir() + "/xmpp.sock"
+		upstream, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer upstream.Close()
+		b := newBench(t, l)
+		if b.g.Dial, err = ParseUpstream("unix:" + path); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			conn, err := upstream.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, testHeader)
+			io.Copy(io.Discard, conn)
+		}()
+		conn, err := net.Dial("tcp", b.gate.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		io.WriteString(conn, goodRequest+"\r\n")
+		readResponse(t, conn)
+		b.send(conn, testOpen)
+		if m := b.message(conn); !strings.HasPrefix(m, "<open ") {
+			t.Errorf("got %q", m)
+		}
+	})
+}
+
+// Sessions that end in whatever way leave no descriptor and no goroutine.
+func TestNothingIsLeft(t *testing.T) {
+	onLoops(t, func(t *testing.T, l loop) {
+		b := newBench(t, l)
+		before, goroutines := descriptors(t), runtime.NumGoroutine()
+		for i := range 100 {
+			conn, err := net.Dial("tcp", b.gate.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch i % 5 {
+			case 0: // before the request
+			case 1:
+				io.WriteString(conn, goodRequest)
+			case 2:
+				io.WriteString(conn, goodRequest+"\r\n")
+				readResponse(t, conn)
+			case 3:
+				io.WriteString(conn, goodRequest+"\r\n")
+				conn.Write(maskedFrame(ws.OpText, true, []byte(testOpen))[:20])
+			case 4:
+				conn.Close()
+				cl, srv := b.connect()
+				b.send(cl, "<message><body>half")
+				srv.Close()
+				conn = cl
+			}
+			conn.(*net.TCPConn).SetLinger(i % 2)
+			conn.Close()
+		}
+		deadline := time.Now().Add(patience)
+		for descriptors(t) > before || runtime.NumGoroutine() > goroutines {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d descriptors and %d goroutines, %d and %d before", descriptors(t), runtime.NumGoroutine(), before, goroutines)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		for s := range b.g.Sessions() {
+			t.Errorf("session %+v is left", s)
+		}
+	})
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+// Readiness is a stream header of the server, whatever it says.
+func TestCheck(t *testing.T) {
+	for _, c := range []struct {
+		name, answer string
+		want         string
+	}{
+		{"header", testHeader, ""},
+		{"refusal", "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='' xmlns='jabber:client'><stream:error/></stream:stream>", ""},
+		{"other protocol", "220 mail.example.org ESMTP\r\n", "read stream header: "},
+		{"nothing", "", "read stream header: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				conn.Read(make([]byte, 1000))
+				io.WriteString(conn, c.answer)
+				conn.Close()
+			}()
+			dial, err := ParseUpstream("tcp://" + l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			err = (&Gateway{Dial: dial}).Check(ctx)
+			if (err == nil) != (c.want == "") || err != nil && !strings.HasPrefix(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+	dial, err := ParseUpstream("tcp://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Gateway{Dial: dial}).Check(context.Background()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("got %v, want connection refused", err)
+	}
+}
+
+func TestParseUpstream(t *testing.T) {
+	for _, c := range []struct {
+		s  string
+		ok bool
+	}{
+		{"tcp://127.0.0.1:5222", true}, {"tcp://[::1]:5222", true}, {"tcp://prosody:xmpp-client", true}, {"unix:/run/x.sock", true},
+		{"tcp://127.0.0.1", false}, {"tcp://:5222", false}, {"tcp://h:port", false}, {"tcp://h:70000", false}, {"unix:x.sock", false},
+		{"", false}, {"127.0.0.1:5222", false}, {"tls://h:5223", false},
+	} {
+		if _, err := ParseUpstream(c.s); (err == nil) != c.ok {
+			t.Errorf("%q: %v", c.s, err)
+		}
+	}
+}

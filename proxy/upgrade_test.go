@@ -1,0 +1,188 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/tools/txtar"
+)
+
+// TestUpgrade plays testdata/upgrade/*.txtar: request and response, both to
+// the byte, in every chunking. Lines of a request end in CRLF.
+func TestUpgrade(t *testing.T) {
+	files, err := filepath.Glob("testdata/upgrade/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no vectors: %v", err)
+	}
+	for _, file := range files {
+		ar, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := strings.ReplaceAll(string(section(ar, "request")), "\n", "\r\n")
+		for _, name := range slices.Sorted(maps.Keys(chunkings)) {
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar")+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g := env(t, section(ar, "env"))
+					g.Dial = noServer
+					got := exchange(g, chunkings[name].cut([]byte(request)))
+					got = strings.ReplaceAll(got, "\r\n", "\n")
+					if *update {
+						if name != "whole" {
+							return
+						}
+						for i := range ar.Files {
+							if ar.Files[i].Name == "response" {
+								ar.Files[i].Data = []byte(got)
+							}
+						}
+						if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
+							t.Fatal(err)
+						}
+						return
+					}
+					if want := string(section(ar, "response")); got != want {
+						t.Errorf("got:\n%s\nwant:\n%s", got, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+func noServer(context.Context) (net.Conn, error) {
+	return nil, errors.New("nothing is dialled for a handshake")
+}
+
+// exchange writes chunks and returns all that comes back.
+func exchange(g *Gateway, chunks [][]byte) string {
+	conn, far := net.Pipe()
+	g.serveConn(far)
+	var got bytes.Buffer
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		io.Copy(&got, conn)
+	}()
+	go func() {
+		for _, b := range chunks {
+			if _, err := conn.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	synctest.Wait()
+	conn.Close()
+	<-done
+	synctest.Wait()
+	return got.String()
+}
+
+const goodRequest = "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"
+
+// Frames that come in one segment with the request are not lost.
+//
+// Cases: 14. RFC 6455, section 4.1.
+func TestUpgradePipelined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gateway{Dial: noServer}
+		ping := maskedFrame(0x9, true, []byte("early"))
+		got := exchange(g, [][]byte{append([]byte(goodRequest+"\r\n"), ping...)})
+		_, frames, _ := strings.Cut(got, "\r\n\r\n")
+		if want := "\x8a\x05early"; frames != want {
+			t.Errorf("got %q behind the response, want %q", frames, want)
+		}
+	})
+}
+
+// A head has a limit in bytes, in lines and in time.
+//
+// Cases: 15. RFC 6585, section 5; RFC 9110, section 15.5.9.
+func TestUpgradeLimits(t *testing.T) {
+	for _, c := range []struct {
+		name, request, status string
+		wait                  time.Duration
+	}{
+		{"bytes", goodRequest + "X: " + strings.Repeat("a", maxHead) + "\r\n\r\n", "431", 0},
+		{"lines", goodRequest + strings.Repeat("X: a\r\n", maxHeadLines) + "\r\n", "431", 0},
+		{"time", goodRequest, "408", headTimeout},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &Gateway{Dial: noServer}
+				conn, far := net.Pipe()
+				g.serveConn(far)
+				go io.WriteString(conn, c.request)
+				begun := time.Now()
+				got, _ := io.ReadAll(conn)
+				if !strings.HasPrefix(string(got), "HTTP/1.1 "+c.status+" ") {
+					t.Errorf("got %q, want %s", got, c.status)
+				}
+				if waited := time.Since(begun); waited != c.wait {
+					t.Errorf("answered after %v, want %v", waited, c.wait)
+				}
+				conn.Close()
+			})
+		})
+	}
+}
+
+// A gateway that is full says so and when to come back.
+func TestUpgradeBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gateway{Dial: noServer, MaxSessions: 1}
+		first, far := net.Pipe()
+		g.serveConn(far)
+		got := exchange(g, [][]byte{[]byte(goodRequest + "\r\n")})
+		if !strings.HasPrefix(got, "HTTP/1.1 503 ") || !strings.Contains(got, "\r\nRetry-After: ") {
+			t.Errorf("got %q", got)
+		}
+		first.Close()
+		synctest.Wait()
+		if got := exchange(g, [][]byte{[]byte(goodRequest + "\r\n")}); !strings.HasPrefix(got, "HTTP/1.1 101 ") {
+			t.Errorf("after the first left: got %q", got)
+		}
+	})
+}
+
+// Each refusal is one of the results that the observer is promised.
+func TestUpgradeResults(t *testing.T) {
+	results := UpgradeResults()
+	for _, rule := range handshakeRules {
+		if !slices.Contains(results, rule.refusal.result) {
+			t.Errorf("%q is not in %v", rule.refusal.result, results)
+		}
+	}
+	if s := slices.Compact(slices.Sorted(slices.Values(results))); len(s) != len(results) {
+		t.Errorf("results are not unique: %v", results)
+	}
+}
+
+func ExampleGateway() {
+	dial, err := ParseUpstream("tcp://127.0.0.1:5222")
+	if err != nil {
+		panic(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	g := &Gateway{Dial: dial}
+	go g.Serve(l)
+	// WebSocket clients connect to l, with the path /xmpp-websocket.
+	fmt.Println(g.Shutdown(context.Background()))
+	// Output: <nil>
+}
