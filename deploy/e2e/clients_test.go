@@ -1,0 +1,46 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+)
+
+// runScript runs a client script with two fresh accounts and checks that it reports these steps, in this order.
+func runScript(t *testing.T, s *server, script string, steps ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, "node", script, s.websocket(), domain, mucDomain, s.newUser(t, "alice"), s.newUser(t, "bob"), password)
+	cmd.Dir = "clients"
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.WaitDelay = 5 * time.Second
+	err := cmd.Run()
+	var got []string
+	for line := range bytes.Lines(out.Bytes()) {
+		var step struct{ Step string }
+		if json.Unmarshal(line, &step) == nil {
+			got = append(got, step.Step)
+		}
+	}
+	t.Logf("%s\n%s", script, out.Bytes())
+	if err != nil || !slices.Equal(got, steps) {
+		t.Errorf("%s: %v; steps %q, want %q\n%s", script, err, got, steps, errs.Bytes())
+	}
+}
+
+// Cases: 49, 118, 119. RFC 7395; XEP-0198, section 5; XEP-0045. The JavaScript libraries that most web clients are made of.
+func TestClients(t *testing.T) {
+	for _, script := range []string{"strophe.mjs", "xmppjs.mjs", "stanza.mjs"} {
+		t.Run(script, func(t *testing.T) {
+			eachServer(t, func(t *testing.T, s *server) {
+				runScript(t, s, script, "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")
+			})
+		})
+	}
+}
