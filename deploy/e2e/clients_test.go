@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -21,14 +22,16 @@ func runScript(t *testing.T, s *server, script string, steps ...string) {
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = 5 * time.Second
 	err := cmd.Run()
+	var report strings.Builder // without what the libraries themselves print
 	var got []string
 	for line := range bytes.Lines(out.Bytes()) {
 		var step struct{ Step string }
 		if json.Unmarshal(line, &step) == nil {
 			got = append(got, step.Step)
+			report.Write(line)
 		}
 	}
-	t.Logf("%s\n%s", script, out.Bytes())
+	t.Logf("%s\n%s", script, report.String())
 	if err != nil || !slices.Equal(got, steps) {
 		t.Errorf("%s: %v; steps %q, want %q\n%s", script, err, got, steps, errs.Bytes())
 	}

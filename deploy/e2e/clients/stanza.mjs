@@ -57,7 +57,10 @@ try {
   b.inbox.entries = [];
   const id = a.client.sm.id, jid = a.client.jid;
   const lost = once(a.client, 'disconnected', 'the loss of the connection');
+  // stanza never notices the loss if it still has something to write to the closed socket.
+  const written = within(new Promise((resolve) => a.client.on('raw', (_, xml) => { if (xml.includes('into the cut')) setImmediate(resolve); })), 'writing');
   a.chat(b.client.jid, 'into the cut');
+  await written;
   a.client.transport.socket.terminate();
   b.chat(jid, 'while away');
   await lost;
