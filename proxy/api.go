@@ -83,9 +83,9 @@ type SessionInfo struct {
 	Phase  string         // see Phases
 	// Resumable tells whether XEP-0198 resumption is on.
 	Resumable bool
-	Since  time.Time
-	Idle   time.Duration // since the last byte from either side
-	Up     Traffic       // client to server
-	Down   Traffic       // server to client
-	Ping   time.Duration // last round trip; zero before the first pong
+	Since     time.Time
+	Idle      time.Duration // since the last byte from either side
+	Up        Traffic       // client to server
+	Down      Traffic       // server to client
+	Ping      time.Duration // last round trip; zero before the first pong
 }

@@ -107,16 +107,16 @@ type session struct {
 
 	down framing.Down
 
-	await     ending // what happens at due
-	due       time.Duration
-	legDue    [2]time.Duration
-	lastIn    [2]time.Duration
-	pingDue   time.Duration
-	pingSent  time.Duration // zero when no pong is due
-	ping      time.Duration // last round trip
-	pong      []byte        // payload of a ping to answer when the client reads again
-	blocked   [2]bool       // set by the loop: the side takes no more bytes now
-	relayed   [2]Traffic
+	await    ending // what happens at due
+	due      time.Duration
+	legDue   [2]time.Duration
+	lastIn   [2]time.Duration
+	pingDue  time.Duration
+	pingSent time.Duration // zero when no pong is due
+	ping     time.Duration // last round trip
+	pong     []byte        // payload of a ping to answer when the client reads again
+	blocked  [2]bool       // set by the loop: the side takes no more bytes now
+	relayed  [2]Traffic
 }
 
 // begin is the first event: the upgrade has been answered.

@@ -1,0 +1,367 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"xmppgate/framing"
+)
+
+// An idleLink lets a session be driven without a loop.
+type idleLink struct{}
+
+func (idleLink) attach(net.Conn)                  {}
+func (idleLink) post(func(*session, *workspace))  {}
+func (idleLink) view(func(*session))              {}
+func neverDial(context.Context) (net.Conn, error) { return nil, context.Canceled }
+
+// newTestSession returns a session whose stream is open both ways.
+func newTestSession(t testing.TB) (*session, *workspace) {
+	t.Helper()
+	g := &Gateway{Dial: neverDial}
+	g.init()
+	s := &session{g: g, link: idleLink{}}
+	w := &workspace{now: 1}
+	s.begin(w)
+	rest := s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
+	s.cancelDial()
+	s.attached(w)
+	if rest := s.receive(w, server, []byte(testHeader)); len(rest) != 0 {
+		t.Fatalf("%d bytes of the header are left", len(rest))
+	}
+	if len(rest) != 0 || !s.openSent || s.phase != [2]phase{open, open} {
+		t.Fatalf("the session is not open: %+v", s.phase)
+	}
+	w.out[client].reset()
+	w.out[server].reset()
+	return s, w
+}
+
+// Every cell of the table is filled, closed streams stay closed, and what is
+// illegal has an ending that tells the guilty side.
+func TestPhases(t *testing.T) {
+	for d := range steps {
+		for p := range steps[d] {
+			for e, st := range steps[d][p] {
+				name := fmt.Sprintf("direction %d, phase %d, event %d", d, p, e)
+				if (st.ending != endNone) == (st.next != idle) {
+					t.Errorf("%s: %+v is neither a phase nor an ending", name, st)
+				}
+				if phase(p) == closed && st.next != closed {
+					t.Errorf("%s: a closed stream became %d", name, st.next)
+				}
+				if st.ending != endNone && direction(d) == down && endings[st.ending].Condition != "" {
+					t.Errorf("%s: the client is told of a stream error for what the server did", name)
+				}
+			}
+		}
+	}
+}
+
+// The table is complete, and what it says of both wires is consistent.
+func TestEndings(t *testing.T) {
+	seen := map[string]bool{}
+	for _, e := range Endings() {
+		if e.Name == "" || e.Meaning == "" || seen[e.Name] {
+			t.Errorf("%+v: no name, no meaning or not unique", e)
+		}
+		seen[e.Name] = true
+		if e.Close && e.Code != 1000 {
+			t.Errorf("%s: <close/> goes with 1000", e.Name)
+		}
+		if e.Condition != "" && !e.Close {
+			t.Errorf("%s: a stream error ends the stream", e.Name)
+		}
+		if strings.HasPrefix(e.Name, "client-l") && e.EndTag || e.Name == "client-silent" && e.EndTag {
+			t.Errorf("%s: the end tag would make the stream unresumable", e.Name)
+		}
+	}
+	for e := endNone + 1; int(e) < len(endings); e++ {
+		if r := e.reason(nil); len(r) > maxControl-2 {
+			t.Errorf("%s: reason has %d bytes", e.info().Name, len(r))
+		}
+	}
+}
+
+// A held header leaves in a write of its own: servers refuse one that comes
+// together with what precedes it.
+//
+// Cases: 27. RFC 7395, section 3.7.
+func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
+	s, w := newTestSession(t)
+	frame := func(m string) []byte { return maskedFrame(ws.OpText, true, []byte(m)) }
+	auth := `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`
+
+	rest := s.receive(w, client, slices.Concat(frame(auth), frame(testOpen), frame("<iq/>")))
+	if got := join(w.out[server].take()); got != auth {
+		t.Fatalf("before success: %q", got)
+	}
+	w.out[server].reset()
+	s.drained(w, server)
+	if w.out[server].size != 0 {
+		t.Fatalf("before success: %q", join(w.out[server].take()))
+	}
+	s.receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
+	header := string(framing.AppendStream(nil, framing.Attributes{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
+	if got := join(w.out[server].take()); got != header {
+		t.Fatalf("on success: %q", got)
+	}
+	w.out[server].reset()
+	if !s.reads(client) {
+		t.Fatal("the client is not read after the header has left")
+	}
+	s.receive(w, client, rest)
+	if got := join(w.out[server].take()); got != "<iq/>" {
+		t.Fatalf("after the header: %q", got)
+	}
+}
+
+// A restart that comes behind other elements in one read waits until they have
+// left.
+//
+// Cases: 27. RFC 7395, section 3.7.
+func TestHeaderWaitsForEarlierBytes(t *testing.T) {
+	s, w := newTestSession(t)
+	s.phase[up], s.authenticated = restart, true
+	rest := s.receive(w, client, slices.Concat(maskedFrame(ws.OpText, true, []byte("<r/>")), maskedFrame(ws.OpText, true, []byte(testOpen)), maskedFrame(ws.OpText, true, []byte("<iq/>"))))
+	if got := join(w.out[server].take()); got != "<r/>" {
+		t.Fatalf("first write: %q", got)
+	}
+	w.out[server].reset()
+	s.drained(w, server)
+	if got := join(w.out[server].take()); !strings.HasPrefix(got, "<?xml ") {
+		t.Fatalf("second write: %q", got)
+	}
+	w.out[server].reset()
+	s.receive(w, client, rest)
+	if got := join(w.out[server].take()); got != "<iq/>" {
+		t.Fatalf("third write: %q", got)
+	}
+}
+
+func join(pieces [][]byte) string { return string(bytes.Join(pieces, nil)) }
+
+// Relaying a stanza costs no allocation, and a large payload is not copied.
+func TestRelayAllocatesNothing(t *testing.T) {
+	for _, size := range []int{200, 64 << 10} {
+		body := strings.Repeat("x", size)
+		s, w := newTestSession(t)
+		frame := maskedFrame(ws.OpText, true, []byte("<message to='a@b' type='chat' id='1'><body>"+body+"</body></message>"))
+		stanza := []byte("<message from='a@b' type='chat' id='1'><body>" + body + "</body></message>")
+		buf := make([]byte, len(frame))
+		if n := testing.AllocsPerRun(100, func() {
+			copy(buf, frame)
+			s.receive(w, client, buf)
+			w.out[server].take()
+			w.out[server].reset()
+		}); n != 0 {
+			t.Errorf("%d bytes up: %v allocations", size, n)
+		}
+		if n := testing.AllocsPerRun(100, func() {
+			s.receive(w, server, stanza)
+			w.out[client].take()
+			w.out[client].reset()
+		}); n != 0 {
+			t.Errorf("%d bytes down: %v allocations", size, n)
+		}
+		if s.ending != endNone {
+			t.Fatalf("ended: %s", s.ending.info().Name)
+		}
+		if size < copyBelow {
+			continue
+		}
+		copy(buf, frame)
+		s.receive(w, client, buf)
+		s.receive(w, server, stanza)
+		if p := w.out[server].take(); len(p) != 1 || &p[0][0] != &buf[len(frame)-len(p[0])] {
+			t.Error("a large message was copied on its way up")
+		}
+		if p := w.out[client].take(); len(p) != 2 || &p[1][len(p[1])-1] != &stanza[len(stanza)-1] {
+			t.Error("a large element was copied on its way down")
+		}
+	}
+}
+
+// A message is put together from at most maxFragments frames.
+func TestFragmentsAreBounded(t *testing.T) {
+	s, w := newTestSession(t)
+	window := s.receive(w, client, maskedFrame(ws.OpText, false, []byte("<a>")))
+	for range maxFragments - 1 {
+		window = s.receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
+	}
+	if s.ending != endNone {
+		t.Fatalf("ended too early: %s", s.ending.info().Name)
+	}
+	s.receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
+	if s.ending != endTooLarge {
+		t.Errorf("ending %d, want too-large", s.ending)
+	}
+}
+
+// A client that sends pings and does not read costs the memory of one.
+func TestPingsWhileBlocked(t *testing.T) {
+	s, w := newTestSession(t)
+	s.blocked[client] = true
+	for i := range 100 {
+		s.receive(w, client, maskedFrame(ws.OpPing, true, fmt.Append(nil, i)))
+	}
+	if w.out[client].size != 0 {
+		t.Fatalf("%d bytes are queued", w.out[client].size)
+	}
+	s.blocked[client] = false
+	s.drained(w, client)
+	if got := join(w.out[client].take()); got != "\x8a\x0299" {
+		t.Errorf("got %q, want one pong for the last ping", got)
+	}
+}
+
+// A round trip is measured from the ping to its pong; other pongs are none.
+func TestPingRoundTrip(t *testing.T) {
+	s, w := newTestSession(t)
+	w.now = s.deadline()
+	s.expire(w)
+	w.now += 70 * time.Millisecond
+	s.receive(w, client, maskedFrame(ws.OpPong, true, nil))
+	if s.ping != 0 {
+		t.Errorf("an unsolicited pong was measured: %v", s.ping)
+	}
+	s.receive(w, client, maskedFrame(ws.OpPong, true, []byte(pingPayload)))
+	if s.ping != 70*time.Millisecond {
+		t.Errorf("got %v, want 70ms", s.ping)
+	}
+}
+
+// Pings come at intervals that differ, so that clients which connected
+// together drift apart.
+func TestPingsAreJittered(t *testing.T) {
+	s, w := newTestSession(t)
+	seen := map[time.Duration]bool{}
+	for range 100 {
+		s.heard(w, client)
+		d := s.pingDue - w.now
+		if d > s.g.pingInterval || d < s.g.pingInterval*9/10 {
+			t.Fatalf("ping after %v", d)
+		}
+		seen[d] = true
+	}
+	if len(seen) < 10 {
+		t.Errorf("only %d different intervals", len(seen))
+	}
+}
+
+func TestParseFrame(t *testing.T) {
+	for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 1 << 20} {
+		h := ws.Header{Fin: true, OpCode: ws.OpText, Masked: true, Mask: [4]byte{1, 2, 3, 4}, Length: int64(n)}
+		var b bytes.Buffer
+		if err := ws.WriteHeader(&b, h); err != nil {
+			t.Fatal(err)
+		}
+		for i := range b.Len() {
+			if _, size, err := parseFrame(b.Bytes()[:i], false); size != 0 || err != nil {
+				t.Errorf("%d bytes, cut at %d: size %d, %v", n, i, size, err)
+			}
+		}
+		if got, size, err := parseFrame(b.Bytes(), false); got != h || size != b.Len() || err != nil {
+			t.Errorf("%d bytes: got %+v, %d, %v", n, got, size, err)
+		}
+		ours := appendFrameHeader(nil, ws.OpText, n)
+		if got, err := ws.ReadHeader(bytes.NewReader(ours)); err != nil || got.Length != int64(n) || got.Masked || !got.Fin || len(ours) != frameHeaderSize(n) {
+			t.Errorf("%d bytes: wrote % x, read as %+v, %v", n, ours, got, err)
+		}
+	}
+}
+
+func TestClip(t *testing.T) {
+	if got := clip("aü", 2); got != "a" {
+		t.Errorf("got %q", got)
+	}
+	b := appendClose(nil, 1011, strings.Repeat("ü", 100))
+	if len(b) != 2+2+122 || binary.BigEndian.Uint16(b[2:]) != 1011 {
+		t.Errorf("close frame of %d bytes", len(b))
+	}
+}
+
+// FuzzSession feeds both sides with anything, once whole and once in pieces.
+// It must not panic, and what both sides are told must not depend on the cuts.
+func FuzzSession(f *testing.F) {
+	frame := func(m string) []byte { return maskedFrame(ws.OpText, true, []byte(m)) }
+	f.Add(slices.Concat(frame("<iq/>"), frame("<a>b</a>"), maskedFrame(ws.OpPing, true, []byte("x"))), []byte("<iq/> <a xmlns='x'>b</a></stream:stream>"), uint64(1))
+	f.Add(slices.Concat(maskedFrame(ws.OpText, false, []byte("<a>")), maskedFrame(ws.OpPing, true, nil), maskedFrame(ws.OpContinuation, true, []byte("</a>"))), []byte(testHeader), uint64(2))
+	f.Add(slices.Concat(frame(framing.CloseMessage), maskedFrame(ws.OpClose, true, []byte{3, 232})), []byte("<stream:error/>"), uint64(3))
+	f.Add([]byte{0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, []byte("<a"), uint64(4))
+	f.Add(frame("<a><b></a>"), []byte("<!-- -->"), uint64(5))
+	f.Fuzz(func(t *testing.T, fromClient, fromServer []byte, seed uint64) {
+		if len(fromClient)+len(fromServer) > 4<<10 {
+			return // the cuts make it slow, not interesting
+		}
+		run := func(cut func() int) (got [2]string, e ending) {
+			s, w := newTestSession(t)
+			s.g.streamID = func() string { return "gw1" }
+			feed := func(sd side, b []byte) {
+				var window []byte
+				for len(b) > 0 {
+					n := min(cut(), len(b))
+					window = append(slices.Clone(window), b[:n]...)
+					b = b[n:]
+					for s.reads(sd) {
+						before := len(window)
+						window = s.receive(w, sd, window)
+						for _, o := range []side{client, server} {
+							for w.out[o].size > 0 {
+								got[o] += join(w.out[o].take())
+								w.out[o].reset()
+								s.drained(w, o)
+							}
+						}
+						if len(window) == before || len(window) == 0 {
+							break
+						}
+					}
+				}
+			}
+			feed(client, slices.Clone(fromClient))
+			feed(server, slices.Clone(fromServer))
+			return got, s.ending
+		}
+		whole, e := run(func() int { return 1 << 30 })
+		r := rand.New(rand.NewPCG(seed, 0))
+		pieces, e2 := run(func() int { return 1 + r.IntN(9) })
+		if whole != pieces || e != e2 {
+			t.Errorf("whole: %q, ending %d\nin pieces: %q, ending %d", whole, e, pieces, e2)
+		}
+	})
+}
+
+func BenchmarkRelayUp(b *testing.B) {
+	s, w := newTestSession(b)
+	frame := maskedFrame(ws.OpText, true, []byte("<message to='a@b' type='chat' id='1'><body>"+strings.Repeat("x", 140)+"</body></message>"))
+	buf := make([]byte, len(frame))
+	b.SetBytes(int64(len(frame)))
+	for b.Loop() {
+		copy(buf, frame)
+		s.receive(w, client, buf)
+		w.out[server].take()
+		w.out[server].reset()
+	}
+}
+
+func BenchmarkRelayDown(b *testing.B) {
+	s, w := newTestSession(b)
+	stanza := []byte("<message from='a@b' type='chat' id='1'><body>" + strings.Repeat("x", 140) + "</body></message>")
+	b.SetBytes(int64(len(stanza)))
+	for b.Loop() {
+		s.receive(w, server, stanza)
+		w.out[client].take()
+		w.out[client].reset()
+	}
+}
