@@ -23,7 +23,7 @@ ARG VERSION=dev
 LABEL org.opencontainers.image.title="xmppgate" \
       org.opencontainers.image.description="XMPP over WebSocket (RFC 7395) in front of any XMPP server" \
       org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.licenses="MIT"
+      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/xmppgate /xmppgate
 USER 65532:65532
 # 9280 (metrics, health) is left out: it listens on loopback unless told otherwise.

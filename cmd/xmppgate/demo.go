@@ -120,6 +120,10 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 		if err != nil {
 			return err
 		}
+		if listener.Addr().(*net.TCPAddr).IP.IsUnspecified() {
+			listener.Close()
+			return fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", o.listen)
+		}
 		gateway := &proxy.Gateway{
 			Dial: dial,
 			Log:  slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -149,10 +153,14 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 	go func() { failed <- fmt.Errorf("page: %w", server.Serve(listener)) }()
 	defer server.Close()
 
+	host := *listener.Addr().(*net.TCPAddr)
+	if host.IP.IsUnspecified() { // in a container: its port is published elsewhere
+		host.IP = net.IPv4(127, 0, 0, 1)
+	}
 	link := func(who, other string) string {
 		q := url.Values{"jid": {who + "@" + page.Domain}, "to": {other + "@" + page.Domain}}
 		readable := strings.ReplaceAll(q.Encode(), "%40", "@")
-		return "http://" + listener.Addr().String() + "/?" + readable
+		return "http://" + host.String() + "/?" + readable
 	}
 	fmt.Fprintf(stdout, "\n  Alice    %s\n  Bob      %s\n\n", link("alice", "bob"), link("bob", "alice"))
 	if page.Password != "" {
@@ -172,14 +180,11 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 }
 
 // listenNear listens at address or, when its port is taken, at one of the ports
-// after it. It wants one definite host, because that host becomes part of links.
+// after it.
 func listenNear(address string) (net.Listener, error) {
 	host, number, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		return nil, fmt.Errorf("listen on %q: name one host, such as 127.0.0.1", address)
 	}
 	port, err := strconv.Atoi(number)
 	if err != nil {

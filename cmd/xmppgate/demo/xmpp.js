@@ -2,7 +2,7 @@
 // lost connection with Stream Management (XEP-0198).
 
 import { child, parse, xml } from './xml.js';
-import { Scram, available, encode } from './scram.js';
+import { Scram, choose, encode } from './scram.js';
 
 const NS = {
   bind: 'urn:ietf:params:xml:ns:xmpp-bind',
@@ -156,9 +156,10 @@ export class Client {
 
   #login(features) {
     const offered = [...child(features, 'mechanisms', NS.sasl)?.children ?? []].map((m) => m.textContent);
-    if (offered.includes('SCRAM-SHA-256') && available()) {
-      this.#scram = new Scram(this.#user, this.#password);
-      this.#send(xml`<auth xmlns="${NS.sasl}" mechanism="SCRAM-SHA-256">${this.#scram.start()}</auth>`);
+    const scram = choose(offered);
+    if (scram) {
+      this.#scram = new Scram(scram, this.#user, this.#password);
+      this.#send(xml`<auth xmlns="${NS.sasl}" mechanism="${scram}">${this.#scram.start()}</auth>`);
     } else if (offered.includes('PLAIN')) {
       this.#send(xml`<auth xmlns="${NS.sasl}" mechanism="PLAIN">${encode(`\0${this.#user}\0${this.#password}`)}</auth>`);
     } else {

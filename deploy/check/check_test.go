@@ -1,0 +1,67 @@
+// Package check tests the files of deploy with the programs that will read
+// them, or with the parsers of those programs. It is a module of its own: the
+// gateway does not depend on Kubernetes.
+package check
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// xmppgate is the path of the binary under test.
+var xmppgate string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "xmppgate-check-")
+	if err != nil {
+		panic(err)
+	}
+	xmppgate = filepath.Join(dir, "xmppgate")
+	build := exec.Command("go", "build", "-o", xmppgate, "./cmd/xmppgate")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s%v\n", out, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+// run runs a command that has to succeed; a missing one is a failure, not a
+// skip: deploy/test.sh installs them.
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		t.Errorf("%s %v: %v\n%s", name, args, err, out)
+	}
+}
+
+// checkConfig asks the binary whether it would start with these variables.
+func checkConfig(t *testing.T, environ map[string]string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), xmppgate, "check-config")
+	cmd.Env = []string{}
+	for name, value := range environ {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("check-config with %v: %v\n%s", environ, err, out)
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

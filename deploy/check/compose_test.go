@@ -1,0 +1,43 @@
+package check
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+)
+
+// Compose's own loader reads the file, as "docker compose config" would.
+func TestCompose(t *testing.T) {
+	options, err := cli.NewProjectOptions([]string{"../compose.yaml"}, cli.WithResolvedPaths(true), cli.WithName("xmppgate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, service := range project.Services {
+		for _, p := range service.Ports {
+			if p.HostIP != "127.0.0.1" {
+				t.Errorf("%s publishes port %s to the network", name, p.Published)
+			}
+		}
+		if b := service.Build; b != nil {
+			if len(read(t, filepath.Join(b.Context, b.Dockerfile))) == 0 {
+				t.Errorf("%s: no Dockerfile", name)
+			}
+		}
+		for _, v := range service.Volumes {
+			if !filepath.IsAbs(v.Source) {
+				t.Errorf("%s mounts %s", name, v.Source)
+			}
+			read(t, filepath.Join(v.Source, "prometheus.yml"))
+		}
+	}
+	environ := map[string]string{}
+	for name, value := range project.Services["xmppgate"].Environment {
+		environ[name] = *value
+	}
+	checkConfig(t, environ)
+}

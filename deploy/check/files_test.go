@@ -1,0 +1,73 @@
+package check
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+func TestPrometheus(t *testing.T) {
+	run(t, "promtool", "check", "config", "../prometheus/prometheus.yml")
+	run(t, "promtool", "check", "rules", "--lint=all", "--lint-fatal", "../prometheus/rules.yml")
+	run(t, "promtool", "test", "rules", "../prometheus/rules_test.yml")
+}
+
+// Every expression of the dashboard becomes a rule, so that promtool parses it.
+func TestDashboard(t *testing.T) {
+	var dashboard any
+	if err := json.Unmarshal(read(t, "../grafana/dashboard.json"), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	type rule struct {
+		Record string `json:"record"`
+		Expr   string `json:"expr"`
+	}
+	var rules []rule
+	var collect func(any)
+	collect = func(node any) {
+		switch node := node.(type) {
+		case []any:
+			for _, n := range node {
+				collect(n)
+			}
+		case map[string]any:
+			if expr, ok := node["expr"].(string); ok {
+				expr = strings.NewReplacer("$__rate_interval", "5m", "$job", "x", "$instance", "x").Replace(expr)
+				rules = append(rules, rule{fmt.Sprintf("panel:%d", len(rules)), expr})
+			}
+			for _, n := range node {
+				collect(n)
+			}
+		}
+	}
+	collect(dashboard)
+	if len(rules) < 8 {
+		t.Fatalf("only %d expressions", len(rules))
+	}
+	file, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "rules.yml")
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "promtool", "check", "rules", path)
+}
+
+// systemd-analyze needs no running systemd. It wants the program to exist.
+func TestSystemd(t *testing.T) {
+	unit := replace(t, string(read(t, "../systemd/xmppgate.service")), "/usr/local/bin/xmppgate\n", xmppgate+"\n")
+	path := filepath.Join(t.TempDir(), "xmppgate.service")
+	if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "systemd-analyze", "verify", "--man=no", path)
+	// 1.5 of 10 is "OK"; a service without any hardening has 9.6.
+	run(t, "systemd-analyze", "security", "--offline=yes", "--threshold=15", path)
+}

@@ -1,0 +1,215 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+const mechanism = "<mechanism>SCRAM-SHA-"
+
+// A gateway on loopback gets login mechanisms without TLS from the complete
+// configurations.
+func TestProsody(t *testing.T) {
+	for name, config := range map[string]string{
+		"prosody.cfg.lua": string(read(t, "../prosody/prosody.cfg.lua")),
+		"example.yaml":    loadManifests(t).config.Data["prosody.cfg.lua"],
+	} {
+		t.Run(name, func(t *testing.T) {
+			port := startProsody(t, config)
+			if got := features(t, "127.0.0.1", port); !strings.Contains(got, mechanism) {
+				t.Errorf("features: %s", got)
+			}
+		})
+	}
+}
+
+// Merged into a server that insists on TLS, the lines open loopback only.
+func TestProsodyExisting(t *testing.T) {
+	outside := outsideAddress(t)
+	modules, err := filepath.Abs("../prosody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := replace(t, string(read(t, "../prosody/existing.cfg.lua")),
+		`"/etc/prosody/modules"`, `"`+modules+`"`,
+		"-- … what is there already, and:", `"roster", "saslauth", "disco", "posix",`)
+	port := startProsody(t, `
+interfaces = { "127.0.0.1", "`+outside+`" }
+c2s_ports = { 5222 }
+c2s_direct_tls_ports = { }
+modules_disabled = { "s2s" }
+authentication = "internal_hashed"
+log = { info = "*console" }
+`+config+`
+VirtualHost "localhost"
+`)
+	if got := features(t, "127.0.0.1", port); !strings.Contains(got, mechanism) {
+		t.Errorf("features on loopback: %s", got)
+	}
+	if got := features(t, outside, port); strings.Contains(got, "<mechanism>") {
+		t.Errorf("features on %s, unencrypted: %s", outside, got)
+	}
+}
+
+func TestEjabberd(t *testing.T) {
+	var snippet map[string]any
+	if err := yaml.UnmarshalStrict(read(t, "../ejabberd/ejabberd.yml"), &snippet); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	listener := snippet["listen"].([]any)[0].(map[string]any)
+	listener["port"] = port
+	// The least that the snippet may expect of the file it is added to.
+	snippet["hosts"] = []string{"localhost"}
+	snippet["auth_password_format"] = "scram"
+	snippet["auth_scram_hash"] = "sha256"
+	snippet["access_rules"] = map[string]any{"c2s": map[string]any{"allow": "all"}}
+	snippet["shaper"] = map[string]any{"normal": 3000}
+	snippet["shaper_rules"] = map[string]any{"c2s_shaper": map[string]any{"normal": "all"}}
+	config, err := json.Marshal(snippet) // which is YAML, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ejabberd.yml")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	libraries, _ := filepath.Glob("/usr/lib/*-linux-*/ejabberd-*")
+	if len(libraries) == 0 {
+		t.Fatal("no ejabberd: deploy/test.sh installs it")
+	}
+	// Without ejabberdctl: no epmd, no Erlang distribution, no other ports.
+	cmd := exec.Command("erl", "-noinput", "-mnesia", "dir", `"`+filepath.Join(dir, "spool")+`"`, "-s", "ejabberd")
+	cmd.Env = append(os.Environ(), "HOME="+dir, "ERL_LIBS="+filepath.Dir(libraries[0]), "ERL_CRASH_DUMP_BYTES=0",
+		"EJABBERD_CONFIG_PATH="+file, "EJABBERD_LOG_PATH="+filepath.Join(dir, "ejabberd.log"))
+	start(t, cmd, port)
+	if got := features(t, "127.0.0.1", port); !strings.Contains(got, mechanism) || strings.Contains(got, "starttls") {
+		t.Errorf("features: %s", got)
+	}
+}
+
+// startProsody starts Prosody with a configuration whose client port is 5222,
+// on another port.
+func startProsody(t *testing.T, config string) (port int) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	port = freePort(t)
+	config = replace(t, config, "{ 5222 }", fmt.Sprintf("{ %d }", port))
+	config = fmt.Sprintf("run_as_root = %v\ndata_path = %q\npidfile = \"prosody.pid\"\n%s", os.Getuid() == 0, dir+"/data", config)
+	file := filepath.Join(dir, "prosody.cfg.lua")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, exec.Command("prosody", "-F", "--config", file), port)
+	return port
+}
+
+// start runs a server until the end of the test and returns when it accepts.
+func start(t *testing.T, cmd *exec.Cmd, port int) {
+	t.Helper()
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(exited)
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-exited
+		if t.Failed() {
+			t.Logf("%s: %s", cmd.Path, &log)
+		}
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			conn.Close()
+			return
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// features opens a stream without TLS and returns what the server answers.
+func features(t *testing.T, host string, port int) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", host, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(conn, "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
+	answer, buf := "", make([]byte, 4096)
+	for !strings.Contains(answer, "</stream:features>") {
+		n, err := conn.Read(buf)
+		answer += string(buf[:n])
+		if err == io.EOF {
+			break // a server with nothing to offer says so and leaves
+		}
+		if err != nil {
+			t.Fatalf("%v after %q", err, answer)
+		}
+	}
+	return answer
+}
+
+// outsideAddress returns an address of this machine that is not loopback.
+func outsideAddress(t *testing.T) string {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			return n.IP.String()
+		}
+	}
+	t.Skip("this machine has no address but loopback")
+	return ""
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// replace replaces texts that have to be there.
+func replace(t *testing.T, s string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(s, pairs[i]) {
+			t.Fatalf("no %q in\n%s", pairs[i], s)
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(s)
+}

@@ -1,0 +1,16 @@
+-- xmppgate in front of a Prosody that serves other clients on port 5222 too.
+-- Copy mod_loopback_secure.lua to a directory of your choice and merge these
+-- lines into prosody.cfg.lua; XMPPGATE_UPSTREAM stays tcp://127.0.0.1:5222.
+
+plugin_paths = { "/etc/prosody/modules" }  -- where mod_loopback_secure.lua lies
+
+modules_enabled = {
+  -- … what is there already, and:
+  "loopback_secure",             -- the gateway needs no <starttls/> on loopback
+  "smacks",                      -- clients resume after a lost connection
+}
+
+c2s_require_encryption = true    -- stays as it is, for everybody else
+
+-- Prosody sees every WebSocket client at 127.0.0.1. Limits and bans by address
+-- (fail2ban, mod_register_limits) belong in front of the gateway.

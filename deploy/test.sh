@@ -1,0 +1,12 @@
+#!/bin/sh
+# Checks the configurations, manifests and rules in this directory with the
+# programs that read them.
+set -eu
+cd "$(dirname "$0")"
+. ./need.sh
+
+PATH=$PATH:/usr/sbin
+need prosody:prosody ejabberdctl:ejabberd promtool:prometheus systemd-analyze:systemd
+cd check
+go vet ./...
+exec go test ./...
