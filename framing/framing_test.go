@@ -1,0 +1,463 @@
+package framing
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func TestLimits(t *testing.T) {
+	nested := func(n int) string { return strings.Repeat("<a>", n) + strings.Repeat("</a>", n) }
+	attributes := func(n int, name string) string {
+		var b strings.Builder
+		b.WriteString("<a")
+		for i := range n {
+			fmt.Fprintf(&b, " %s%d='urn:%d'", name, i, i)
+		}
+		return b.String() + "/>"
+	}
+	for _, test := range []struct {
+		name   string
+		p      UpParser
+		in     string
+		offset int // of the policy-violation, -1 if none
+	}{
+		{"case 98: depth 256", UpParser{}, nested(256), -1},
+		{"case 98: depth 257", UpParser{}, nested(257), 3 * 256},
+		{"an empty element counts", UpParser{}, strings.Repeat("<a>", 256) + "<b/>" + strings.Repeat("</a>", 256), 3 * 256},
+		{"siblings do not", UpParser{MaxDepth: 2}, "<a>" + strings.Repeat("<b></b><c/>", 500) + "</a>", -1},
+		{"MaxDepth", UpParser{MaxDepth: 1}, "<a><b/></a>", 3},
+		{"64 attributes", UpParser{}, attributes(64, "a"), -1},
+		{"65 attributes", UpParser{}, attributes(65, "a"), 2 + 10*11 + 54*13 + 1},
+		{"MaxAttributes", UpParser{MaxAttributes: 1}, "<a b='' c=''/>", 8},
+		{"64 prefixes", UpParser{}, attributes(64, "xmlns:a"), -1},
+		{"prefixes add up", UpParser{}, strings.TrimSuffix(attributes(64, "xmlns:a"), "/>") + "><b xmlns:c='d'/></a>", 2 + 10*17 + 54*19 + 4},
+		{"and go", UpParser{MaxAttributes: 1}, "<a>" + strings.Repeat("<b xmlns:c='d'/>", 5) + "</a>", -1},
+	} {
+		_, err := test.p.Parse([]byte(test.in))
+		var e *Error
+		switch {
+		case err == nil:
+			if test.offset >= 0 {
+				t.Errorf("%s: accepted", test.name)
+			}
+		case !errors.As(err, &e) || e.Condition != PolicyViolation || e.Offset != test.offset:
+			t.Errorf("%s: got %v, want offset %d", test.name, err, test.offset)
+		}
+	}
+}
+
+func TestAttributeNames(t *testing.T) {
+	// Every pair of equal names is found, whatever the hash makes of them.
+	var names []string
+	for c := 'a'; c < 'x'; c++ {
+		names = append(names, string(c), string(c)+"x", "x"+string(c), "y:"+string(c))
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	var p UpParser
+	for range 2000 {
+		r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+		var b strings.Builder
+		b.WriteString("<a xmlns:y='urn:y'")
+		for _, n := range names[:40] {
+			b.WriteString(" " + n + "=''")
+		}
+		if _, err := p.Parse([]byte(b.String() + "/>")); err != nil {
+			t.Fatalf("%v in %s/>", err, b.String())
+		}
+		again := b.String() + " " + names[r.IntN(40)] + "=''/>"
+		if _, err := p.Parse([]byte(again)); !errors.Is(err, errDuplicate) {
+			t.Fatalf("got %v in %s", err, again)
+		}
+	}
+}
+
+func TestCharacters(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	alphabet := []byte("azAZ09 \t\n\r~\x7f <>'\x1f\x00\x80\xff\x20\x21")
+	for range 100_000 {
+		b := bytes.Repeat([]byte{'m'}, r.IntN(200))
+		for range r.IntN(4) {
+			if len(b) > 0 {
+				b[r.IntN(len(b))] = alphabet[r.IntN(len(alphabet))]
+			}
+		}
+		control, ascii := checkCharacters(b)
+		if want := indexControl(b); control != want || ascii != isASCII(b) {
+			t.Fatalf("checkCharacters(%q) = %d, %t", b, control, ascii)
+		}
+	}
+}
+
+func TestIsLegacyHeader(t *testing.T) {
+	for in, want := range map[string]bool{
+		"<stream:stream to='x'>":                               true,
+		"<stream:stream>":                                      true,
+		"<stream:stream\nto='x'>":                              true,
+		"<stream:stream/>":                                     true,
+		"<?xml version='1.0'?><stream:stream to='x'>":          true,
+		"<?xml version='1.0' encoding='x'?>\n<stream:stream >": true,
+		"<stream:stream":                                       false,
+		"<stream:streams>":                                     false,
+		"<stream:features/>":                                   false,
+		"</stream:stream>":                                     false,
+		" <stream:stream>":                                     false,
+		"<?xml version='1.0'?>":                                false,
+		"<?xml version='1.0'":                                  false,
+		"<?xml?><stream:stream>":                               false,
+		"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>":  false,
+		"": false,
+	} {
+		if got := IsLegacyHeader([]byte(in)); got != want {
+			t.Errorf("IsLegacyHeader(%q) = %t", in, got)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for _, s := range []string{"", "proto.test", `a"b'c<d>&e`, "tab\tlf\ncr\r.", "é€😀", "&amp;", "]]>"} {
+		raw := Quote(s)
+		got, err := Unquote(raw)
+		if err != nil || got != s {
+			t.Errorf("Unquote(%s) = %q, %v; want %q", raw, got, err, s)
+		}
+		if _, err := new(UpParser).Parse([]byte("<a b=" + string(raw) + "/>")); err != nil {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+	if got := string(Quote("a\x00\xff\ufffeb")); got != "'a\ufffd\ufffd\ufffdb'" {
+		t.Errorf("got %q", got)
+	}
+	for raw, want := range map[string]string{
+		`'proto&#46;test'`:   "proto.test",
+		`"proto&#x2E;test"`:  "proto.test",
+		"'a\r\nb\tc\rd'":     "a b c d",
+		`'&#10;&#13;&#x9;'`:  "\n\r\t",
+		`'&lt;&gt;&quot;"'`:  `<>""`,
+		`'&#x1F600;&apos;'`:  "😀'",
+		`"it's"`:             "it's",
+		`'&amp;lt;&#38;lt;'`: "&lt;&lt;",
+	} {
+		if got, err := Unquote([]byte(raw)); err != nil || got != want {
+			t.Errorf("Unquote(%s) = %q, %v", raw, got, err)
+		}
+	}
+	for raw, want := range map[string]string{
+		"":             "not-well-formed at byte 0: bad attribute value",
+		`'`:            "not-well-formed at byte 0: bad attribute value",
+		`a`:            "not-well-formed at byte 0: bad attribute value",
+		`'a"`:          "not-well-formed at byte 0: bad attribute value",
+		`'a'b'`:        "not-well-formed at byte 2: bad attribute value",
+		`'<'`:          "not-well-formed at byte 1: bad attribute value",
+		`'a&b;'`:       "restricted-xml at byte 2: undefined entity",
+		`'&#0;'`:       "not-well-formed at byte 1: bad reference",
+		`'&'`:          "not-well-formed at byte 1: bad reference",
+		`'a&#x;'`:      "not-well-formed at byte 2: bad reference",
+		`'&#1114112;`:  "not-well-formed at byte 0: bad attribute value",
+		`'&#1114112;'`: "not-well-formed at byte 1: bad reference",
+	} {
+		if _, err := Unquote([]byte(raw)); err == nil || err.Error() != want {
+			t.Errorf("Unquote(%s): %v", raw, err)
+		}
+	}
+}
+
+func TestAppendStreamError(t *testing.T) {
+	for _, test := range []struct {
+		c         Condition
+		text, app string
+		want      string
+	}{
+		{NotWellFormed, "", "", `<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><not-well-formed xmlns="urn:ietf:params:xml:ns:xmpp-streams"/></stream:error>`},
+		{PolicyViolation, "stanza < 1 & too\x00 large", StanzaTooBig, `<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><policy-violation xmlns="urn:ietf:params:xml:ns:xmpp-streams"/>` +
+			`<text xmlns="urn:ietf:params:xml:ns:xmpp-streams" xml:lang="en">stanza &lt; 1 &amp; too` + "\ufffd" + ` large</text><stanza-too-big xmlns="urn:xmpp:errors"/></stream:error>`},
+	} {
+		got := AppendStreamError([]byte("x"), test.c, test.text, test.app)
+		if string(got) != "x"+test.want {
+			t.Errorf("got  %s\nwant %s", got, test.want)
+		}
+		if err := wellFormed(got[1:], nil, false); err != nil {
+			t.Errorf("%s: %v", got, err)
+		}
+	}
+}
+
+func TestFixedMessages(t *testing.T) {
+	if len(CloseMessage) != 53 || len(EndTag) != 16 {
+		t.Error("there are clients and servers that compare these bytes")
+	}
+	for _, s := range []string{CloseMessage, StartTLSFailure, CompressFailure, ExternalFailure, ExternalFailure2, StanzaTooBig} {
+		if err := wellFormed([]byte(s), nil, false); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+}
+
+func TestOffersSASL(t *testing.T) {
+	for in, want := range map[string]bool{
+		`<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></stream:features>`:                    true,
+		`<stream:features><a/><authentication xmlns='urn:xmpp:sasl:2'><mechanism/></authentication></stream:features>`: true,
+		`<stream:features xmlns:s='urn:ietf:params:xml:ns:xmpp-sasl'><s:mechanisms></s:mechanisms></stream:features>`:  true,
+		`<stream:features><mechanisms xmlns='urn:x'/><x><mechanisms xmlns='urn:xmpp:sasl:2'/></x></stream:features>`:   false,
+		`<stream:features><![CDATA[<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>]]></stream:features>`:        false,
+		`<stream:features/>`: false,
+	} {
+		var d Down
+		u, _, err := d.Next([]byte(in))
+		if err != nil || u.Class != Features {
+			t.Fatal(in, err)
+		}
+		if got := d.OffersSASL(u); got != want {
+			t.Errorf("%s: %t", in, got)
+		}
+	}
+	var d Down
+	if d.OffersSASL(Unit{}) || len(d.AppendFeatures(nil, Unit{})) != 0 || d.Size(Unit{}) != 0 {
+		t.Error("an empty unit holds something")
+	}
+}
+
+func TestErrors(t *testing.T) {
+	_, err := new(UpParser).Parse([]byte("<a>\x00"))
+	if got := err.Error(); got != "not-well-formed at byte 3: control character" {
+		t.Error(got)
+	}
+	_, err = new(UpParser).Parse([]byte("hello"))
+	if !errors.Is(err, ErrNotText) || err.Error() != "not-well-formed at byte 0: message is not XML text: does not start with '<'" {
+		t.Error(err)
+	}
+	// Offsets of a Down count from the start of the stream.
+	var d Down
+	if _, n, err := d.Next([]byte("  <a/> ")); n != 6 || err != nil {
+		t.Fatal(n, err)
+	}
+	_, _, err = d.Next([]byte(" \n<a><?x?></a>"))
+	var e *Error
+	if !errors.As(err, &e) || e.Offset != 6+2+3 || e.Condition != RestrictedXML {
+		t.Error(err)
+	}
+}
+
+func TestManyBindings(t *testing.T) {
+	var b strings.Builder
+	for i := range maxBindings - 1 {
+		fmt.Fprintf(&b, " xmlns:p%d='urn:%d'", i, i)
+	}
+	header := "<stream:stream xmlns:stream='http://etherx.jabber.org/streams'" + b.String() + ">"
+	r := runDown(new(Down), []byte(header+"<p62:a/>"), func() int { return 1 << 20 })
+	if len(r.outs) != 2 || r.outs[1] != `<p62:a xmlns:p62="urn:62"/>` {
+		t.Error(r)
+	}
+	header = strings.Replace(header, ">", " xmlns='jabber:client'>", 1)
+	if r = runDown(new(Down), []byte(header), func() int { return 1 << 20 }); r.err != "policy-violation 0" {
+		t.Error(r)
+	}
+}
+
+func TestAliasing(t *testing.T) {
+	msg := []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='a' xml:lang='de'/>  ")
+	m, err := new(UpParser).Parse(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg[bytes.Index(msg, []byte("'a'"))+1]++
+	if string(m.Attributes.To) != "'b'" {
+		t.Errorf("to is %s", m.Attributes.To)
+	}
+	for _, s := range [][]byte{m.Raw, m.Local, m.Attributes.To, m.Attributes.Lang} {
+		if len(s) != cap(s) {
+			t.Errorf("%s has spare capacity", s)
+		}
+	}
+	b := []byte("<message a='b'/><presence/>")
+	var d Down
+	u, _, err := d.Next(b)
+	if err != nil || len(u.Raw) != cap(u.Raw) {
+		t.Fatal(u, err)
+	}
+	if _, tail := d.AppendHead(nil, u); &tail[0] != &b[len("<message")] {
+		t.Error("tail is a copy")
+	}
+}
+
+// TestForgets checks that no parser keeps a message alive.
+func TestForgets(t *testing.T) {
+	var p UpParser
+	for _, msg := range []string{
+		"<a xmlns:x='urn:x' x:b='1' xml:lang='c'><x:d xmlns:y='urn:y'/></a>",
+		"<a xmlns:x='urn:x' x:b='1'><x:d xmlns:y='urn:y'>",
+		"<a xmlns:x='urn:x' x:b='1' y:c='2'/>",
+	} {
+		p.Parse([]byte(msg))
+		for _, x := range p.prefixes[:cap(p.prefixes)] {
+			if x.name != nil || x.space != nil {
+				t.Errorf("%s: still holds %s", msg, x.name)
+			}
+		}
+		for _, s := range p.spaces[:cap(p.spaces)] {
+			if s != nil {
+				t.Errorf("%s: still holds %s", msg, s)
+			}
+		}
+	}
+}
+
+func TestAllocs(t *testing.T) {
+	var p UpParser
+	up := []string{
+		`<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="p" version="1.0"/>`,
+		`<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AA==</auth>`,
+		`<jc:iq xmlns:jc='jabber:client' xml:lang='de'><stream:x>&lt;ü</stream:x></jc:iq>`,
+		EndTag, CloseMessage,
+	}
+	down := []string{
+		`<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='i1' version='1.0' xml:lang='en' xmlns='jabber:client' from='proto.test'>`,
+		`<stream:features><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></stream:features>`,
+		`<message xmlns:stream='urn:x' id="'>"><stream:a/></message>`,
+		EndTag,
+	}
+	for _, c := range corpora {
+		up = append(up, c.element)
+		down = append(down, inherited(c.element))
+	}
+	for _, s := range up {
+		msg := []byte(s)
+		if n := testing.AllocsPerRun(100, func() {
+			if _, err := p.Parse(msg); err != nil {
+				t.Fatal(err)
+			}
+		}); n != 0 {
+			t.Errorf("Parse(%.60q): %v allocations", s, n)
+		}
+	}
+	dst := make([]byte, 0, 1024)
+	for _, s := range down {
+		b := []byte(s)
+		if n := testing.AllocsPerRun(100, func() {
+			var d Down
+			u, n, err := d.Next(b)
+			if err != nil || n != len(b) {
+				t.Fatal(n, err)
+			}
+			d.Size(u)
+			d.AppendHead(dst, u)
+		}); n != 0 {
+			t.Errorf("Next(%.60q): %v allocations", s, n)
+		}
+	}
+}
+
+// large are elements that tempt a parser to look at bytes again and again. n
+// is about their size in bytes.
+var large = map[string]func(n int) string{
+	"text":             func(n int) string { return "<a>" + strings.Repeat("text ", n/5) + "</a>" },
+	"brackets":         func(n int) string { return "<a>" + strings.Repeat("]]", n/2) + "</a>" },
+	"colons":           func(n int) string { return "<a>" + strings.Repeat("m:", n/2) + "</a>" },
+	"value":            func(n int) string { return "<a b='" + strings.Repeat("x>", n/2) + "'/>" },
+	"value in another": func(n int) string { return "<a b='" + strings.Repeat(`">`, n/2) + "'/>" },
+	"white space":      func(n int) string { return "<a" + strings.Repeat(" ", n) + "b='c'/>" },
+	"name":             func(n int) string { return "<a><" + strings.Repeat("n", n) + "/></a>" },
+	"end tag":          func(n int) string { return "<a></a" + strings.Repeat(" ", n) + ">" },
+	"section":          func(n int) string { return "<a><![CDATA[" + strings.Repeat("]>", n/2) + "]]></a>" },
+	"sections":         func(n int) string { return "<a>" + strings.Repeat("<![CDATA[<]]>", n/13) + "</a>" },
+	"tags":             func(n int) string { return "<a>" + strings.Repeat("<b c='d'></b>", n/13) + "</a>" },
+	"references":       func(n int) string { return "<a>" + strings.Repeat("&amp;", n/5) + "</a>" },
+	"controls nearby":  func(n int) string { return "<a>" + strings.Repeat("\n\t\u00fc ", n/5) + "</a>" },
+	"between":          func(n int) string { return strings.Repeat(" \n", n/2) + "<a/>" },
+}
+
+// TestLinear compares 10 MiB with 1 MiB, in reads of 1 KiB: work that grows
+// with the square would take a hundred times as long, not ten.
+func TestLinear(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	down := func(in []byte) {
+		var d Down
+		start, units := 0, 0
+		for end := 0; end < len(in); {
+			end = min(end+1024, len(in))
+			u, n, err := d.Next(in[start:end])
+			if err != nil {
+				t.Fatal(err)
+			}
+			start += n
+			if u.Kind != None {
+				units++
+			}
+		}
+		if units != 1 || start != len(in) {
+			t.Fatalf("%d units, %d bytes left", units, len(in)-start)
+		}
+	}
+	up := func(in []byte) {
+		if _, err := new(UpParser).Parse(bytes.TrimLeft(in, " \n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	best := func(f func([]byte), in []byte) time.Duration {
+		least := time.Duration(1 << 62)
+		for range 3 {
+			start := time.Now()
+			f(in)
+			least = min(least, time.Since(start))
+		}
+		return least
+	}
+	for name, element := range large {
+		for way, f := range map[string]func([]byte){"up": up, "down": down} {
+			small := best(f, []byte(element(1<<20)))
+			if big := best(f, []byte(element(10<<20))); big > 40*small+20*time.Millisecond {
+				t.Errorf("%s, %s: 1 MiB takes %v, 10 MiB %v", name, way, small, big)
+			}
+		}
+	}
+}
+
+// TestLooksOnce overwrites the bytes that Next has seen with quotes, so that
+// looking at them again to find the end would lead astray. The name of the root
+// and a few last bytes (a section may start or end there) are left alone.
+func TestLooksOnce(t *testing.T) {
+	for name, element := range large {
+		if name == "value in another" {
+			continue // the quotes of such a tag are counted first and followed then
+		}
+		in := []byte(element(20_000))
+		var d Down
+		b := bytes.Clone(in)
+		start, seen := 0, 0
+		for end := 1; ; end = min(end+97, len(in)) {
+			u, n, err := d.Next(b[start:end])
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			start += n
+			if u.Kind == Element {
+				break
+			}
+			if end == len(in) {
+				t.Fatalf("%s: no unit", name)
+			}
+			for ; seen < end-12; seen++ {
+				if seen > 10 {
+					b[seen] = '"'
+				}
+			}
+		}
+	}
+}
+
+func TestMessageIsUTF8(t *testing.T) {
+	for _, v := range vectors(t, "down") {
+		for _, out := range runDown(new(Down), v.in, func() int { return len(v.in) }).outs {
+			if !utf8.ValidString(out) {
+				t.Errorf("%s: %q", v.path, out)
+			}
+		}
+	}
+}
