@@ -47,3 +47,10 @@ func TestClients(t *testing.T) {
 		})
 	}
 }
+
+// Cases: 49, 118. Converse.js in a real browser: WebSocket, XML parser and all.
+func TestConverse(t *testing.T) {
+	eachServer(t, func(t *testing.T, s *server) {
+		runScript(t, s, "converse.mjs", "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")
+	})
+}
