@@ -1,0 +1,217 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"xmppgate/proxy"
+)
+
+// A gateway is what the admin endpoints ask.
+type gateway interface {
+	// Sessions walks over the live sessions in any order.
+	Sessions() iter.Seq[proxy.SessionInfo]
+	// Check connects to the XMPP server and waits for its header.
+	Check(ctx context.Context) error
+}
+
+// An admin serves the endpoints for operators. They show who is connected and
+// can stop the service, so they have listeners of their own.
+type admin struct {
+	gateway              gateway
+	drain                *drain
+	metrics, connections http.Handler
+	limit                int  // most sessions that are listed
+	profile              bool // serve /debug/pprof/
+	ready                readiness
+}
+
+const adminIndex = `xmppgate
+
+/metrics              for Prometheus
+/metrics/connections  for Prometheus, single sessions
+/connections          sessions as JSON: ?sort=bytes|age|idle|messages&limit=100
+/healthz              200 while the process lives
+/readyz               200 while the XMPP server answers and nobody asked to drain
+/drain                POST or GET: accept nobody, close sessions
+`
+
+func (a *admin) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, adminIndex) })
+	mux.Handle("GET /metrics", a.metrics)
+	mux.Handle("GET /metrics/connections", a.connections)
+	mux.HandleFunc("GET /connections", a.listConnections)
+	// It must not depend on the XMPP server: where the gateway starts first
+	// (a sidecar), the server would wait for it for ever.
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /readyz", a.readyz)
+	mux.HandleFunc("POST /drain", a.beginDrain)
+	// Kubernetes can only GET in a preStop hook.
+	mux.HandleFunc("GET /drain", a.beginDrain)
+	if a.profile {
+		// Without cmdline, which may show more than a profile needs.
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+// newAdminServer bounds what a client of the admin endpoints may cost. The
+// time to write leaves room for a profile.
+func newAdminServer(a *admin, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           a.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      2 * time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // a client that left is no concern of ours
+}
+
+func (a *admin) readyz(w http.ResponseWriter, r *http.Request) {
+	if a.drain.begun() {
+		answer(w, http.StatusServiceUnavailable, "draining\n")
+		return
+	}
+	if err := a.ready.check(r.Context(), a.gateway); err != nil {
+		answer(w, http.StatusServiceUnavailable, fmt.Sprintf("the XMPP server does not answer: %v\n", err))
+		return
+	}
+	answer(w, http.StatusOK, "ok\n")
+}
+
+func (a *admin) beginDrain(w http.ResponseWriter, r *http.Request) {
+	// A page in the operator's browser reaches loopback, too.
+	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+		answer(w, http.StatusForbidden, "another site may not start a drain\n")
+		return
+	}
+	a.drain.begin()
+	answer(w, http.StatusAccepted, "draining\n")
+}
+
+// A readiness remembers for a moment whether the XMPP server answers, so that
+// those who ask cannot load it. The zero value knows nothing yet.
+type readiness struct {
+	mu   sync.Mutex
+	at   time.Time
+	last error
+}
+
+const (
+	readyFor     = 2 * time.Second
+	readyTimeout = 2 * time.Second
+)
+
+// check asks the gateway unless the last answer is fresh. Others who ask at
+// the same time wait for that one answer.
+func (r *readiness) check(ctx context.Context, g gateway) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.at.IsZero() && time.Since(r.at) < readyFor {
+		return r.last
+	}
+	// The answer is for all who wait: that one of them leaves must not
+	// spoil it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
+	defer cancel()
+	r.last = g.Check(ctx)
+	r.at = time.Now()
+	return r.last
+}
+
+// A listedTraffic is one direction of a listed session.
+type listedTraffic struct {
+	Messages  uint64 `json:"messages"`
+	Presences uint64 `json:"presences"`
+	IQs       uint64 `json:"iqs"`
+	Nonzas    uint64 `json:"nonzas"`
+	Bytes     uint64 `json:"bytes"`
+}
+
+// A listedSession is one item of /connections.
+type listedSession struct {
+	ID          uint64        `json:"id"`
+	Remote      string        `json:"remote"`
+	Domain      string        `json:"domain"`
+	Phase       string        `json:"phase"`
+	Resumable   bool          `json:"resumable"`
+	Since       time.Time     `json:"since"`
+	IdleSeconds float64       `json:"idle_seconds"`
+	PingSeconds float64       `json:"ping_seconds,omitzero"`
+	Up          listedTraffic `json:"up"`
+	Down        listedTraffic `json:"down"`
+}
+
+// orders are the values of ?sort=.
+var orders = map[string]func(a, b proxy.SessionInfo) int{
+	"bytes":    func(a, b proxy.SessionInfo) int { return cmp.Compare(b.Up.Bytes+b.Down.Bytes, a.Up.Bytes+a.Down.Bytes) },
+	"age":      func(a, b proxy.SessionInfo) int { return a.Since.Compare(b.Since) },
+	"idle":     func(a, b proxy.SessionInfo) int { return cmp.Compare(b.Idle, a.Idle) },
+	"messages": func(a, b proxy.SessionInfo) int { return cmp.Compare(messages(b), messages(a)) },
+}
+
+// messages is the number of WebSocket messages that carried an element.
+func messages(i proxy.SessionInfo) uint64 {
+	return i.Up.Messages + i.Up.Presences + i.Up.IQs + i.Up.Nonzas +
+		i.Down.Messages + i.Down.Presences + i.Down.IQs + i.Down.Nonzas
+}
+
+// listConnections answers with the sessions that come first in the wanted
+// order.
+func (a *admin) listConnections(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	order, ok := orders[cmp.Or(query.Get("sort"), "bytes")]
+	if !ok {
+		answer(w, http.StatusBadRequest, "sort: write bytes, age, idle or messages\n")
+		return
+	}
+	limit, err := strconv.Atoi(cmp.Or(query.Get("limit"), "100"))
+	if err != nil || limit < 0 {
+		answer(w, http.StatusBadRequest, "limit: write a number\n")
+		return
+	}
+	all := slices.SortedFunc(a.gateway.Sessions(), func(x, y proxy.SessionInfo) int {
+		return cmp.Or(order(x, y), cmp.Compare(x.ID, y.ID))
+	})
+	list := []listedSession{}
+	for _, i := range all[:min(len(all), limit, a.limit)] {
+		list = append(list, listedSession{
+			ID:          i.ID,
+			Remote:      remote(i),
+			Domain:      i.Domain,
+			Phase:       i.Phase,
+			Resumable:   i.Resumable,
+			Since:       i.Since,
+			IdleSeconds: i.Idle.Seconds(),
+			PingSeconds: i.Ping.Seconds(),
+			Up:          listedTraffic(i.Up),
+			Down:        listedTraffic(i.Down),
+		})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Total-Count", strconv.Itoa(len(all)))
+	_ = json.NewEncoder(w).Encode(list) // a client that left is no concern of ours
+}

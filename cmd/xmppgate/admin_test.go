@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"xmppgate/proxy"
+)
+
+// A fakeGateway has the sessions and the answer that a test gives it.
+type fakeGateway struct {
+	sessions []proxy.SessionInfo
+	check    func(context.Context) error
+}
+
+func (f *fakeGateway) Sessions() iter.Seq[proxy.SessionInfo] { return slices.Values(f.sessions) }
+func (f *fakeGateway) Check(ctx context.Context) error       { return f.check(ctx) }
+
+// newAdmin returns the endpoints of g with something to drain.
+func newAdmin(g *fakeGateway) *admin {
+	text := func(s string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s) })
+	}
+	return &admin{gateway: g, drain: newDrain(), metrics: text("totals"), connections: text("single"), limit: 3}
+}
+
+func request(a *admin, method, target string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	a.handler().ServeHTTP(w, httptest.NewRequest(method, target, nil))
+	return w
+}
+
+func TestEndpoints(t *testing.T) {
+	for _, c := range []struct {
+		method, target string
+		status         int
+		body           string
+	}{
+		{"GET", "/", 200, adminIndex},
+		{"GET", "/nothing", 404, ""},
+		{"GET", "/metrics", 200, "totals"},
+		{"GET", "/metrics/connections", 200, "single"},
+		{"GET", "/healthz", 200, "ok\n"},
+		{"GET", "/readyz", 200, "ok\n"},
+		{"POST", "/healthz", 405, ""},
+		{"DELETE", "/drain", 405, ""},
+		{"POST", "/drain", 202, "draining\n"},
+		{"GET", "/drain", 202, "draining\n"},
+		{"GET", "/connections", 200, "[]\n"},
+		{"GET", "/connections?sort=colour", 400, "sort: write bytes, age, idle or messages\n"},
+		{"GET", "/connections?limit=many", 400, "limit: write a number\n"},
+		{"GET", "/connections?limit=-1", 400, "limit: write a number\n"},
+		{"GET", "/debug/pprof/", 404, ""},
+	} {
+		a := newAdmin(&fakeGateway{check: func(context.Context) error { return nil }})
+		w := request(a, c.method, c.target)
+		if w.Code != c.status || c.body != "" && w.Body.String() != c.body {
+			t.Errorf("%s %s: %d %q", c.method, c.target, w.Code, w.Body)
+		}
+		if drains := c.status == 202; a.drain.begun() != drains {
+			t.Errorf("%s %s: drain begun is %v", c.method, c.target, !drains)
+		}
+	}
+}
+
+func TestProfileHasNoCommandLine(t *testing.T) {
+	a := newAdmin(&fakeGateway{})
+	a.profile = true
+	for target, status := range map[string]int{"/debug/pprof/": 200, "/debug/pprof/heap?debug=1": 200, "/debug/pprof/cmdline": 404} {
+		if w := request(a, "GET", target); w.Code != status {
+			t.Errorf("%s: %d", target, w.Code)
+		}
+	}
+}
+
+func TestDrainOnlyFromHere(t *testing.T) {
+	for site, status := range map[string]int{"": 202, "none": 202, "same-origin": 202, "same-site": 403, "cross-site": 403} {
+		for _, method := range []string{"GET", "POST"} {
+			a := newAdmin(&fakeGateway{})
+			r := httptest.NewRequest(method, "/drain", nil)
+			if site != "" {
+				r.Header.Set("Sec-Fetch-Site", site)
+			}
+			w := httptest.NewRecorder()
+			a.handler().ServeHTTP(w, r)
+			if w.Code != status || a.drain.begun() != (status == 202) {
+				t.Errorf("%s from %q: %d", method, site, w.Code)
+			}
+		}
+	}
+}
+
+func TestReadyz(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		answers := errors.New("connection refused")
+		a := newAdmin(&fakeGateway{check: func(context.Context) error { asked.Add(1); return answers }})
+		expect := func(status int, body string, times int32) {
+			t.Helper()
+			w := request(a, "GET", "/readyz")
+			if w.Code != status || w.Body.String() != body || asked.Load() != times {
+				t.Errorf("%d %q, the server was asked %d times, want %d", w.Code, w.Body, asked.Load(), times)
+			}
+		}
+		down := "the XMPP server does not answer: connection refused\n"
+		expect(503, down, 1)
+		answers = nil
+		time.Sleep(readyFor - time.Millisecond)
+		expect(503, down, 1)
+		time.Sleep(time.Millisecond)
+		expect(200, "ok\n", 2)
+		a.drain.begin()
+		expect(503, "draining\n", 2)
+	})
+}
+
+// Many probes at once are one dial, and the one that asked first may leave.
+// The clock is real: a mutex holds up a fake one.
+func TestReadyzIsAskedOnce(t *testing.T) {
+	var asked atomic.Int32
+	a := newAdmin(&fakeGateway{check: func(ctx context.Context) error {
+		asked.Add(1)
+		select {
+		case <-time.After(50 * time.Millisecond):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}})
+	var done sync.WaitGroup
+	for range 20 {
+		done.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			w := httptest.NewRecorder()
+			a.handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/readyz", nil))
+			if w.Code != http.StatusOK {
+				t.Errorf("%d %q", w.Code, w.Body)
+			}
+		})
+	}
+	done.Wait()
+	if asked.Load() != 1 {
+		t.Errorf("the server was asked %d times", asked.Load())
+	}
+}
+
+func TestReadyzGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAdmin(&fakeGateway{check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+		start := time.Now()
+		w := request(a, "GET", "/readyz")
+		if took := time.Since(start); w.Code != 503 || took != readyTimeout {
+			t.Errorf("%d after %v", w.Code, took)
+		}
+	})
+}
+
+func TestConnections(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	g := &fakeGateway{sessions: []proxy.SessionInfo{
+		{ID: 1, Remote: netip.MustParseAddrPort("192.0.2.1:1000"), Domain: "example.org", Phase: "open", Resumable: true, Since: since, Idle: 1500 * time.Millisecond, Ping: 20 * time.Millisecond,
+			Up: proxy.Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 10}, Down: proxy.Traffic{Messages: 5, Bytes: 20}},
+		{ID: 2, Since: since.Add(-time.Hour), Up: proxy.Traffic{Bytes: 500}},
+		{ID: 3, Since: since.Add(time.Hour), Idle: time.Hour, Down: proxy.Traffic{IQs: 99, Bytes: 1}},
+		{ID: 4, Since: since.Add(time.Hour), Idle: time.Minute},
+	}}
+	a := newAdmin(g)
+	for query, want := range map[string]string{
+		"":                        "[2 1 3]",
+		"?sort=bytes":             "[2 1 3]",
+		"?sort=age":               "[2 1 3]",
+		"?sort=idle":              "[3 4 1]",
+		"?sort=messages":          "[3 1 2]",
+		"?sort=messages&limit=1":  "[3]",
+		"?limit=0":                "[]",
+		"?sort=bytes&limit=99999": "[2 1 3]", // the cap of newAdmin
+	} {
+		w := request(a, "GET", "/connections"+query)
+		var got []struct{ ID int }
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		ids := []int{}
+		for _, s := range got {
+			ids = append(ids, s.ID)
+		}
+		if fmt.Sprint(ids) != want || w.Header().Get("X-Total-Count") != "4" {
+			t.Errorf("%q: %v of %s, want %s", query, ids, w.Header().Get("X-Total-Count"), want)
+		}
+	}
+
+	g.sessions = g.sessions[:1]
+	const want = `[{"id":1,"remote":"192.0.2.1:1000","domain":"example.org","phase":"open","resumable":true,"since":"2026-01-02T03:04:05Z","idle_seconds":1.5,"ping_seconds":0.02,` +
+		`"up":{"messages":1,"presences":2,"iqs":3,"nonzas":4,"bytes":10},"down":{"messages":5,"presences":0,"iqs":0,"nonzas":0,"bytes":20}}]`
+	if got := strings.TrimSpace(request(a, "GET", "/connections").Body.String()); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}

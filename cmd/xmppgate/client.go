@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+func healthcheck(ctx context.Context, p process) int {
+	return p.ask(ctx, http.MethodGet, "/healthz")
+}
+
+func requestDrain(ctx context.Context, p process) int {
+	return p.ask(ctx, http.MethodPost, "/drain")
+}
+
+// ask sends a request to the admin endpoints of the gateway that runs with
+// the same configuration.
+func (p process) ask(ctx context.Context, method, path string) int {
+	c, err := loadConfig(p.environ)
+	if err != nil {
+		return p.misconfigured(err)
+	}
+	if err := askAdmin(ctx, c.AdminListen, method, path); err != nil {
+		fmt.Fprintf(p.stderr, "xmppgate: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+func askAdmin(ctx context.Context, addresses []string, method, path string) error {
+	if len(addresses) == 0 {
+		return errors.New(prefix + "ADMIN_LISTEN is empty: there is nobody to ask")
+	}
+	network, name := splitAddress(addresses[0])
+	client := &http.Client{
+		Timeout: 2 * time.Second,
+		// No proxy of the environment, and a dial that takes ":9280" and
+		// "0.0.0.0:9280" for this machine.
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, name)
+			},
+		},
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://xmppgate"+path, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	if err != nil {
+		return err
+	}
+	if response.StatusCode/100 != 2 {
+		return fmt.Errorf("%s: %s: %s", path, response.Status, strings.TrimSpace(string(body)))
+	}
+	return nil
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+
+	"xmppgate/proxy"
+)
+
+const prefix = "XMPPGATE_"
+
+// A config is the environment, parsed. The tags of a field are the only
+// definition of its variable: name (env), default (envDefault) and meaning
+// (help) feed the parser, --help and the table in README.
+type config struct {
+	Listen                 list          `env:"LISTEN" envDefault:":5280" help:"where clients connect: host:port or unix:/path, comma separated"`
+	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated"`
+	Upstream               string        `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP server: tcp://host:port or unix:/path"`
+	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; empty leaves it to the server"`
+	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, such as https://chat.example.org, comma separated; empty means any"`
+	AdminListen            list          `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
+	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message in bytes, each way; at least 10000"`
+	MaxSessions            int           `env:"MAX_SESSIONS" envDefault:"0" help:"sessions that may live at once; 0 means what the limit of open files allows, at 2 a session"`
+	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends; at least 1s"`
+	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end; at least 1s"`
+	ConnectionMetricsLimit int           `env:"CONNECTION_METRICS_LIMIT" envDefault:"1000" help:"most sessions that /metrics/connections and /connections show"`
+	Profile                bool          `env:"PROFILE" envDefault:"false" help:"serve Go profiles below /debug/pprof/ of the admin address"`
+	LogLevel               slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+	LogFormat              string        `env:"LOG_FORMAT" envDefault:"auto" help:"text, json, or auto: text on a terminal and JSON elsewhere"`
+	UnsafeAdmin            bool          `env:"UNSAFE_ADMIN" envDefault:"false" help:"accept an ADMIN_LISTEN that other machines can reach, where a container or firewall keeps them out"`
+	UnsafeUpstream         bool          `env:"UNSAFE_UPSTREAM" envDefault:"false" help:"accept an UPSTREAM without encryption on another machine, where the network is trusted: compose, Kubernetes"`
+
+	// dial is Upstream, understood.
+	dial func(context.Context) (net.Conn, error)
+}
+
+// A list is comma separated; spaces around its items are dropped.
+type list []string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *list) UnmarshalText(text []byte) error {
+	*l = strings.Split(string(text), ",")
+	for i, item := range *l {
+		(*l)[i] = strings.TrimSpace(item)
+	}
+	if slices.Contains(*l, "") {
+		return errors.New("an item is empty")
+	}
+	return nil
+}
+
+func (l list) String() string { return strings.Join(l, ",") }
+
+// A variable is one field of config as the operator sees it.
+type variable struct {
+	name     string // with the prefix
+	standard string // value when unset
+	help     string
+	field    int // index in config
+}
+
+// variables lists the variables in the order of their fields.
+func variables() (vars []variable) {
+	for f := range reflect.TypeFor[config]().Fields() {
+		if name, ok := f.Tag.Lookup("env"); ok {
+			vars = append(vars, variable{prefix + name, f.Tag.Get("envDefault"), f.Tag.Get("help"), f.Index[0]})
+		}
+	}
+	return vars
+}
+
+// print writes the effective configuration as a table.
+func (c *config) print(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, v := range variables() {
+		fmt.Fprintf(t, "%s\t%v\n", v.name, reflect.ValueOf(*c).Field(v.field))
+	}
+	t.Flush()
+}
+
+// loadConfig parses and checks the environment. Its error joins one line for
+// everything that is wrong.
+func loadConfig(environ map[string]string) (*config, error) {
+	c := new(config)
+	r := report{environ: environ, seen: map[string]bool{}}
+	err := env.ParseWithOptions(c, env.Options{Prefix: prefix, Environment: environ})
+	if aggregate, ok := errors.AsType[env.AggregateError](err); ok {
+		for _, err := range aggregate.Errors {
+			r.unparsed(err)
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	// The parser takes an empty value for an unset one. That is right for
+	// all but this one, which has no other way to say "none".
+	if value, ok := environ[prefix+"ADMIN_LISTEN"]; ok && value == "" {
+		c.AdminListen = nil
+	}
+	c.check(&r)
+	r.unknown()
+	if len(r.errs) > 0 {
+		return nil, errors.Join(r.errs...)
+	}
+	return c, nil
+}
+
+// check reports values that parse but make no sense or are not safe.
+func (c *config) check(r *report) {
+	for _, address := range c.Listen {
+		if err := checkAddress(address); err != nil {
+			r.add("LISTEN", "%w", err)
+		}
+	}
+	for _, path := range c.Path {
+		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?# ") {
+			r.add("PATH", "%q is not a URL path: write one such as /xmpp-websocket", path)
+		}
+	}
+	var err error
+	if c.dial, err = proxy.ParseUpstream(c.Upstream); err != nil {
+		r.add("UPSTREAM", "%w", err)
+	} else if address, plain := strings.CutPrefix(c.Upstream, "tcp://"); plain && !local(address) && !c.UnsafeUpstream {
+		r.add("UPSTREAM", "passwords and messages would cross the network without encryption: write tcp://127.0.0.1:5222 or unix:/path, or set %sUNSAFE_UPSTREAM=true where the network is trusted, as with service names of compose and Kubernetes", prefix)
+	}
+	for _, domain := range c.Domains {
+		if strings.ContainsAny(domain, "@/=*<>\"'& ") {
+			r.add("DOMAINS", "%q is not a domain: write names such as example.org, or nothing to leave it to the server", domain)
+		}
+	}
+	for _, origin := range c.Origins {
+		if u, err := url.Parse(origin); origin != "null" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
+			r.add("ORIGINS", "%q is not an origin: write scheme and host only, such as https://chat.example.org, or nothing to accept any", origin)
+		}
+	}
+	for _, address := range c.AdminListen {
+		if err := checkAddress(address); err != nil {
+			r.add("ADMIN_LISTEN", "%w", err)
+		} else if network, name := splitAddress(address); network == "tcp" && !local(name) && !c.UnsafeAdmin {
+			r.add("ADMIN_LISTEN", "other machines could read metrics and start a drain: write 127.0.0.1:9280 or unix:/path, or set %sUNSAFE_ADMIN=true where a container or firewall keeps them out", prefix)
+		}
+	}
+	if c.MaxStanzaBytes < 10000 {
+		r.add("MAX_STANZA_BYTES", "too small: write at least 10000, which every server must accept (RFC 6120, section 13.12)")
+	}
+	if c.MaxSessions < 0 {
+		r.add("MAX_SESSIONS", "negative: write 0 for what the limit of open files allows")
+	}
+	if c.PingInterval < time.Second {
+		r.add("PING_INTERVAL", "too short: write at least 1s")
+	}
+	if c.DrainTimeout < time.Second {
+		r.add("DRAIN_TIMEOUT", "too short: write at least 1s")
+	}
+	if c.ConnectionMetricsLimit < 0 {
+		r.add("CONNECTION_METRICS_LIMIT", "negative: write 0 to show none")
+	}
+	if !slices.Contains([]string{"auto", "text", "json"}, c.LogFormat) {
+		r.add("LOG_FORMAT", "not a format: write auto, text or json")
+	}
+}
+
+// warnings are about values that are allowed and probably not wanted.
+func (c *config) warnings() (warnings []string) {
+	if c.PingInterval >= time.Minute {
+		warnings = append(warnings, fmt.Sprintf("%sPING_INTERVAL=%v: many proxies cut connections that are silent for 60s", prefix, c.PingInterval))
+	}
+	return warnings
+}
+
+// checkAddress says what is wrong with an address to listen on.
+func checkAddress(address string) error {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("%q has no absolute path: write unix:/path", address)
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not an address: write host:port, :port or unix:/path", address)
+	}
+	return nil
+}
+
+// local tells whether host:port is certain to be on this machine. A name
+// other than localhost may resolve to anything tomorrow.
+func local(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// A report collects everything that is wrong with a configuration.
+type report struct {
+	environ map[string]string
+	errs    []error
+	seen    map[string]bool // variables that do not parse: their field means nothing
+}
+
+// add reports the value of a variable.
+func (r *report) add(name, format string, args ...any) {
+	if name = prefix + name; !r.seen[name] {
+		r.errs = append(r.errs, fmt.Errorf("%s=%q: %w", name, r.environ[name], fmt.Errorf(format, args...)))
+	}
+}
+
+// unparsed translates an error of the parser, which knows fields and Go
+// types, to variables and words.
+func (r *report) unparsed(err error) {
+	parse, ok := errors.AsType[env.ParseError](err)
+	if !ok {
+		r.errs = append(r.errs, err)
+		return
+	}
+	field, _ := reflect.TypeFor[config]().FieldByName(parse.Name)
+	name := field.Tag.Get("env")
+	switch field.Type {
+	case reflect.TypeFor[int]():
+		r.add(name, "not a number: write digits only")
+	case reflect.TypeFor[bool]():
+		r.add(name, "neither true nor false: write one of them")
+	case reflect.TypeFor[time.Duration]():
+		r.add(name, "not a duration: write one with its unit, such as 30s or 2m")
+	case reflect.TypeFor[slog.Level]():
+		r.add(name, "not a level: write debug, info, warn or error")
+	default:
+		r.add(name, "%w", parse.Err)
+	}
+	r.seen[prefix+name] = true
+}
+
+// Kubernetes tells every pod about the services of its namespace in variables
+// that begin with the name of the service, which may well be xmppgate.
+var (
+	serviceName = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
+	servicePort = regexp.MustCompile(`^(tcp|udp|sctp)://`)
+)
+
+// unknown reports variables that look like ours and are not: a setting that
+// is misspelt would otherwise be off in silence. Values are not repeated, as
+// nobody knows what they hold.
+func (r *report) unknown() {
+	var known []string
+	for _, v := range variables() {
+		known = append(known, strings.TrimPrefix(v.name, prefix))
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.environ)) {
+		rest, ours := strings.CutPrefix(name, prefix)
+		if !ours || slices.Contains(known, rest) || serviceName.MatchString(name) ||
+			strings.HasSuffix(name, "_PORT") && servicePort.MatchString(r.environ[name]) {
+			continue
+		}
+		suggestion := "run xmppgate --help for all of them"
+		if near, ok := nearest(rest, known); ok {
+			suggestion = "did you mean " + prefix + near + "?"
+		}
+		r.errs = append(r.errs, fmt.Errorf("%s: no such variable: %s", name, suggestion))
+	}
+}

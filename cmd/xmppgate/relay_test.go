@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// These tests run the program between a server and clients that are as simple
+// as a stream allows.
+
+// A gatewayProcess is xmppgate, with its sockets in a directory.
+type gatewayProcess struct {
+	*exec.Cmd
+	t      *testing.T
+	dir    string
+	stderr *bufio.Scanner
+}
+
+// startGateway returns when the program serves.
+func startGateway(t *testing.T, environ ...string) *gatewayProcess {
+	t.Helper()
+	dir := t.TempDir()
+	serveStreams(t, filepath.Join(dir, "server"))
+	g := &gatewayProcess{Cmd: exec.Command("xmppgate"), t: t, dir: dir}
+	g.Env = append(environ, "XMPPGATE_LISTEN=unix:"+dir+"/ws", "XMPPGATE_ADMIN_LISTEN=unix:"+dir+"/admin", "XMPPGATE_UPSTREAM=unix:"+dir+"/server")
+	stderr, err := g.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Process.Kill() })
+	g.stderr = bufio.NewScanner(stderr)
+	g.logs("serving")
+	return g
+}
+
+// logs waits for a record with the given message.
+func (g *gatewayProcess) logs(message string) {
+	g.t.Helper()
+	for g.stderr.Scan() {
+		var record struct{ Msg string }
+		if err := json.Unmarshal(g.stderr.Bytes(), &record); err != nil {
+			g.t.Errorf("not a log record: %s", g.stderr.Text())
+		}
+		if record.Msg == message {
+			return
+		}
+	}
+	g.t.Fatalf("%q was not logged", message)
+}
+
+// signal sends one.
+func (g *gatewayProcess) signal(s os.Signal) {
+	g.t.Helper()
+	if err := g.Process.Signal(s); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// ends waits for the end of the program.
+func (g *gatewayProcess) ends(code int) {
+	g.t.Helper()
+	var rest strings.Builder
+	for g.stderr.Scan() {
+		rest.WriteString(g.stderr.Text() + "\n")
+	}
+	_ = g.Wait() // the code says it
+	if got := g.ProcessState.ExitCode(); got != code {
+		g.t.Errorf("exit code %d, want %d\n%s", got, code, rest.String())
+	}
+}
+
+// get asks the admin endpoints.
+func (g *gatewayProcess) get(path string) (status int, body string) {
+	g.t.Helper()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", g.dir+"/admin")
+		},
+	}}
+	r, err := client.Get("http://admin" + path)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return r.StatusCode, string(text)
+}
+
+// open returns a client that has opened its stream.
+func (g *gatewayProcess) open() net.Conn {
+	g.t.Helper()
+	dialer := ws.Dialer{
+		Protocols: []string{"xmpp"},
+		NetDial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", g.dir+"/ws")
+		},
+	}
+	c, early, _, err := dialer.Dial(g.t.Context(), "ws://gateway/ws")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if early != nil {
+		g.t.Fatal("the gateway spoke first")
+	}
+	g.t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		g.t.Fatal(err)
+	}
+	open := `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="example.org" version="1.0"/>`
+	if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte(open)))); err != nil {
+		g.t.Fatal(err)
+	}
+	for _, want := range []string{"<open ", "features"} {
+		if _, payload := readFrame(g.t, c); !bytes.Contains(payload, []byte(want)) {
+			g.t.Fatalf("%q, want %s", payload, want)
+		}
+	}
+	return c
+}
+
+func readFrame(t *testing.T, c net.Conn) (ws.OpCode, []byte) {
+	t.Helper()
+	h, err := ws.ReadHeader(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := make([]byte, h.Length)
+	if _, err := io.ReadFull(c, payload); err != nil {
+		t.Fatal(err)
+	}
+	return h.OpCode, payload
+}
+
+// serveStreams is an XMPP server at a Unix socket: it answers a header and
+// ignores what follows.
+func serveStreams(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go acceptStreams(l)
+}
+
+func acceptStreams(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go serveStream(c)
+	}
+}
+
+func serveStream(c net.Conn) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	for header := ""; !strings.Contains(header, "<stream:stream"); {
+		tag, err := r.ReadString('>')
+		if err != nil {
+			return
+		}
+		header += tag
+	}
+	_, _ = io.WriteString(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='1' version='1.0'><stream:features/>`)
+	_, _ = io.Copy(io.Discard, r)
+}
+
+func TestDrainTellsEverySession(t *testing.T) {
+	g := startGateway(t)
+	if status, body := g.get("/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	clients := []net.Conn{g.open(), g.open(), g.open()}
+	for path, want := range map[string]string{
+		"/metrics":             `xmppgate_sessions{phase="negotiating"} 3`,
+		"/metrics/connections": `xmppgate_connection_stanzas_total{direction="down",id="1",remote=""} 1`,
+		"/connections":         `"domain":"example.org","phase":"negotiating"`,
+	} {
+		if _, body := g.get(path); !strings.Contains(body, want) {
+			t.Errorf("%s says no %s:\n%s", path, want, body)
+		}
+	}
+
+	g.signal(syscall.SIGTERM)
+	g.logs("draining")
+	for i, c := range clients {
+		op, payload := readFrame(t, c)
+		if code, _ := ws.ParseCloseFrameData(payload); op != ws.OpClose || code != ws.StatusGoingAway {
+			t.Errorf("client %d: %v %q, want a close frame with 1001", i, op, payload)
+		}
+		// While somebody has not answered, the drain goes on in public.
+		if i == 0 {
+			if status, body := g.get("/readyz"); status != http.StatusServiceUnavailable || body != "draining\n" {
+				t.Errorf("/readyz: %d %s", status, body)
+			}
+			if _, body := g.get("/metrics"); !strings.Contains(body, "xmppgate_draining 1") {
+				t.Error("xmppgate_draining is not 1")
+			}
+		}
+		if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewCloseFrame(payload))); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	g.ends(exitOK)
+}
+
+// A client that never answers is cut when the time is over.
+func TestDrainCuts(t *testing.T) {
+	g := startGateway(t, "XMPPGATE_DRAIN_TIMEOUT=1s")
+	g.open()
+	g.signal(syscall.SIGTERM)
+	g.logs("xmppgate failed")
+	g.ends(exitFailed)
+}
+
+func TestSecondSignal(t *testing.T) {
+	for signal, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+		g := startGateway(t)
+		g.open()
+		g.signal(syscall.SIGTERM)
+		g.logs("draining")
+		start := time.Now()
+		g.signal(signal)
+		g.ends(code)
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("%v: the end took %v", signal, took)
+		}
+	}
+}
+
+func TestLogger(t *testing.T) {
+	var out strings.Builder
+	newLogger(&out, "auto", slog.LevelInfo).Info("ended", "age", 90*time.Second)
+	if got := out.String(); !strings.HasSuffix(got, `"level":"INFO","msg":"ended","age_seconds":90}`+"\n") {
+		t.Error(got)
+	}
+	out.Reset()
+	newLogger(&out, "text", slog.LevelWarn).Info("ended")
+	if got := out.String(); got != "" {
+		t.Error(got)
+	}
+}

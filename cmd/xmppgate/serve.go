@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"xmppgate/proxy"
+)
+
+// serve is the command that relays.
+func serve(ctx context.Context, p process) int {
+	c, err := loadConfig(p.environ)
+	if err != nil {
+		return p.misconfigured(err)
+	}
+	log := newLogger(p.stderr, c.LogFormat, c.LogLevel)
+	for _, warning := range c.warnings() {
+		log.Warn(warning)
+	}
+	if err := relay(ctx, c, log); err != nil {
+		log.Error("xmppgate failed", "error", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// relay runs a gateway until ctx ends and its sessions are drained. It
+// returns nil when every session was told.
+func relay(ctx context.Context, c *config, log *slog.Logger) error {
+	d := newDrain()
+	defer context.AfterFunc(ctx, d.begin)()
+
+	b, files := readBuild(), descriptorLimit()
+	gateway := &proxy.Gateway{
+		Dial:         c.dial,
+		Domains:      c.Domains,
+		Paths:        c.Path,
+		Origins:      c.Origins,
+		MaxSessions:  sessionLimit(c.MaxSessions, files),
+		MaxStanza:    c.MaxStanzaBytes,
+		PingInterval: c.PingInterval,
+		Log:          log,
+	}
+	if fit := sessionLimit(0, files); fit > 0 && gateway.MaxSessions > fit {
+		log.Warn("the limit of open files is too low for "+prefix+"MAX_SESSIONS", "max_sessions", gateway.MaxSessions, "open_files", files, "enough_for", fit)
+	}
+	m := newMetrics(gateway, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun)
+	gateway.Observer = m
+
+	public, err := listenAll(c.Listen)
+	if err != nil {
+		return err
+	}
+	defer closeAll(public)
+	private, err := listenAll(c.AdminListen)
+	if err != nil {
+		return err
+	}
+	admin := newAdminServer(&admin{
+		gateway:     gateway,
+		drain:       d,
+		metrics:     m.Handler(),
+		connections: m.ConnectionsHandler(),
+		limit:       c.ConnectionMetricsLimit,
+		profile:     c.Profile,
+	}, log)
+
+	// A listener that ends before the drain has failed.
+	ended := make(chan error, len(public)+len(private))
+	var running sync.WaitGroup
+	for _, l := range public {
+		running.Go(func() { ended <- gateway.Serve(l) })
+	}
+	for _, l := range private {
+		running.Go(func() { ended <- admin.Serve(l) })
+	}
+	log.Info("serving", "version", b.version, "listen", addresses(public), "upstream", c.Upstream,
+		"admin", addresses(private), "max_sessions", gateway.MaxSessions, "open_files", files)
+
+	var failure error
+	select {
+	case <-d.started:
+	case err := <-ended:
+		failure = fmt.Errorf("a listener ended: %w", err)
+		d.begin()
+	}
+
+	log.Info("draining", "timeout", c.DrainTimeout)
+	start := time.Now()
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.DrainTimeout)
+	defer cancel()
+	if err := gateway.Shutdown(within); err != nil {
+		failure = errors.Join(failure, fmt.Errorf("drain: %w", err))
+	}
+	log.Info("drained", "took", time.Since(start))
+
+	// After /drain the process stays until it is told to end: if it went by
+	// itself, whatever watches over it would start it again.
+	if failure == nil {
+		<-ctx.Done()
+	}
+	_ = admin.Close()
+	closeAll(public)
+	running.Wait()
+	return failure
+}
+
+// A drain begins once, by a signal or by /drain.
+type drain struct {
+	once    sync.Once
+	started chan struct{}
+}
+
+func newDrain() *drain { return &drain{started: make(chan struct{})} }
+
+func (d *drain) begin() { d.once.Do(func() { close(d.started) }) }
+
+func (d *drain) begun() bool {
+	select {
+	case <-d.started:
+		return true
+	default:
+		return false
+	}
+}
+
+// sessionLimit bounds sessions by the descriptors they take, two each, when
+// the configuration does not. Zero descriptors means that there is no limit,
+// a result of zero too.
+func sessionLimit(configured int, descriptors uint64) int {
+	// Connections that are told that there is no room, listeners, admin
+	// connections, name resolution, dials of several addresses at once.
+	const reserve = 384
+	if configured > 0 || descriptors == 0 {
+		return configured
+	}
+	if descriptors < reserve+2 {
+		return 1
+	}
+	return int((descriptors - reserve) / 2)
+}
+
+// newLogger logs to w: events with attributes in lower_snake, one when a
+// session ends. Never content, never credentials, at any level.
+func newLogger(w io.Writer, format string, level slog.Level) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds}
+	if format == "text" || format == "auto" && terminal(w) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// inSeconds gives durations the unit that metrics have, in the name too: JSON
+// would show a bare number of nanoseconds.
+func inSeconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.Float64(a.Key+"_seconds", a.Value.Duration().Seconds())
+	}
+	return a
+}
+
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

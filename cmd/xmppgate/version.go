@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+)
+
+// version is set by -ldflags "-X main.version=v1.2.3" where the build knows a
+// better name than the module does.
+var version string
+
+// A build says what runs.
+type build struct{ version, revision string }
+
+// readBuild reads what the Go toolchain recorded. A build outside a
+// repository has no revision.
+func readBuild() build {
+	b := build{version: "(devel)", revision: "unknown"}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if info.Main.Version != "" {
+			b.version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				b.revision = s.Value[:min(12, len(s.Value))]
+			}
+		}
+	}
+	if version != "" {
+		b.version = version
+	}
+	return b
+}
+
+// String is the line of --version.
+func (b build) String() string {
+	return fmt.Sprintf("xmppgate %s (%s, %s, %s/%s)", b.version, b.revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
