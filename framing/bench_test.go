@@ -15,6 +15,9 @@ var corpora = []struct{ name, element string }{
 	{"chat", `<message xmlns='jabber:client' from='alice@example.org/phone.4Fa1' to='bob@example.net' type='chat' id='6f2c9b1e-70d4-4b8c'>` +
 		`<body>Shall we say half past seven, in front of the old library?</body>` +
 		`<active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/></message>`},
+	{"cyrillic", `<message xmlns='jabber:client' from='alice@example.org/phone.4Fa1' to='bob@example.net' type='chat' id='6f2c9b1e-70d4-4b8c'>` +
+		`<body>Давай в половине восьмого у входа в старую библиотеку?</body>` +
+		`<active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/></message>`},
 	{"presence", `<presence xmlns='jabber:client' from='alice@example.org/phone.4Fa1' to='bob@example.net' id='p-19'>` +
 		`<show>away</show><status>On the train</status><priority>5</priority>` +
 		`<c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='https://client.example/caps' ver='QgayPKawpkPSDYmwT/WM94uAlu0='/>` +

@@ -1,0 +1,82 @@
+package framing_test
+
+import (
+	"errors"
+	"fmt"
+
+	"xmppgate/framing"
+)
+
+func ExampleUpParser_Parse() {
+	var p framing.UpParser
+	for _, msg := range []string{
+		`<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="example.org" version='1.0'/>`,
+		`<message to='bob@example.org'><body>Hi!</body></message>`,
+		`<presence/></stream:stream>`,
+	} {
+		m, err := p.Parse([]byte(msg))
+		var e *framing.Error
+		switch {
+		case errors.Is(err, framing.ErrNotText):
+			fmt.Println("close the WebSocket with 1007")
+		case errors.As(err, &e):
+			fmt.Printf("%s\n", framing.AppendStreamError(nil, e.Condition, "", ""))
+		case m.Kind == framing.Header:
+			fmt.Printf("%s\n", framing.AppendStream(nil, m.Attributes))
+		case m.Kind == framing.End:
+			fmt.Println(framing.EndTag)
+		default:
+			fmt.Printf("%s\n", m.Raw)
+		}
+	}
+	// Output:
+	// <?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to="example.org" version='1.0'>
+	// <message to='bob@example.org'><body>Hi!</body></message>
+	// <stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><not-well-formed xmlns="urn:ietf:params:xml:ns:xmpp-streams"/></stream:error>
+}
+
+func ExampleDown_Next() {
+	d := framing.Down{MaxStanza: 65536}
+	var b []byte // received and not yet consumed
+	for _, read := range []string{
+		`<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://ether`,
+		`x.jabber.org/streams' id='c2s' version='1.0'><stream:features><starttls xmlns='urn:ie`,
+		`tf:params:xml:ns:xmpp-tls'/></stream:features> <message><body>Hi`,
+		`!</body></message></stream:stream>`,
+	} {
+		b = append(b, read...)
+		for {
+			u, n, err := d.Next(b)
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			switch {
+			case u.Kind == framing.Header:
+				fmt.Printf("%s\n", framing.AppendOpen(nil, u.Attributes))
+			case u.Kind == framing.End:
+				fmt.Println(framing.CloseMessage)
+			case u.Class == framing.Features:
+				fmt.Printf("%s\n", d.AppendFeatures(nil, u))
+			case u.Kind == framing.Element:
+				head, tail := d.AppendHead(nil, u)
+				fmt.Printf("%s%s\n", head, tail)
+			}
+			b = b[n:]
+			if u.Kind == framing.None {
+				break
+			}
+		}
+	}
+	// Output:
+	// <open xmlns="urn:ietf:params:xml:ns:xmpp-framing" id='c2s' version='1.0'/>
+	// <stream:features xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"></stream:features>
+	// <message xmlns="jabber:client"><body>Hi!</body></message>
+	// <close xmlns="urn:ietf:params:xml:ns:xmpp-framing" />
+}
+
+func ExampleUnquote() {
+	to, err := framing.Unquote([]byte(`'example&#46;org'`))
+	fmt.Println(to, err)
+	// Output: example.org <nil>
+}
