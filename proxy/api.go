@@ -15,8 +15,8 @@ import (
 // Its fields are read when the first connection is served and must not change
 // afterwards. Every field but Dial has a zero value that works.
 type Gateway struct {
-	// Dial connects to the XMPP server for one session. The context carries
-	// the dial deadline. Required.
+	// Dial connects to the XMPP server for one session. The context is
+	// cancelled when that takes too long or the client goes away. Required.
 	Dial func(ctx context.Context) (net.Conn, error)
 
 	// Domains are the domains a client may name in the to attribute of its

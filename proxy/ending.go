@@ -89,7 +89,7 @@ var endings = [...]EndingInfo{
 	endReopened:       {"reopened", slog.LevelInfo, "the client sent <open/> when no restart was due", framing.UnsupportedStanzaType, true, 1000, true},
 	endBadFrame:       {"bad-frame", slog.LevelInfo, "the client broke the WebSocket protocol", "", false, 1002, false},
 	endBinary:         {"binary-frame", slog.LevelInfo, "the client sent a binary message", "", false, 1003, false},
-	endNotText:        {"not-text", slog.LevelInfo, "the client sent a message that is not UTF-8 or does not start with '<'", "", false, 1007, false},
+	endNotText:        {"not-text", slog.LevelInfo, "the client sent a message that is not UTF-8 text or does not start with a tag", "", false, 1007, false},
 	endTooLarge:       {"too-large", slog.LevelInfo, "the client sent a message above the size limit", framing.PolicyViolation, true, 1000, true},
 	endBadXML:         {"bad-xml", slog.LevelInfo, "the client sent a message that is not exactly one permitted element", framing.NotWellFormed, true, 1000, true},
 	endStartTLS:       {"starttls", slog.LevelInfo, "the client tried <starttls/> inside the WebSocket", "", true, 1000, true},

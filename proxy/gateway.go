@@ -37,6 +37,7 @@ type state struct {
 	once         sync.Once
 	loop         loop
 	epoch        time.Time // session times count from here
+	clock        func() time.Duration
 	observer     Observer
 	log          *slog.Logger
 	paths        []string
@@ -59,6 +60,9 @@ func (g *Gateway) init() {
 	g.once.Do(func() {
 		g.loop = goroutines{}
 		g.epoch = time.Now().Add(-1) // so that no event happens at zero, which means never
+		if g.clock == nil {
+			g.clock = g.sinceEpoch
+		}
 		g.observer = g.Observer
 		if g.observer == nil {
 			g.observer = nobody{}
@@ -98,8 +102,7 @@ func randomID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// now is the time since the gateway's epoch.
-func (g *Gateway) now() time.Duration { return time.Since(g.epoch) }
+func (g *Gateway) sinceEpoch() time.Duration { return time.Since(g.epoch) }
 
 // Bounds of the pause after an accept that failed, for want of descriptors for
 // example.
@@ -293,7 +296,7 @@ func (s *session) info() SessionInfo {
 	info := SessionInfo{
 		ID: s.id, Remote: s.remote, Domain: s.domain, Resumable: s.resumable,
 		Since: s.g.epoch.Add(s.began),
-		Idle:  s.g.now() - max(s.lastIn[client], s.lastIn[server]),
+		Idle:  s.g.clock() - max(s.lastIn[client], s.lastIn[server]),
 		Up:    s.relayed[up], Down: s.relayed[down], Ping: s.ping,
 	}
 	switch {
@@ -429,13 +432,13 @@ func normalDomain(s string) string {
 
 // dial starts to connect s to its server; the outcome is an event of s.
 func (g *Gateway) dial(s *session) {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	ctx, cancel := context.WithCancelCause(context.Background())
 	s.cancelDial = cancel
 	go g.connect(ctx, cancel, s.link)
 }
 
-func (g *Gateway) connect(ctx context.Context, cancel context.CancelFunc, l link) {
-	defer cancel()
+func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l link) {
+	defer cancel(nil)
 	begun := time.Now()
 	conn, err := g.Dial(ctx)
 	g.observer.Dialed(dialResult(ctx, err), time.Since(begun))
@@ -464,11 +467,11 @@ func dialResult(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
 		return dialOK
-	case errors.Is(ctx.Err(), context.Canceled):
+	case errors.Is(context.Cause(ctx), context.Canceled):
 		return dialAbandoned
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
 		return dialRefused
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+	case errors.Is(context.Cause(ctx), context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return dialTimedOut
 	}
 	return dialError

@@ -1,40 +1,224 @@
 package proxy
 
-import "net"
+import (
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+)
 
 // A loop drives sessions: it reads and writes their connections, keeps their
 // deadlines and applies back-pressure. Loops know sockets and no XMPP,
-// sessions know XMPP and no sockets.
-//
-// What a loop owes to a session:
-//
-//   - Its event methods are called one at a time.
-//   - After each event the outboxes of the workspace are written, the client's
-//     first, each in one gathered write. What a side does not take at once is
-//     kept by the loop and written when there is room; until then
-//     session.blocked is set for this side, and the other side is not read as
-//     long as it is legOpen. When all is written drained is called. A side
-//     that takes nothing for stallTimeout is reported by stalled.
-//   - It reads a side only when session.reads says so, with one read per
-//     wake-up, and calls eof when nothing more can come. It keeps a buffer
-//     for a side only while there are bytes that the session wants again.
-//   - It acts on the legs: legFinishing sends FIN behind the last byte,
-//     legClosed closes the connection at once.
-//   - It calls expire at session.deadline or soon after.
-//   - When session.over it tells the gateway and forgets the session.
+// sessions know XMPP and no sockets; what both need of each other is hold.
 type loop interface {
-	// start drives s over the connection of its client, beginning with
-	// bytes that were read already; it takes conn over.
+	// start begins to drive s over the connection of its client, beginning
+	// with bytes that were read already; it takes conn over.
 	start(s *session, conn net.Conn, early []byte)
 }
 
-// A link is the hold of a loop on one session.
+// A link is the way to a session from outside of its loop.
 type link interface {
 	// attach gives the session its connection to the server. It closes conn
 	// when the session has ended.
 	attach(conn net.Conn)
-	// post runs f as an event of the session, perhaps after it returns.
+	// post runs f as an event of the session.
 	post(f func(*session, *workspace))
-	// view runs f while no event of the session runs, before it returns.
+	// view runs f while no event of the session runs.
 	view(f func(*session))
+}
+
+// A transport is what a loop has to provide for one session. Its methods are
+// called during events and do not block.
+type transport interface {
+	// write writes what sd takes now and returns how much that was. broken
+	// means that sd will never take anything again; what it has sent may
+	// still be read.
+	write(sd side, pieces [][]byte) (n int, broken bool)
+	// finish sends FIN. It reports false when the connection cannot be
+	// closed in one direction only.
+	finish(sd side) bool
+	// shut closes the connection and ends the reading of it.
+	shut(sd side)
+	// update is called at the end of each event: it starts or stops reading
+	// (see hold.turn) and writing (see hold.pending), and makes sure that
+	// tick is called at due or soon after, zero meaning never.
+	update(now, due time.Duration)
+}
+
+// A hold is the part of a link that all loops share: it runs the events of a
+// session one at a time, writes what they leave in the outboxes, acts on the
+// legs and keeps the back-pressure.
+//
+// What an event leaves for a side is written at once, in one gathered write,
+// the client's first. What the side does not take is copied to pending; until
+// that is written the session sees blocked, and the other side is not read.
+type hold struct {
+	mu    sync.Mutex // guards all below; never held while something blocks
+	s     *session
+	t     transport
+	sides [2]output
+	gone  bool // the gateway was told that the session is over
+}
+
+// An output is what hold knows of the writing to one side.
+type output struct {
+	pending  []byte        // accepted, not written
+	stallDue time.Duration // when a side that takes nothing is given up
+	broken   bool
+	attached bool
+	finished bool // FIN was sent
+	shut     bool
+}
+
+var workspaces = sync.Pool{New: func() any { return new(workspace) }}
+
+// event runs f on the session, from any goroutine.
+func (h *hold) event(f func(*session, *workspace)) {
+	w := workspaces.Get().(*workspace)
+	w.now = h.s.g.clock()
+	h.mu.Lock()
+	h.run(w, f)
+	h.mu.Unlock()
+	workspaces.Put(w)
+}
+
+func (h *hold) post(f func(*session, *workspace)) { h.event(f) }
+
+func (h *hold) view(f func(*session)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f(h.s)
+}
+
+// run is event for a caller that holds mu and has a workspace.
+func (h *hold) run(w *workspace, f func(*session, *workspace)) {
+	defer h.recover(w)
+	f(h.s, w)
+	h.settle(w)
+}
+
+// recover ends a session that has panicked: it must not take the others with
+// it.
+func (h *hold) recover(w *workspace) {
+	if r := recover(); r != nil {
+		w.out[client].reset()
+		w.out[server].reset()
+		h.s.panicked(fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
+		h.settle(w)
+	}
+}
+
+// settle writes what the event has left and acts on the legs.
+func (h *hold) settle(w *workspace) {
+	h.flush(w, client)
+	h.flush(w, server)
+	for sd := client; sd <= server; sd++ {
+		h.follow(w, sd)
+	}
+	if h.s.over() {
+		if !h.gone {
+			h.gone = true
+			h.t.update(w.now, 0)
+			h.s.g.sessionOver(h.s, w.now)
+		}
+		return
+	}
+	due := h.s.deadline()
+	for sd := range h.sides {
+		due = earlier(due, h.sides[sd].stallDue)
+	}
+	h.t.update(w.now, due)
+}
+
+// flush writes the outbox of sd, and what the session adds when all of it is
+// gone.
+func (h *hold) flush(w *workspace, sd side) {
+	out, o := &w.out[sd], &h.sides[sd]
+	for out.size > 0 {
+		n := out.size
+		if o.attached && !o.broken && !o.shut {
+			n = 0
+			if len(o.pending) == 0 {
+				if n, o.broken = h.t.write(sd, out.take()); o.broken {
+					n = out.size
+				}
+			}
+		}
+		if n < out.size {
+			if len(o.pending) == 0 {
+				o.stallDue = w.now + stallTimeout
+			}
+			for _, b := range out.take() {
+				skip := min(n, len(b))
+				n -= skip
+				o.pending = append(o.pending, b[skip:]...)
+			}
+			h.s.blocked[sd] = true
+			out.reset()
+			return
+		}
+		out.reset()
+		h.s.drained(w, sd)
+	}
+}
+
+// wrote notes that n pending bytes of sd were written. The caller settles.
+func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
+	o := &h.sides[sd]
+	o.broken = o.broken || broken
+	o.pending = o.pending[min(n, len(o.pending)):]
+	if o.broken || len(o.pending) == 0 {
+		o.pending, o.stallDue = nil, 0
+		h.s.blocked[sd] = false
+		h.s.drained(w, sd)
+		return
+	}
+	if n > 0 {
+		o.stallDue = w.now + stallTimeout
+	}
+}
+
+// follow acts on the leg of sd.
+func (h *hold) follow(w *workspace, sd side) {
+	o := &h.sides[sd]
+	if !o.attached || o.shut {
+		return
+	}
+	if h.s.leg[sd] == legFinishing && !o.finished && len(o.pending) == 0 {
+		o.finished = true
+		if !h.t.finish(sd) {
+			h.s.setLeg(w, sd, legClosed, 0)
+		}
+	}
+	if h.s.leg[sd] == legClosed {
+		o.shut = true
+		o.pending, o.stallDue = nil, 0
+		h.t.shut(sd)
+	}
+}
+
+// turn reports whether sd is to be read: the session wants its bytes, and the
+// other side takes what comes of them.
+func (h *hold) turn(sd side) bool {
+	return h.s.reads(sd) && !(h.s.leg[sd] == legOpen && h.s.blocked[sd.other()])
+}
+
+// eof tells the session that nothing more comes from sd.
+func (h *hold) eof(w *workspace, sd side, err error) {
+	if h.s.leg[sd] != legClosed {
+		h.s.eof(w, sd, err)
+	}
+}
+
+// tick does what is due.
+func (h *hold) tick(s *session, w *workspace) {
+	for sd := range h.sides {
+		if due(h.sides[sd].stallDue, w.now) {
+			s.stalled(w, side(sd))
+		}
+	}
+	if !s.over() {
+		s.expire(w)
+	}
 }

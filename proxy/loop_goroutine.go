@@ -2,11 +2,8 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"os"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -18,11 +15,12 @@ import (
 type goroutines struct{}
 
 func (goroutines) start(s *session, conn net.Conn, early []byte) {
-	p := &pair{s: s}
+	p := &pair{}
+	p.s, p.t = s, p
 	p.wake.L = &p.mu
-	p.ends[client].use(conn)
 	s.link = p
 	s.g.sessionBegun(s)
+	p.use(client, conn)
 	p.event(func(s *session, w *workspace) { s.begin(w) })
 	if len(early) > 0 {
 		// The read buffer is larger than any request head.
@@ -31,23 +29,16 @@ func (goroutines) start(s *session, conn net.Conn, early []byte) {
 	go p.pumpClient()
 }
 
-// writeChunk is how much a slow side has to take per stallTimeout, in bytes.
-const writeChunk = 64 << 10
-
-var workspaces = sync.Pool{New: func() any { return new(workspace) }}
-
 // past is a deadline that wakes whoever waits.
 var past = time.Unix(1, 0)
 
-// A pair is the link of the goroutine loop.
+// A pair is a link of the goroutine loop.
 type pair struct {
-	mu    sync.Mutex // guards all below; never held while something blocks
-	wake  sync.Cond  // a pump may have reason to go on
-	s     *session
+	hold
+	wake  sync.Cond // on hold.mu: a pump may have reason to go on
 	ends  [2]endpoint
 	timer *time.Timer
 	armed time.Duration // when timer fires; zero when it does not
-	gone  bool          // the gateway was told that the session is over
 }
 
 // An endpoint is one connection of a pair.
@@ -56,51 +47,16 @@ type endpoint struct {
 	raw     syscall.RawConn // nil when conn is no socket
 	win     window          // belongs to the pump
 	refeed  bool            // win holds bytes that the session would not take yet
-	pending []byte          // accepted for writing, not written
 	writing bool            // writePending runs
-	broken  bool            // writes fail; what there is to read is still read
-	finSent bool
-	closing bool // the pump was told to close conn
 }
 
-func (e *endpoint) use(conn net.Conn) {
+func (p *pair) use(sd side, conn net.Conn) {
+	e := &p.ends[sd]
 	e.conn = conn
 	if c, ok := conn.(syscall.Conn); ok && directSockets {
 		e.raw, _ = c.SyscallConn()
 	}
-}
-
-// event runs f on the session and does what follows from it.
-func (p *pair) event(f func(*session, *workspace)) {
-	w := workspaces.Get().(*workspace)
-	w.now = p.s.g.now()
-	p.mu.Lock()
-	p.run(w, f)
-	p.mu.Unlock()
-	workspaces.Put(w)
-}
-
-// run is event for a caller that holds mu.
-func (p *pair) run(w *workspace, f func(*session, *workspace)) {
-	defer func() {
-		// One session must not take the others with it.
-		if r := recover(); r != nil {
-			w.out[client].reset()
-			w.out[server].reset()
-			p.s.panicked(fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
-			p.settle(w)
-		}
-	}()
-	f(p.s, w)
-	p.settle(w)
-}
-
-func (p *pair) post(f func(*session, *workspace)) { p.event(f) }
-
-func (p *pair) view(f func(*session)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f(p.s)
+	p.sides[sd].attached = true
 }
 
 func (p *pair) attach(conn net.Conn) {
@@ -110,7 +66,7 @@ func (p *pair) attach(conn net.Conn) {
 			return
 		}
 		attached = true
-		p.ends[server].use(conn)
+		p.use(server, conn)
 		s.attached(w)
 	})
 	if !attached {
@@ -120,145 +76,89 @@ func (p *pair) attach(conn net.Conn) {
 	go p.pumpServer()
 }
 
-// settle writes what the event has produced and acts on the legs.
-func (p *pair) settle(w *workspace) {
-	for sd := client; sd <= server; sd++ {
-		p.flush(w, sd)
+// write tries once, without waiting.
+func (p *pair) write(sd side, pieces [][]byte) (n int, broken bool) {
+	raw := p.ends[sd].raw
+	if raw == nil {
+		return 0, false
 	}
-	for sd := client; sd <= server; sd++ {
-		e := &p.ends[sd]
-		if e.conn == nil || e.closing {
-			continue
-		}
-		l := p.s.leg[sd]
-		if l == legFinishing && !e.finSent && len(e.pending) == 0 {
-			e.finSent = true
-			if c, ok := e.conn.(interface{ CloseWrite() error }); ok {
-				c.CloseWrite()
-			} else {
-				p.s.setLeg(w, sd, legClosed, 0)
-				l = legClosed
-			}
-		}
-		if l == legClosed {
-			e.closing = true
-			e.pending = nil
-			e.conn.SetDeadline(past)
+	var err error
+	if e := raw.Write(func(fd uintptr) bool {
+		n, err = writeNow(fd, pieces)
+		return true
+	}); e != nil {
+		err = e
+	}
+	return n, err != nil
+}
+
+func (p *pair) finish(sd side) bool {
+	c, ok := p.ends[sd].conn.(interface{ CloseWrite() error })
+	if ok {
+		c.CloseWrite()
+	}
+	return ok
+}
+
+// shut wakes the pump, which closes the connection when it has left it.
+func (p *pair) shut(sd side) { p.ends[sd].conn.SetDeadline(past) }
+
+func (p *pair) update(now, due time.Duration) {
+	for sd := range p.ends {
+		if len(p.sides[sd].pending) > 0 && !p.ends[sd].writing {
+			p.ends[sd].writing = true
+			go p.writePending(side(sd))
 		}
 	}
-	if p.s.over() {
-		if p.timer != nil {
-			p.timer.Stop()
-		}
-		if !p.gone {
-			p.gone = true
-			p.s.g.sessionOver(p.s, w.now)
-		}
-	} else {
-		p.arm(w.now)
-	}
+	p.arm(now, due)
 	p.wake.Broadcast()
 }
 
-// flush writes the outbox of sd, and what the session adds when all of it is
-// gone.
-func (p *pair) flush(w *workspace, sd side) {
-	o, e := &w.out[sd], &p.ends[sd]
-	for o.size > 0 {
-		pieces, size := o.take(), o.size
-		n := size
-		if e.conn != nil && !e.broken && !e.closing {
-			n = 0
-			if !e.writing {
-				n = e.tryWrite(pieces)
-			}
+// arm sets the timer. A deadline that has moved away is left to the tick that
+// finds nothing due.
+func (p *pair) arm(now, due time.Duration) {
+	switch {
+	case due == 0:
+		if p.timer != nil {
+			p.timer.Stop()
+			p.armed = 0
 		}
-		if n < size {
-			for _, b := range pieces {
-				skip := min(n, len(b))
-				n -= skip
-				e.pending = append(e.pending, b[skip:]...)
-			}
-			p.s.blocked[sd] = true
-			if !e.writing {
-				e.writing = true
-				go p.writePending(sd)
-			}
-			o.reset()
-			return
-		}
-		o.reset()
-		if !p.s.blocked[sd] {
-			p.s.drained(w, sd)
-		}
+		return
+	case p.armed != 0 && p.armed <= due:
+		return
 	}
+	p.armed = due
+	if p.timer == nil {
+		p.timer = time.AfterFunc(due-now, p.expired)
+		return
+	}
+	p.timer.Reset(due - now)
 }
 
-// tryWrite writes what fits now and returns how much that was.
-func (e *endpoint) tryWrite(pieces [][]byte) (n int) {
-	if e.raw == nil {
-		return 0
-	}
-	err := e.raw.Write(func(fd uintptr) bool {
-		var err error
-		if n, err = writeNow(fd, pieces); err != nil {
-			e.broken = true
-		}
-		return true
+func (p *pair) expired() {
+	p.event(func(s *session, w *workspace) {
+		p.armed = 0
+		p.tick(s, w)
 	})
-	if err != nil {
-		e.broken = true
-	}
-	if e.broken {
-		// Nobody takes it any more; the pump learns why.
-		for _, b := range pieces {
-			n += len(b)
-		}
-	}
-	return n
 }
+
+// writeChunk is how much a slow side has to take per stallTimeout, in bytes.
+const writeChunk = 64 << 10
 
 // writePending writes what sd did not take at once. It lives until all is
 // written or the connection fails.
 func (p *pair) writePending(sd side) {
-	e := &p.ends[sd]
-	for {
+	e, o := &p.ends[sd], &p.sides[sd]
+	for more := true; more; {
 		p.mu.Lock()
-		chunk := e.pending[:min(len(e.pending), writeChunk)]
-		conn := e.conn
-		if e.broken {
-			chunk, e.pending = nil, nil
-		}
-		if len(chunk) == 0 {
-			e.pending, e.writing = nil, false
-			w := workspaces.Get().(*workspace)
-			w.now = p.s.g.now()
-			p.run(w, func(s *session, w *workspace) {
-				s.blocked[sd] = false
-				s.drained(w, sd)
-			})
-			p.mu.Unlock()
-			workspaces.Put(w)
-			return
-		}
-		if !e.closing {
-			conn.SetWriteDeadline(time.Now().Add(stallTimeout))
-		}
+		chunk := o.pending[:min(len(o.pending), writeChunk)]
 		p.mu.Unlock()
-
-		n, err := conn.Write(chunk)
-
-		p.mu.Lock()
-		// pending is nil when the leg was closed meanwhile.
-		e.pending = e.pending[min(n, len(e.pending)):]
-		if err != nil {
-			e.broken = true
-		}
-		stalled := errors.Is(err, os.ErrDeadlineExceeded) && !e.closing
-		p.mu.Unlock()
-		if stalled {
-			p.event(func(s *session, w *workspace) { s.stalled(w, sd, err) })
-		}
+		n, err := e.conn.Write(chunk)
+		p.event(func(s *session, w *workspace) {
+			p.wrote(w, sd, n, err != nil)
+			more = len(o.pending) > 0
+			e.writing = more
+		})
 	}
 }
 
@@ -283,19 +183,15 @@ func (p *pair) pump(sd side) {
 			}
 		}
 		if err != nil {
-			p.event(func(s *session, w *workspace) {
-				if s.leg[sd] != legClosed {
-					s.eof(w, sd, err)
-				}
-			})
+			p.event(func(s *session, w *workspace) { p.eof(w, sd, err) })
 		}
 	}
 	e.win.release()
 	e.conn.Close()
 }
 
-// awaitTurn waits until the session wants bytes of sd and the other side takes
-// what comes of them. It returns false when the leg is closed.
+// awaitTurn waits until it is the turn of sd. It returns false when the leg is
+// closed.
 func (p *pair) awaitTurn(sd side) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -308,10 +204,6 @@ func (p *pair) awaitTurn(sd side) bool {
 		}
 		p.wake.Wait()
 	}
-}
-
-func (p *pair) turn(sd side) bool {
-	return p.s.reads(sd) && !(p.s.leg[sd] == legOpen && p.s.blocked[sd.other()])
 }
 
 // readSocket reads until it is no longer the turn of sd. All reading happens
@@ -328,19 +220,16 @@ func (p *pair) readSocket(sd side) error {
 			if !turn {
 				return true
 			}
-			space := e.win.space()
-			n, err := readNow(fd, space)
+			n, err := readNow(fd, e.win.space())
 			if err != nil || n == 0 {
 				if e.win.n == 0 {
 					e.win.release()
 				}
-				if err == nil {
-					err = io.EOF
-				}
-				failed = err
 				if errors.Is(err, syscall.EAGAIN) {
-					failed = nil
 					return false
+				}
+				if failed = err; err == nil {
+					failed = io.EOF
 				}
 				return true
 			}
@@ -372,28 +261,4 @@ func (p *pair) feed(sd side, n int) {
 	if e.win.buf != nil {
 		e.win.keep(rest)
 	}
-}
-
-// arm sets the timer to the session's deadline. A deadline that has moved away
-// is left to the tick that finds nothing due.
-func (p *pair) arm(now time.Duration) {
-	d := p.s.deadline()
-	if d == 0 || p.armed != 0 && p.armed <= d {
-		return
-	}
-	p.armed = d
-	if p.timer == nil {
-		p.timer = time.AfterFunc(d-now, p.tick)
-		return
-	}
-	p.timer.Reset(d - now)
-}
-
-func (p *pair) tick() {
-	p.event(func(s *session, w *workspace) {
-		p.armed = 0
-		if !s.over() {
-			s.expire(w)
-		}
-	})
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/netip"
@@ -97,7 +98,7 @@ type session struct {
 
 	// heldHeader is a header for the server that may not be written yet.
 	heldHeader []byte
-	cancelDial context.CancelFunc // not nil while the dial runs
+	cancelDial context.CancelCauseFunc // not nil while the dial runs
 
 	// The client's message that is being put together: its first partial
 	// bytes stand, unmasked, at the start of what receive returned.
@@ -420,7 +421,7 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 	}
 	s.hold(m)
 	if first {
-		s.waitForNothing()
+		s.wait(w, endDialFailed, dialTimeout)
 		s.g.dial(s)
 		return
 	}
@@ -610,6 +611,8 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 	}
 }
 
+var errDialTimeout = fmt.Errorf("no connection within %v", dialTimeout)
+
 var errUpgradedStream = errors.New("the server started TLS or compression unasked")
 
 // ---- other events
@@ -634,7 +637,7 @@ func (s *session) eof(w *workspace, sd side, err error) {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	s.leg[sd] = legClosed
+	s.setLeg(w, sd, legClosed, 0)
 	if sd == client {
 		s.endWith(w, s.orderly(endClientLost), err)
 	} else {
@@ -651,13 +654,13 @@ func (s *session) orderly(e ending) ending {
 }
 
 // stalled tells that sd has taken no byte for stallTimeout.
-func (s *session) stalled(w *workspace, sd side, err error) {
+func (s *session) stalled(w *workspace, sd side) {
 	e := endClientStalled
 	if sd == server {
 		e = endServerStalled
 	}
-	s.leg[sd] = legClosed
-	s.endWith(w, e, err)
+	s.setLeg(w, sd, legClosed, 0)
+	s.endWith(w, e, nil)
 }
 
 // shutdown ends the session because the gateway goes away. Neither side is
@@ -721,7 +724,7 @@ func (s *session) expire(w *workspace) {
 		return
 	}
 	if s.pingDue == 0 {
-		s.leg[client] = legClosed
+		s.setLeg(w, client, legClosed, 0)
 		s.endWith(w, s.orderly(endClientSilent), nil)
 		return
 	}
@@ -783,7 +786,12 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 	s.waitForNothing()
 	s.heldHeader, s.held = nil, false
 	if s.cancelDial != nil {
-		s.cancelDial()
+		if e == endDialFailed {
+			s.cause = errDialTimeout
+			s.cancelDial(context.DeadlineExceeded)
+		} else {
+			s.cancelDial(context.Canceled)
+		}
 		s.cancelDial = nil
 	}
 	info := e.info()

@@ -228,7 +228,7 @@ func TestSlowReadersAreBounded(t *testing.T) {
 				continue
 			}
 			p.mu.Lock()
-			n := len(p.ends[client].pending) + p.ends[server].win.n
+			n := len(p.sides[client].pending) + p.ends[server].win.n
 			p.mu.Unlock()
 			if limit := readSize + b.g.maxStanza; n > limit {
 				t.Errorf("a session holds %d bytes, want at most %d", n, limit)
