@@ -144,6 +144,9 @@ func checkConfig(_ context.Context, p process) int {
 }
 
 func demo(ctx context.Context, p process) int {
+	// It watches for signals itself: a second one must not keep it from
+	// stopping the server that it started.
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	return runDemo(ctx, p.args, p.stdout, p.stderr)
 }
 

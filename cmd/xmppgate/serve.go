@@ -62,7 +62,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	admin := newAdminServer(&admin{
+	operators := newAdminServer(&admin{
 		gateway:     gateway,
 		drain:       d,
 		metrics:     m.Handler(),
@@ -78,7 +78,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 		running.Go(func() { ended <- gateway.Serve(l) })
 	}
 	for _, l := range private {
-		running.Go(func() { ended <- admin.Serve(l) })
+		running.Go(func() { ended <- operators.Serve(l) })
 	}
 	log.Info("serving", "version", b.version, "listen", addresses(public), "upstream", c.Upstream,
 		"admin", addresses(private), "max_sessions", gateway.MaxSessions, "open_files", files)
@@ -90,25 +90,33 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 		failure = fmt.Errorf("a listener ended: %w", err)
 		d.begin()
 	}
-
-	log.Info("draining", "timeout", c.DrainTimeout)
-	start := time.Now()
-	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.DrainTimeout)
-	defer cancel()
-	if err := gateway.Shutdown(within); err != nil {
-		failure = errors.Join(failure, fmt.Errorf("drain: %w", err))
-	}
-	log.Info("drained", "took", time.Since(start))
-
+	cut := drainGateway(ctx, gateway, c.DrainTimeout, log)
 	// After /drain the process stays until it is told to end: if it went by
 	// itself, whatever watches over it would start it again.
 	if failure == nil {
 		<-ctx.Done()
 	}
-	_ = admin.Close()
+	_ = operators.Close()
 	closeAll(public)
 	running.Wait()
-	return failure
+	return errors.Join(failure, cut)
+}
+
+// drainGateway returns nil when every session was told.
+func drainGateway(ctx context.Context, g *proxy.Gateway, timeout time.Duration, log *slog.Logger) error {
+	reason := "asked to"
+	if ctx.Err() != nil {
+		reason = context.Cause(ctx).Error()
+	}
+	log.Info("draining", "reason", reason, "timeout", timeout)
+	start := time.Now()
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	if err := g.Shutdown(within); err != nil {
+		return fmt.Errorf("sessions were cut after %v: %w", timeout, err)
+	}
+	log.Info("drained", "took", time.Since(start))
+	return nil
 }
 
 // A drain begins once, by a signal or by /drain.
