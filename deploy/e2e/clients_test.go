@@ -4,12 +4,26 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
+
+// nodeJS is the Node.js to use: the one that setup.sh fetched, if it had to.
+func nodeJS() string {
+	fetched, err := filepath.Abs("clients/node/bin/node")
+	if err == nil {
+		_, err = os.Stat(fetched)
+	}
+	if err != nil {
+		return "node"
+	}
+	return fetched
+}
 
 // runScript runs a client script with two fresh accounts and checks that it reports these steps, in this order.
 func runScript(t *testing.T, s *server, script string, steps ...string) {
@@ -17,7 +31,7 @@ func runScript(t *testing.T, s *server, script string, steps ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, "node", script, s.websocket(), domain, mucDomain, s.newUser(t, "alice"), s.newUser(t, "bob"), password)
+	cmd := exec.CommandContext(ctx, nodeJS(), script, s.websocket(), domain, mucDomain, s.newUser(t, "alice"), s.newUser(t, "bob"), password)
 	cmd.Dir = "clients"
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = 5 * time.Second
