@@ -152,7 +152,7 @@ func (d *Down) declaration(b []byte) (int, error) {
 		return 0, d.fail(RestrictedXML, 0, errMarkup)
 	}
 	b = b[:min(len(b), maxDeclaration)]
-	if bytes.Index(b, []byte("?>")) < 0 {
+	if !bytes.Contains(b, []byte("?>")) {
 		if len(b) == maxDeclaration {
 			return 0, d.fail(NotWellFormed, 0, errDeclaration)
 		}
@@ -476,7 +476,7 @@ func (d *Down) element(u *Unit) error {
 
 	var space []byte // as the root itself says
 	var own uint64   // bit i: the root declares the prefix of binding i
-	if tag := u.Raw[:d.rootEnd]; bytes.Index(tag, []byte("xmlns")) >= 0 {
+	if tag := u.Raw[:d.rootEnd]; bytes.Contains(tag, []byte("xmlns")) {
 		var a attribute
 		for i := d.nameEnd; ; {
 			next, more, err := nextAttribute(tag, i, &a)
