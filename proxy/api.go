@@ -45,6 +45,10 @@ type Gateway struct {
 	// Zero means DefaultPingInterval.
 	PingInterval time.Duration
 
+	// Loop names what drives the sessions: LoopAuto or LoopGoroutine. Empty
+	// means LoopAuto.
+	Loop string
+
 	// Observer learns what happens. Nil means nobody does.
 	Observer Observer
 

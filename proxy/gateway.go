@@ -58,11 +58,11 @@ type state struct {
 
 func (g *Gateway) init() {
 	g.once.Do(func() {
-		g.loop = goroutines{}
 		g.epoch = time.Now().Add(-1) // so that no event happens at zero, which means never
 		if g.clock == nil {
 			g.clock = g.sinceEpoch
 		}
+		g.loop = newLoop(g.Loop, g.clock)
 		g.observer = g.Observer
 		if g.observer == nil {
 			g.observer = nobody{}
@@ -362,7 +362,11 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 			}
 		}
 	}
-	return g.awaitIdle(ctx)
+	if err := g.awaitIdle(ctx); err != nil {
+		return err
+	}
+	g.loop.stop()
+	return nil
 }
 
 // maxDrainPause keeps the drain of a few sessions short.

@@ -15,6 +15,21 @@ type loop interface {
 	// start begins to drive s over the connection of its client, beginning
 	// with bytes that were read already; it takes conn over.
 	start(s *session, conn net.Conn, early []byte)
+	// stop ends the loop when no session is left.
+	stop()
+}
+
+// Names of loops, see Gateway.Loop.
+const (
+	LoopAuto      = "auto"      // what suits the platform: epoll on Linux
+	LoopGoroutine = "goroutine" // a few goroutines for each session, on any platform
+)
+
+func newLoop(name string, clock func() time.Duration) loop {
+	if name == LoopGoroutine {
+		return goroutines{}
+	}
+	return platformLoop(clock)
 }
 
 // A link is the way to a session from outside of its loop.

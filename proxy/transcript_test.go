@@ -279,7 +279,7 @@ type stage struct {
 
 // env makes a gateway of the environment variables of a file.
 func env(t *testing.T, src []byte) *Gateway {
-	g := &Gateway{}
+	g := &Gateway{Loop: LoopGoroutine}
 	for row := range strings.Lines(string(src)) {
 		k, v, _ := strings.Cut(strings.TrimSpace(row), "=")
 		var err error

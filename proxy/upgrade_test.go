@@ -98,7 +98,7 @@ const goodRequest = "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upg
 // Cases: 14. RFC 6455, section 4.1.
 func TestUpgradePipelined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &Gateway{Dial: noServer}
+		g := &Gateway{Dial: noServer, Loop: LoopGoroutine}
 		ping := maskedFrame(0x9, true, []byte("early"))
 		got := exchange(g, [][]byte{append([]byte(goodRequest+"\r\n"), ping...)})
 		_, frames, _ := strings.Cut(got, "\r\n\r\n")
@@ -122,7 +122,7 @@ func TestUpgradeLimits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &Gateway{Dial: noServer}
+				g := &Gateway{Dial: noServer, Loop: LoopGoroutine}
 				conn, far := net.Pipe()
 				g.serveConn(far)
 				go io.WriteString(conn, c.request)
@@ -143,7 +143,7 @@ func TestUpgradeLimits(t *testing.T) {
 // A gateway that is full says so and when to come back.
 func TestUpgradeBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &Gateway{Dial: noServer, MaxSessions: 1}
+		g := &Gateway{Dial: noServer, MaxSessions: 1, Loop: LoopGoroutine}
 		first, far := net.Pipe()
 		g.serveConn(far)
 		got := exchange(g, [][]byte{[]byte(goodRequest + "\r\n")})

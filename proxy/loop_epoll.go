@@ -1,0 +1,514 @@
+//go:build linux
+
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// epoll is the loop of Linux: a few workers, each with an epoll descriptor of
+// its own. A session belongs to one worker; while it relays it has no
+// goroutine, no runtime timer and, between two wake-ups, no buffer. Its
+// descriptors are taken out of the Go runtime's poller, which would wake up
+// for them too.
+//
+// The descriptors are level-triggered: a session gets one read per wake-up, so
+// that one that floods waits for its next turn like all others, and a short
+// read needs no second one to make sure. What must not be read has no
+// registration at all, for hang-ups are reported whether asked for or not.
+type epoll struct {
+	clock   func() time.Duration
+	begin   sync.Once
+	err     error
+	workers []*worker // one for each processor
+	turn    atomic.Uint32
+}
+
+// platformLoop is the loop that suits the platform best.
+func platformLoop(clock func() time.Duration) loop { return &epoll{clock: clock} }
+
+// launch starts the workers, with the first session.
+func (e *epoll) launch() {
+	for range runtime.GOMAXPROCS(0) {
+		k, err := newWorker(e.clock)
+		if err != nil {
+			e.err = err
+			return
+		}
+		e.workers = append(e.workers, k)
+		go k.run()
+	}
+}
+
+func (e *epoll) start(s *session, conn net.Conn, early []byte) {
+	e.begin.Do(e.launch)
+	fd, err := -1, e.err
+	if err == nil {
+		fd, err = detach(conn)
+	}
+	if err != nil {
+		// No socket, or no descriptor left to take it over with.
+		goroutines{}.start(s, conn, early)
+		return
+	}
+	k := e.workers[int(e.turn.Add(1))%len(e.workers)]
+	l := &slot{k: k, fd: [2]int32{int32(fd), -1}}
+	l.s, l.t = s, l
+	s.link = l
+	k.adopt(l)
+	s.g.sessionBegun(s)
+	l.event(func(s *session, w *workspace) {
+		l.sides[client].attached = true
+		s.begin(w)
+		if len(early) > 0 {
+			l.feed(w, client, early, true)
+		}
+	})
+}
+
+func (e *epoll) stop() {
+	e.begin.Do(func() { e.err = net.ErrClosed })
+	for _, k := range e.workers {
+		k.stopping.Store(true)
+		k.wakeUp()
+	}
+}
+
+// wakeUp makes all workers look at the clock.
+func (e *epoll) wakeUp() {
+	for _, k := range e.workers {
+		k.wakeUp()
+	}
+}
+
+// detach takes the socket out of conn and out of the runtime's poller. conn is
+// closed unless there is an error; the connection stays open.
+func detach(conn net.Conn) (fd int, err error) {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return -1, errors.ErrUnsupported
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var dup error
+	if err := raw.Control(func(old uintptr) { fd, dup = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return -1, err
+	}
+	if dup != nil {
+		return -1, dup
+	}
+	conn.Close()
+	return fd, nil
+}
+
+// A worker is one thread's worth of sessions.
+type worker struct {
+	ep, poke int // the epoll descriptor, and an eventfd that wakes it
+	clock    func() time.Duration
+	stopping atomic.Bool
+
+	// Of the goroutine run.
+	ws     workspace
+	buf    []byte
+	events [128]unix.EpollEvent
+	ready  [128]*slot
+	due    []*slot
+
+	mu         sync.Mutex // guards what follows; taken after hold.mu
+	slots      []*slot
+	free       []uint32 // indexes into slots
+	generation int32
+	wheel      wheel
+	idle       bool // run sleeps and does not watch the wheel
+}
+
+// pokeID is the epoll data of worker.poke; no slot has it.
+const pokeID = -1
+
+func newWorker(clock func() time.Duration) (*worker, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	poke, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err == nil {
+		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, poke, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: pokeID})
+	}
+	if err != nil {
+		unix.Close(ep)
+		return nil, err
+	}
+	return &worker{ep: ep, poke: poke, clock: clock, buf: make([]byte, readSize)}, nil
+}
+
+// adopt gives l a place, which is how events find it.
+func (k *worker) adopt(l *slot) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.generation++
+	l.generation = k.generation
+	if n := len(k.free); n > 0 {
+		l.index = k.free[n-1]
+		k.free = k.free[:n-1]
+	} else {
+		l.index = uint32(len(k.slots))
+		k.slots = append(k.slots, nil)
+	}
+	k.slots[l.index] = l
+}
+
+func (k *worker) wakeUp() {
+	one := [8]byte{7: 1}
+	unix.Write(k.poke, one[:])
+}
+
+// run handles events until the worker is stopped.
+func (k *worker) run() {
+	defer unix.Close(k.ep)
+	defer unix.Close(k.poke)
+	for !k.stopping.Load() {
+		n := k.wait()
+		k.ws.now = k.clock()
+		k.mu.Lock()
+		for i := range k.events[:n] {
+			// An event may be older than the end of its session.
+			k.ready[i] = nil
+			if ev := &k.events[i]; ev.Fd != pokeID {
+				if l := k.slots[uint32(ev.Fd)>>1]; l != nil && l.generation == ev.Pad {
+					k.ready[i] = l
+				}
+			}
+		}
+		k.due = k.wheel.advance(k.ws.now, k.due[:0])
+		k.mu.Unlock()
+
+		for i := range k.events[:n] {
+			ev := &k.events[i]
+			if l := k.ready[i]; l != nil {
+				l.ready(side(ev.Fd&1), ev.Events)
+			} else if ev.Fd == pokeID {
+				var b [8]byte
+				unix.Read(k.poke, b[:])
+			}
+			k.ready[i] = nil
+		}
+		for i, l := range k.due {
+			l.expired()
+			k.due[i] = nil
+		}
+	}
+}
+
+// wait returns the number of events. It looks first and sleeps only when there
+// is nothing: a call that may sleep costs the scheduler's attention too.
+func (k *worker) wait() int {
+	if n := k.look(); n > 0 {
+		return n
+	}
+	k.mu.Lock()
+	d := k.wheel.wait(k.clock())
+	k.idle = d < 0
+	k.mu.Unlock()
+	msec := -1
+	if d >= 0 {
+		msec = int((d + time.Millisecond - 1) / time.Millisecond)
+	}
+	n, _ := unix.EpollWait(k.ep, k.events[:], msec)
+	return max(n, 0)
+}
+
+func (k *worker) look() int {
+	n, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(k.ep), uintptr(unsafe.Pointer(&k.events[0])), uintptr(len(k.events)), 0, 0, 0)
+	if e != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// A slot is a link of the epoll loop.
+type slot struct {
+	hold
+	k          *worker
+	index      uint32
+	generation int32     // tells this session from an earlier one at index
+	fd         [2]int32  // -1 for none
+	interest   [2]uint32 // what epoll reports; zero for a descriptor that is not registered
+	refeed     [2]bool   // the window holds bytes that the session would not take yet
+	win        [2]window
+
+	// Of the wheel, guarded by worker.mu.
+	before, after *slot
+	bucket        int32
+	armed         time.Duration
+}
+
+func (l *slot) event(f func(*session, *workspace)) {
+	l.hold.event(func(s *session, w *workspace) {
+		f(s, w)
+		l.settle(w)
+		l.again(w)
+	})
+}
+
+func (l *slot) post(f func(*session, *workspace)) { l.event(f) }
+
+func (l *slot) attach(conn net.Conn) {
+	fd, err := detach(conn)
+	if err != nil {
+		conn.Close()
+		l.event(func(s *session, w *workspace) { s.dialFailed(w, err) })
+		return
+	}
+	l.event(func(s *session, w *workspace) {
+		if s.ending != endNone {
+			unix.Close(fd)
+			return
+		}
+		l.fd[server] = int32(fd)
+		l.sides[server].attached = true
+		s.attached(w)
+	})
+}
+
+// ready handles what epoll reports of sd, as one event: it reads once at most.
+func (l *slot) ready(sd side, events uint32) {
+	w := &l.k.ws
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.recover(w)
+	o := &l.sides[sd]
+	if o.shut {
+		return
+	}
+	if len(o.pending) > 0 && events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		n, broken := send(l.fd[sd], o.pending)
+		l.wrote(w, sd, n, broken)
+	}
+	if events&^unix.EPOLLOUT != 0 && l.turn(sd) && !l.refeed[sd] {
+		l.read(w, sd)
+	} else {
+		l.settle(w)
+	}
+	l.again(w)
+}
+
+// read reads sd once and settles.
+func (l *slot) read(w *workspace, sd side) {
+	win := &l.win[sd]
+	space := l.k.buf
+	if win.n > 0 {
+		space = win.space()
+	}
+	n, err := receive(l.fd[sd], space)
+	switch {
+	case err == syscall.EAGAIN:
+		l.settle(w)
+	case err != nil:
+		l.eof(w, sd, err)
+		l.settle(w)
+	case n == 0:
+		l.eof(w, sd, io.EOF)
+		l.settle(w)
+	case win.n > 0:
+		l.feed(w, sd, win.filled(n), false)
+	default:
+		l.feed(w, sd, space[:n], true)
+	}
+}
+
+// feed hands b to the session, settles and keeps what the session wants again.
+// b is the window of sd, or borrowed.
+func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
+	rest := l.s.receive(w, sd, b)
+	l.refeed[sd] = len(rest) > 0 && !l.s.reads(sd)
+	l.settle(w) // what is to be written aliases b
+	switch win := &l.win[sd]; {
+	case l.gone:
+		win.release()
+	case !borrowed:
+		win.keep(rest)
+	case len(rest) > 0:
+		win.buf = getBuffer(2 * len(rest))
+		win.n = copy(win.buf.b, rest)
+	}
+}
+
+// again feeds what had to wait for another event.
+func (l *slot) again(w *workspace) {
+	for sd := client; sd <= server; sd++ {
+		for l.refeed[sd] && l.turn(sd) && !l.gone {
+			l.feed(w, sd, l.win[sd].bytes(), false)
+		}
+	}
+}
+
+func (l *slot) expired() {
+	w := &l.k.ws
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.recover(w)
+	if l.gone {
+		return
+	}
+	l.tick(l.s, w)
+	l.settle(w)
+	l.again(w)
+}
+
+func (l *slot) write(sd side, pieces [][]byte) (n int, broken bool) {
+	if len(pieces) == 1 {
+		return send(l.fd[sd], pieces[0])
+	}
+	return sendGathered(l.fd[sd], pieces)
+}
+
+func (l *slot) finish(sd side) bool {
+	unix.Shutdown(int(l.fd[sd]), unix.SHUT_WR)
+	return true
+}
+
+func (l *slot) shut(sd side) {
+	unix.Close(int(l.fd[sd])) // which ends its registration
+	l.fd[sd], l.interest[sd] = -1, 0
+	l.refeed[sd] = false
+}
+
+func (l *slot) update(now, due time.Duration) {
+	for sd := client; sd <= server; sd++ {
+		if o := &l.sides[sd]; o.attached && !o.shut {
+			l.register(sd, o)
+		}
+	}
+	k := l.k
+	switch {
+	case l.gone:
+		for sd := range l.win {
+			if l.refeed[sd] = false; l.win[sd].n > 0 {
+				l.win[sd].release()
+			}
+		}
+		k.mu.Lock()
+		k.wheel.unset(l)
+		k.slots[l.index] = nil
+		k.free = append(k.free, l.index)
+		k.mu.Unlock()
+	case due != 0:
+		k.mu.Lock()
+		if l.armed == 0 || l.armed > due {
+			k.wheel.set(l, now, due)
+		}
+		idle := k.idle
+		k.idle = false
+		k.mu.Unlock()
+		if idle {
+			k.wakeUp()
+		}
+	}
+}
+
+// register makes epoll report what the side waits for.
+func (l *slot) register(sd side, o *output) {
+	var want uint32
+	if l.turn(sd) && !l.refeed[sd] {
+		want = unix.EPOLLIN | unix.EPOLLRDHUP
+	}
+	if len(o.pending) > 0 {
+		want |= unix.EPOLLOUT
+	}
+	have := l.interest[sd]
+	if want == have {
+		return
+	}
+	op := unix.EPOLL_CTL_MOD
+	switch {
+	case have == 0:
+		op = unix.EPOLL_CTL_ADD
+	case want == 0:
+		op = unix.EPOLL_CTL_DEL
+	}
+	l.interest[sd] = want
+	unix.EpollCtl(l.k.ep, op, int(l.fd[sd]), &unix.EpollEvent{Events: want, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation})
+}
+
+// ---- system calls, on sockets that do not block: the scheduler need not know
+
+func receive(fd int32, b []byte) (int, error) {
+	for {
+		n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+			continue
+		}
+		return 0, e
+	}
+}
+
+func send(fd int32, b []byte) (n int, broken bool) {
+	for {
+		n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
+		switch e {
+		case 0:
+			return int(n), false
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			return 0, false
+		}
+		return 0, true
+	}
+}
+
+// gather is what sendmsg needs; it is kept because the kernel's view of it
+// must not live on a stack.
+type gather struct {
+	vec [64]syscall.Iovec
+	msg syscall.Msghdr
+}
+
+var gathers = sync.Pool{New: func() any { return new(gather) }}
+
+func sendGathered(fd int32, pieces [][]byte) (n int, broken bool) {
+	g := gathers.Get().(*gather)
+	defer gathers.Put(g)
+	for len(pieces) > 0 && !broken {
+		k, want := 0, 0
+		for ; k < min(len(pieces), len(g.vec)); k++ {
+			g.vec[k].Base = &pieces[k][0]
+			g.vec[k].SetLen(len(pieces[k]))
+			want += len(pieces[k])
+		}
+		g.msg.Iov = &g.vec[0]
+		g.msg.Iovlen = uint64(k)
+		r, _, e := syscall.RawSyscall(syscall.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&g.msg)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+		clear(g.vec[:k])
+		switch e {
+		case 0:
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			return n, false
+		default:
+			return n, true
+		}
+		n += int(r)
+		if int(r) < want {
+			break
+		}
+		pieces = pieces[k:]
+	}
+	return n, broken
+}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package proxy
+
+func heldBySlot(link) int { return 0 }
