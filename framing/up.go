@@ -33,6 +33,18 @@ type UpParser struct {
 // A span is the part of a message from start to end.
 type span struct{ start, end int }
 
+// A qname is the name of an element. colon is -1 if it has no prefix.
+type qname struct {
+	span
+	colon int
+}
+
+// traits are what is known of a whole message before its parts are looked at.
+type traits struct {
+	ascii      bool // nothing else
+	references bool // there may be some
+}
+
 // A prefix is a namespace prefix and the element that declares it.
 type prefix struct {
 	depth       int // of that element
@@ -159,15 +171,12 @@ func IsLegacyHeader(msg []byte) bool {
 // It goes from '<' to '<': none may stand in a value, so that a tag and the
 // text behind it lie in between.
 func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error {
-	maxDepth, maxAttributes := p.MaxDepth, p.MaxAttributes
+	maxDepth := p.MaxDepth
 	if maxDepth <= 0 {
 		maxDepth = DefaultMaxDepth
 	}
-	if maxAttributes <= 0 {
-		maxAttributes = DefaultMaxAttributes
-	}
 	// One look at the whole message saves looking at each value and text.
-	references := bytes.IndexByte(msg, '&') >= 0
+	quick := traits{ascii: ascii, references: bytes.IndexByte(msg, '&') >= 0}
 	brackets := bytes.IndexByte(msg, ']') >= 0
 
 	open := p.open[:0]
@@ -234,69 +243,16 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 			}
 
 		default:
-			tag := msg[:next]
-			colon, nameEnd := scanName(tag, i+1)
-			if nameEnd < 0 {
-				return &Error{NotWellFormed, i + 1, errName}
-			}
-			name := span{i + 1, nameEnd}
 			if len(open) == maxDepth {
 				return &Error{PolicyViolation, i, errDepth}
 			}
-			attrs := p.attrs[:0]
-			prefixed := colon >= 0
-			var seen uint64 // a set of attribute names, by a coarse hash
-			j := nameEnd
-			for {
-				if j < len(tag) && tag[j] == '>' {
-					break // the usual end, without a call
-				}
-				attrs = append(attrs, attribute{})
-				a := &attrs[len(attrs)-1]
-				var more bool
-				var err error
-				j, more, err = nextAttribute(tag, j, a)
-				if err != nil {
-					return &Error{NotWellFormed, j, err}
-				}
-				if !more {
-					attrs = attrs[:len(attrs)-1]
-					break
-				}
-				if len(attrs) > maxAttributes {
-					return &Error{PolicyViolation, a.name, errAttributes}
-				}
-				if a.colon >= 0 {
-					prefixed = true
-				}
-				n := a.nameEnd - a.name
-				bit := uint64(1) << ((uint(n) ^ uint(tag[a.name])<<1 ^ uint(tag[a.nameEnd-1])<<2) & 63)
-				if seen&bit != 0 && duplicate(tag, attrs) {
-					return &Error{NotWellFormed, a.name, errDuplicate}
-				}
-				seen |= bit
-				if references {
-					if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
-						return err
-					}
-				}
-			}
-			p.attrs = attrs
-			if !ascii {
-				if err := checkNames(tag, name, attrs); err != nil {
-					return err
-				}
-			}
-			if err := p.declare(tag, len(open)+1, maxAttributes, references); err != nil {
+			tag := msg[:next]
+			name, j, err := p.startTag(tag, i, len(open)+1, quick)
+			if err != nil {
 				return err
 			}
-			if prefixed {
-				if err := p.checkPrefixes(tag, name, colon); err != nil {
-					return err
-				}
-			}
 			if i == start {
-				if err := p.root(m, msg, name, colon); err != nil {
+				if err := p.root(m, msg, name); err != nil {
 					return err
 				}
 			}
@@ -309,7 +265,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 				}
 				last = j + 1
 			} else {
-				open = append(open, name)
+				open = append(open, name.span)
 			}
 			text = j + 1
 			if i == start {
@@ -326,7 +282,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 			}
 			break
 		}
-		if references {
+		if quick.references {
 			if err := checkReferences(msg[text:next], text); err != nil {
 				return err
 			}
@@ -347,6 +303,68 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 	}
 	m.Raw = msg[start:len(msg):len(msg)]
 	return nil
+}
+
+// startTag checks the start tag at tag[i:], all but its end, whose index it
+// returns: that of '>' or '/'. It leaves the attributes in p.attrs and adds the
+// prefixes declared to p.prefixes. depth is that of the element.
+func (p *UpParser) startTag(tag []byte, i, depth int, quick traits) (name qname, end int, err error) {
+	limit := p.MaxAttributes
+	if limit <= 0 {
+		limit = DefaultMaxAttributes
+	}
+	name.start = i + 1
+	name.colon, name.end = scanName(tag, i+1)
+	if name.end < 0 {
+		return name, 0, &Error{NotWellFormed, i + 1, errName}
+	}
+	attrs := p.attrs[:0]
+	prefixed := name.colon >= 0
+	var seen uint64 // a set of attribute names, by a coarse hash
+	j := name.end
+	for j == len(tag) || tag[j] != '>' {
+		attrs = append(attrs, attribute{})
+		a := &attrs[len(attrs)-1]
+		next, more, err := nextAttribute(tag, j, a)
+		if err != nil {
+			return name, 0, &Error{NotWellFormed, next, err}
+		}
+		j = next
+		if !more {
+			attrs = attrs[:len(attrs)-1]
+			break
+		}
+		if len(attrs) > limit {
+			return name, 0, &Error{PolicyViolation, a.name, errAttributes}
+		}
+		prefixed = prefixed || a.colon >= 0
+		n := a.nameEnd - a.name
+		bit := uint64(1) << ((uint(n) ^ uint(tag[a.name])<<1 ^ uint(tag[a.nameEnd-1])<<2) & 63)
+		if seen&bit != 0 && duplicate(tag, attrs) {
+			return name, 0, &Error{NotWellFormed, a.name, errDuplicate}
+		}
+		seen |= bit
+		if quick.references {
+			if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
+				return name, 0, err
+			}
+		}
+	}
+	p.attrs = attrs
+	if !quick.ascii {
+		if err := checkNames(tag, name.span, attrs); err != nil {
+			return name, 0, err
+		}
+	}
+	if err := p.declare(tag, depth, limit, quick.references); err != nil {
+		return name, 0, err
+	}
+	if prefixed {
+		if err := p.checkPrefixes(tag, name); err != nil {
+			return name, 0, err
+		}
+	}
+	return name, j, nil
 }
 
 // duplicate reports whether the name of the last attribute is that of an
@@ -418,8 +436,8 @@ func (p *UpParser) drop(depth int) {
 
 // checkPrefixes checks that the prefixes used in the current tag are bound and
 // that no two attributes become the same by theirs.
-func (p *UpParser) checkPrefixes(tag []byte, name span, colon int) error {
-	if colon >= 0 && p.lookup(tag[name.start:colon]) == nil {
+func (p *UpParser) checkPrefixes(tag []byte, name qname) error {
+	if name.colon >= 0 && p.lookup(tag[name.start:name.colon]) == nil {
 		return &Error{NotWellFormed, name.start, errPrefix}
 	}
 	p.spaces = p.spaces[:0]
@@ -463,12 +481,12 @@ func (p *UpParser) lookup(name []byte) []byte {
 }
 
 // root recognises the root from the tag just scanned.
-func (p *UpParser) root(m *Message, msg []byte, name span, colon int) error {
+func (p *UpParser) root(m *Message, msg []byte, name qname) error {
 	space := spaceClient
 	m.Local = msg[name.start:name.end:name.end]
-	if colon >= 0 {
-		m.Local = msg[colon+1 : name.end : name.end]
-		space = p.lookup(msg[name.start:colon])
+	if name.colon >= 0 {
+		m.Local = msg[name.colon+1 : name.end : name.end]
+		space = p.lookup(msg[name.start:name.colon])
 	} else {
 		for i := range p.attrs {
 			if a := &p.attrs[i]; string(msg[a.name:a.nameEnd]) == "xmlns" {
