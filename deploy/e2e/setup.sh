@@ -4,17 +4,18 @@
 set -eu
 cd "$(dirname "$0")"
 
-node_version=20 # the least that the JavaScript clients run on
+node_version=20 npm_version=10 # the least: for the JavaScript clients, and for their lock file
 
-node_ok() {
-	command -v node >/dev/null && node -e "process.exit(parseInt(process.versions.node) >= $node_version ? 0 : 1)"
+# recent PROGRAM MAJOR
+recent() {
+	command -v "$1" >/dev/null && [ "$("$1" --version | tr -d v | cut -d. -f1)" -ge "$2" ]
 }
 
 packages=
 command -v prosody >/dev/null || packages="$packages prosody"
 ls -d /usr/lib/*-linux-gnu/ejabberd-* >/dev/null 2>&1 && command -v erl >/dev/null || packages="$packages ejabberd"
 [ -x /usr/bin/chromium ] || packages="$packages chromium"
-node_ok || command -v node >/dev/null || packages="$packages nodejs"
+command -v node >/dev/null || packages="$packages nodejs"
 command -v npm >/dev/null || packages="$packages npm"
 
 if [ -n "$packages" ]; then
@@ -34,26 +35,29 @@ if [ -n "$packages" ]; then
 	apt-get install -y --no-install-recommends $packages
 fi
 
-# Debian 12 has Node.js 18. A newer one comes as an npm package, for these tests only.
-if ! node_ok; then
-	if [ ! -x clients/node/bin/node ]; then
-		case $(uname -m) in
-		x86_64) arch=x64 ;;
-		aarch64) arch=arm64 ;;
-		*)
-			echo "setup.sh: Node.js $node_version or newer is needed, here is $(node --version)" >&2
-			exit 1
-			;;
-		esac
-		npm pack --silent --pack-destination clients "node-linux-$arch@$node_version" >/dev/null
-		mkdir -p clients/node
-		tar -xzf clients/node-linux-"$arch"-*.tgz -C clients/node --strip-components=1
-		rm clients/node-linux-"$arch"-*.tgz
-	fi
+# Debian 12 has Node.js 18 and npm 9. Newer ones come as npm packages, for these tests only.
+npm=npm
+if ! recent node $node_version || ! recent npm $npm_version; then
+	case $(uname -m) in
+	x86_64) arch=x64 ;;
+	aarch64) arch=arm64 ;;
+	*)
+		echo "setup.sh: Node.js $node_version and npm $npm_version or newer are needed" >&2
+		exit 1
+		;;
+	esac
+	# fetch PACKAGE DIRECTORY
+	fetch() {
+		tarball=$(npm pack --silent "$1") && mkdir -p "$2" && tar -xzf "$tarball" -C "$2" --strip-components=1 && rm "$tarball"
+	}
+	[ -x clients/node/bin/node ] || fetch node-linux-$arch@20.20.2 clients/node
+	[ -e clients/node/npm/bin/npm-cli.js ] || fetch npm@10.9.4 clients/node/npm
+	PATH=$PWD/clients/node/bin:$PATH
+	npm="node $PWD/clients/node/npm/bin/npm-cli.js"
 fi
 
 # npm leaves a copy of the lock file behind; as long as it is newer, there is nothing to do.
 lock=clients/node_modules/.package-lock.json
 if [ ! -e "$lock" ] || [ clients/package-lock.json -nt "$lock" ] || [ clients/package.json -nt "$lock" ]; then
-	(cd clients && npm ci)
+	(cd clients && $npm ci)
 fi
