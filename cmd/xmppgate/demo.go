@@ -25,6 +25,7 @@ type demoOptions struct {
 	upstream string
 	gateway  string
 	domain   string
+	password string
 	listen   string
 	page     string
 }
@@ -57,6 +58,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.upstream, "upstream", "", "use this `server` instead of an own one: tcp://host:port")
 	flags.StringVar(&o.gateway, "gateway", "", "serve only the page, for the gateway at this WebSocket `URL`")
 	flags.StringVar(&o.domain, "domain", "localhost", "XMPP `domain` of the accounts")
+	flags.StringVar(&o.password, "password", "", "`password` that the page fills in, for accounts made to be shown")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:5280", "`address` of the gateway; the next free port if taken")
 	flags.StringVar(&o.page, "page", "127.0.0.1:8280", "`address` of the page; the next free port if taken")
 	flags.Usage = func() {
@@ -92,7 +94,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // undone by its deferred calls, however far it came.
 func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) error {
 	failed := make(chan error, 3)
-	page := demoPage{Endpoint: o.gateway, Domain: o.domain}
+	page := demoPage{Endpoint: o.gateway, Domain: o.domain, Password: o.password}
 	where := []string{} // "what  where" lines for the reader
 
 	upstream := o.upstream
@@ -112,32 +114,13 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 	}
 
 	if o.gateway == "" {
-		dial, err := proxy.ParseUpstream(upstream)
+		endpoint, stop, err := startDemoGateway(upstream, o.listen, stderr, failed)
 		if err != nil {
 			return err
 		}
-		listener, err := listenNear(o.listen)
-		if err != nil {
-			return err
-		}
-		if listener.Addr().(*net.TCPAddr).IP.IsUnspecified() {
-			listener.Close()
-			return fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", o.listen)
-		}
-		gateway := &proxy.Gateway{
-			Dial: dial,
-			Log:  slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-			// Origins stays open: other web clients may try this gateway
-			// too, and it is as private as the loopback interface.
-		}
-		go func() { failed <- fmt.Errorf("gateway: %w", gateway.Serve(listener)) }()
-		defer func() {
-			drain, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			gateway.Shutdown(drain) // late sessions die with the process
-		}()
-		page.Endpoint = "ws://" + listener.Addr().String() + proxy.DefaultPaths[0]
-		where = append(where, "gateway  "+page.Endpoint+"  for any XMPP client that speaks WebSocket")
+		defer stop()
+		page.Endpoint = endpoint
+		where = append(where, "gateway  "+endpoint+"  for any XMPP client that speaks WebSocket")
 	}
 
 	listener, err := listenNear(o.page)
@@ -177,6 +160,35 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 	case err := <-failed:
 		return err
 	}
+}
+
+// startDemoGateway relays until stop is called and returns the URL for clients.
+func startDemoGateway(upstream, listen string, log io.Writer, failed chan<- error) (endpoint string, stop func(), err error) {
+	dial, err := proxy.ParseUpstream(upstream)
+	if err != nil {
+		return "", nil, err
+	}
+	listener, err := listenNear(listen)
+	if err != nil {
+		return "", nil, err
+	}
+	if listener.Addr().(*net.TCPAddr).IP.IsUnspecified() {
+		listener.Close()
+		return "", nil, fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", listen)
+	}
+	gateway := &proxy.Gateway{
+		Dial: dial,
+		Log:  slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		// Origins stays open: other web clients may try this gateway too,
+		// and it is as private as the loopback interface.
+	}
+	go func() { failed <- fmt.Errorf("gateway: %w", gateway.Serve(listener)) }()
+	stop = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		gateway.Shutdown(ctx) // late sessions die with the process
+	}
+	return "ws://" + listener.Addr().String() + proxy.DefaultPaths[0], stop, nil
 }
 
 // listenNear listens at address or, when its port is taken, at one of the ports

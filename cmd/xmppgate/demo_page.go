@@ -18,7 +18,7 @@ var demoFiles embed.FS
 type demoPage struct {
 	Endpoint string // WebSocket URL of the gateway
 	Domain   string
-	Password string // of the demo's own accounts; else empty
+	Password string // filled in for both accounts; may be empty
 }
 
 // handler serves the page and its files. The page may load nothing from
