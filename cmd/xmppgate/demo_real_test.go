@@ -42,16 +42,20 @@ func TestDemoChat(t *testing.T) {
 	if _, err := exec.LookPath("prosody"); err != nil {
 		t.Fatal("needs prosody: run deploy/e2e/setup.sh")
 	}
-	modules, err := filepath.Abs("../../deploy/e2e/clients/node_modules")
+	clients, err := filepath.Abs("../../deploy/e2e/clients")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(modules, "playwright-core")); err != nil {
+	if _, err := os.Stat(filepath.Join(clients, "node_modules/playwright-core")); err != nil {
 		t.Fatalf("%v: run deploy/e2e/setup.sh", err)
 	}
+	node := filepath.Join(clients, "node/bin/node") // where setup.sh puts it if the installed one is too old
+	if _, err := os.Stat(node); err != nil {
+		node = "node"
+	}
 	links := runRealDemo(t)
-	driver := exec.CommandContext(t.Context(), "node", "testdata/demo.cjs", links[0], links[1], t.ArtifactDir())
-	driver.Env = append(os.Environ(), "NODE_PATH="+modules)
+	driver := exec.CommandContext(t.Context(), node, "testdata/demo.cjs", links[0], links[1], t.ArtifactDir())
+	driver.Env = append(os.Environ(), "NODE_PATH="+filepath.Join(clients, "node_modules"))
 	out, err := driver.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
