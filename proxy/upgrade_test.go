@@ -36,6 +36,7 @@ func TestUpgrade(t *testing.T) {
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar")+"/"+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					g := env(t, section(ar, "env"))
+					g.Loop = LoopGoroutine
 					g.Dial = noServer
 					got := exchange(g, chunkings[name].cut([]byte(request)))
 					got = strings.ReplaceAll(got, "\r\n", "\n")
