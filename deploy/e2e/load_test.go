@@ -94,36 +94,46 @@ func TestVanishingClients(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		const clients, warmUp = 10000, 2000
 		g := gatewayFor(t, "tcp://"+s.c2s)
-		idle, err := g.footprint()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := vanishMany(g, warmUp); err != nil {
-			t.Fatal(err)
-		}
-		// settle waits until the sessions are gone, give or take a connection of this test's own.
-		settle := func(rss int) (now footprint, err error) {
+		// settle waits until all sessions have ended and no more is held than allowed.
+		settle := func(most footprint) (now footprint, err error) {
 			err = poll(60*time.Second, func() error {
-				if now, err = g.footprint(); err != nil {
+				active, err := g.metric("xmppgate_sessions")
+				if err == nil {
+					now, err = g.footprint()
+				}
+				if err != nil {
 					return errStop{err}
 				}
-				if now.descriptors > idle.descriptors+2 || now.goroutines > idle.goroutines+5 || now.rss > rss && !race {
-					return fmt.Errorf("%v; idle: %v; want at most %d KiB", now, idle, rss)
+				if active > 0 || now.descriptors > most.descriptors || now.goroutines > most.goroutines || now.rss > most.rss && !race {
+					return fmt.Errorf("%v sessions, %v; want at most %v", active, now, most)
 				}
 				return nil
 			})
 			return now, err
 		}
-		before, err := settle(1 << 20)
+		if err := vanishMany(g, 100); err != nil { // what is started on demand is started now
+			t.Fatal(err)
+		}
+		idle, err := settle(footprint{100, 100, 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := vanishMany(g, warmUp); err != nil { // the heap gets its size
+			t.Fatal(err)
+		}
+		// Give or take a connection of this test's own.
+		most := footprint{idle.descriptors + 2, idle.goroutines + 5, 1 << 20}
+		before, err := settle(most)
 		if err != nil {
 			t.Fatalf("after %d clients: %v", warmUp, err)
 		}
+		most.rss = before.rss * 6 / 5
 		begin := time.Now()
 		if err := vanishMany(g, clients); err != nil {
 			t.Fatal(err)
 		}
 		took := time.Since(begin)
-		after, err := settle(before.rss * 6 / 5)
+		after, err := settle(most)
 		if err != nil {
 			t.Fatalf("after %d clients: %v", clients, err)
 		}
