@@ -23,11 +23,14 @@ type tap struct {
 
 type tapped struct{ up, down transcript }
 
-func startTap(target string) (*tap, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// startTap listens on a TCP or Unix address until the test ends.
+func startTap(t *testing.T, network, address, target string) *tap {
+	t.Helper()
+	ln, err := net.Listen(network, address)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { ln.Close() })
 	p := &tap{ln: ln, target: target}
 	go func() {
 		for {
@@ -35,19 +38,25 @@ func startTap(target string) (*tap, error) {
 			if err != nil {
 				return
 			}
-			go p.forward(c.(*net.TCPConn))
+			go p.forward(c.(stream))
 		}
 	}()
-	return p, nil
+	return p
 }
 
-func (p *tap) forward(client *net.TCPConn) {
+// stream is a connection that can be closed in one direction.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+}
+
+func (p *tap) forward(client stream) {
 	defer client.Close()
 	c, err := net.Dial("tcp", p.target)
 	if err != nil {
 		return
 	}
-	server := c.(*net.TCPConn)
+	server := c.(stream)
 	defer server.Close()
 	rec := &tapped{}
 	p.mu.Lock()
@@ -93,11 +102,7 @@ func newWire(t *testing.T, s *server) *wire {
 	if native {
 		return w
 	}
-	var err error
-	if w.tap, err = startTap(s.c2s); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.tap.ln.Close() })
+	w.tap = startTap(t, "tcp", "127.0.0.1:0", s.c2s)
 	w.url = gatewayFor(t, "tcp://"+w.tap.ln.Addr().String()).url()
 	return w
 }
