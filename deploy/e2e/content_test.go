@@ -37,7 +37,7 @@ func (o observed) send(t *testing.T, from *user, content string) *element {
 	return got[0]
 }
 
-// Cases: 62, 92. RFC 7395, section 3.3.3; RFC 6120, section 11.6 (UTF-8).
+// RFC 7395, section 3.3.3; RFC 6120, section 11.6 (UTF-8).
 func TestNonASCII(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		w := newWire(t, s)

@@ -61,7 +61,7 @@ func (g *gateway) start() (err error) {
 		"XMPPGATE_ADMIN_LISTEN="+g.admin,
 		"XMPPGATE_UPSTREAM="+g.upstream,
 		"XMPPGATE_LOG_LEVEL=info",
-		"GORACE=halt_on_error=1",
+		"GORACE=halt_on_error=1 atexit_sleep_ms=0",
 	)
 	cmd.Env = append(cmd.Env, g.env...)
 	if g.proc, err = startProcess("xmppgate", cmd); err != nil {

@@ -160,18 +160,22 @@ func TestGaming(t *testing.T) {
 	t.Run("servers", func(t *testing.T) {
 		eachServer(t, func(t *testing.T, s *server) {
 			t.Parallel()
+			vias := []struct{ name, url string }{{"gateway", s.websocket()}, {"TCP", "tcp://" + s.c2s}}
+			var p50, p99 [2]time.Duration
 			var wg sync.WaitGroup
-			for _, via := range []struct{ name, url string }{{"gateway", s.websocket()}, {"TCP", "tcp://" + s.c2s}} {
+			for i, via := range vias {
 				a, b := as(t, via.url, s.newUser(t, "player"), "p"), as(t, via.url, s.newUser(t, "player"), "p")
 				wg.Go(func() {
 					latencies := play(t, a, b)
 					slices.Sort(latencies)
 					if n := len(latencies); n > 0 {
-						t.Logf("over %-7s %d messages, latency p50 %v, p99 %v", via.name, n, latencies[n/2], latencies[n*99/100])
+						p50[i], p99[i] = latencies[n/2], latencies[n*99/100]
+						t.Logf("over %-7s %d messages, latency p50 %v, p99 %v", via.name, n, p50[i], p99[i])
 					}
 				})
 			}
 			wg.Wait()
+			t.Logf("difference: p50 %v, p99 %v", p50[0]-p50[1], p99[0]-p99[1])
 		})
 	})
 }
