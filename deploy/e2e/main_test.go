@@ -32,7 +32,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
-	if err := defeatCache(); err != nil {
+	if err := writeUncached(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
@@ -61,19 +61,16 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// defeatCache keeps go test from answering from its cache, which does not know that the gateway is an input: it never
-// caches a test that has read a file this new.
-func defeatCache() error {
-	const name = ".uncached"
-	if err := os.WriteFile(name, nil, 0o644); err != nil {
+// uncached is a file that keeps go test from answering from its cache, which does not know that the gateway is an input:
+// go test does not cache the result of tests that read a file this new.
+const uncached = ".uncached"
+
+func writeUncached() error {
+	if err := os.WriteFile(uncached, nil, 0o644); err != nil {
 		return err
 	}
 	future := time.Now().Add(100 * 365 * 24 * time.Hour)
-	if err := os.Chtimes(name, future, future); err != nil {
-		return err
-	}
-	_, err := os.ReadFile(name)
-	return err
+	return os.Chtimes(uncached, future, future)
 }
 
 // prerequisites says in one line what is missing.
@@ -148,6 +145,9 @@ func build(dir string) (binary string, err error) {
 // eachServer runs f once for each server, as a subtest; what server and gateway logged meanwhile is shown on failure.
 func eachServer(t *testing.T, f func(t *testing.T, s *server)) {
 	t.Helper()
+	if _, err := os.ReadFile(uncached); err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range servers {
 		t.Run(s.name, func(t *testing.T) {
 			logged := map[*process]int{s.proc: s.proc.log.len()}
