@@ -123,6 +123,7 @@ func (g *Gateway) Serve(l net.Listener) error {
 	}
 	g.listeners[l] = struct{}{}
 	g.mu.Unlock()
+	g.loop.launch()
 
 	pause := time.Duration(0)
 	for {

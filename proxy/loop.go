@@ -15,6 +15,8 @@ type loop interface {
 	// start begins to drive s over the connection of its client, beginning
 	// with bytes that were read already; it takes conn over.
 	start(s *session, conn net.Conn, early []byte)
+	// launch gets ready; it may be called more than once.
+	launch()
 	// stop ends the loop when no session is left.
 	stop()
 }

@@ -37,8 +37,9 @@ type epoll struct {
 // platformLoop is the loop that suits the platform best.
 func platformLoop(clock func() time.Duration) loop { return &epoll{clock: clock} }
 
-// launch starts the workers, with the first session.
-func (e *epoll) launch() {
+func (e *epoll) launch() { e.begin.Do(e.startWorkers) }
+
+func (e *epoll) startWorkers() {
 	for range runtime.GOMAXPROCS(0) {
 		k, err := newWorker(e.clock)
 		if err != nil {
@@ -51,7 +52,7 @@ func (e *epoll) launch() {
 }
 
 func (e *epoll) start(s *session, conn net.Conn, early []byte) {
-	e.begin.Do(e.launch)
+	e.launch()
 	fd, err := -1, e.err
 	if err == nil {
 		fd, err = detach(conn)
@@ -118,6 +119,7 @@ type worker struct {
 	ep, poke int // the epoll descriptor, and an eventfd that wakes it
 	clock    func() time.Duration
 	stopping atomic.Bool
+	rests    atomic.Uint64 // how often there was nothing more to do; tests wait for that
 
 	// Of the goroutine run.
 	ws     workspace
@@ -132,6 +134,7 @@ type worker struct {
 	generation int32
 	wheel      wheel
 	idle       bool // run sleeps and does not watch the wheel
+	stopped    bool
 }
 
 // pokeID is the epoll data of worker.poke; no slot has it.
@@ -169,15 +172,28 @@ func (k *worker) adopt(l *slot) {
 	k.slots[l.index] = l
 }
 
+// wakeUp makes run look around, unless it has ended: then the number of poke
+// may belong to somebody's socket.
 func (k *worker) wakeUp() {
-	one := [8]byte{7: 1}
-	unix.Write(k.poke, one[:])
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.stopped {
+		one := [8]byte{7: 1}
+		unix.Write(k.poke, one[:])
+	}
+}
+
+func (k *worker) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.stopped = true
+	unix.Close(k.ep)
+	unix.Close(k.poke)
 }
 
 // run handles events until the worker is stopped.
 func (k *worker) run() {
-	defer unix.Close(k.ep)
-	defer unix.Close(k.poke)
+	defer k.close()
 	for !k.stopping.Load() {
 		n := k.wait()
 		k.ws.now = k.clock()
@@ -217,6 +233,7 @@ func (k *worker) wait() int {
 	if n := k.look(); n > 0 {
 		return n
 	}
+	k.rests.Add(1)
 	k.mu.Lock()
 	d := k.wheel.wait(k.clock())
 	k.idle = d < 0

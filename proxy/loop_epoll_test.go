@@ -53,19 +53,28 @@ func (w *sockets) pipe(t *testing.T) (near, far net.Conn) {
 // pass moves the clock in steps: one timeout may set the next.
 func (w *sockets) pass(d time.Duration) {
 	const stride = 500 * time.Millisecond
-	for end := w.now.Load() + int64(d); w.now.Load() < end; time.Sleep(100 * time.Microsecond) {
+	for end := w.now.Load() + int64(d); w.now.Load() < end; {
 		w.now.Add(int64(min(stride, time.Duration(end-w.now.Load()))))
-		w.g.loop.(*epoll).wakeUp()
+		w.settle(func() bool { return true })
 	}
 }
 
-// settle waits for what is expected and a moment more. What comes too late to
-// be seen here is found by the next step.
+// settle waits for what is expected, and then until the workers have nothing to
+// do. What comes too late to be seen here is found by the next step.
 func (w *sockets) settle(arrived func() bool) {
-	for begun := time.Now(); !arrived() && time.Since(begun) < 2*time.Second; {
-		time.Sleep(100 * time.Microsecond)
+	await(arrived)
+	for _, k := range w.g.loop.(*epoll).workers {
+		before := k.rests.Load()
+		k.wakeUp()
+		await(func() bool { return k.rests.Load() > before || k.stopping.Load() })
 	}
-	time.Sleep(time.Millisecond)
+	await(arrived)
+}
+
+func await(f func() bool) {
+	for begun := time.Now(); !f() && time.Since(begun) < 2*time.Second; {
+		time.Sleep(50 * time.Microsecond)
+	}
 }
 
 // The transcripts hold on real sockets too, with the epoll loop.

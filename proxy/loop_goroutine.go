@@ -29,7 +29,8 @@ func (goroutines) start(s *session, conn net.Conn, early []byte) {
 	go p.pumpClient()
 }
 
-func (goroutines) stop() {}
+func (goroutines) launch() {}
+func (goroutines) stop()   {}
 
 // past is a deadline that wakes whoever waits.
 var past = time.Unix(1, 0)

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -295,11 +296,12 @@ type stage struct {
 	g       *Gateway
 	c       chunking
 	client  net.Conn
-	server  net.Conn // nil before the dial
-	refuses bool
-	hangs   bool
+	server  net.Conn     // nil before the dial
+	writing atomic.Int32 // goroutines that write for the script
 
 	mu       sync.Mutex // the fake clock gives no happens-before
+	refuses  bool
+	hangs    bool
 	resume   chan struct{}
 	received map[string][]string // by actor
 }
@@ -350,6 +352,7 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 	}
 	readResponse(t, conn)
 	go st.readClient()
+	world.settle(func() bool { return len(st.g.sessions()) == 1 })
 
 	var page []string
 	ok = true
@@ -375,7 +378,7 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 			want[lines[i].actor] = record(want[lines[i].actor], lines[i].actor, describe(lines[i]))
 		}
 		st.perform(batch)
-		world.settle(func() bool { return st.arrived(want) })
+		world.settle(func() bool { return st.writing.Load() == 0 && st.arrived(want) })
 		same := st.arrived(want)
 		got := st.take()
 		for _, b := range batch {
@@ -405,8 +408,8 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 		}
 	}
 	conn.Close()
-	if st.server != nil {
-		st.server.Close()
+	if srv := st.serverEnd(); srv != nil {
+		srv.Close()
 	}
 	st.reads()
 	world.settle(func() bool { return len(st.g.sessions()) == 0 })
@@ -475,11 +478,21 @@ func (st *stage) take() map[string][]string {
 	return got
 }
 
+// serverEnd is nil before the dial.
+func (st *stage) serverEnd() net.Conn {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.server
+}
+
 func (st *stage) dial(ctx context.Context) (net.Conn, error) {
+	st.mu.Lock()
+	refuses, hangs := st.refuses, st.hangs
+	st.mu.Unlock()
 	switch {
-	case st.refuses:
+	case refuses:
 		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
-	case st.hangs:
+	case hangs:
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -511,11 +524,11 @@ func (st *stage) perform(batch []line) {
 		case "client reads":
 			st.reads()
 		case "server drops":
-			st.server.Close()
-		case "server refuses":
-			st.refuses = true
-		case "server hangs":
-			st.hangs = true
+			st.serverEnd().Close()
+		case "server refuses", "server hangs":
+			st.mu.Lock()
+			st.refuses, st.hangs = l.verb == "refuses", l.verb == "hangs"
+			st.mu.Unlock()
 		case "gateway stops":
 			go st.g.Shutdown(context.Background())
 		case "time pass":
@@ -532,12 +545,14 @@ func (st *stage) perform(batch []line) {
 	chunks = st.c.cut(out)
 	conn := st.client
 	if batch[0].actor == "server" {
-		if conn = st.server; conn == nil {
+		if conn = st.serverEnd(); conn == nil {
 			st.t.Fatalf("%q before the dial", batch[0].text)
 		}
 	}
 	// A gateway that stops reading must not stop the script.
+	st.writing.Add(1)
 	go func() {
+		defer st.writing.Add(-1)
 		for _, b := range chunks {
 			if _, err := conn.Write(b); err != nil {
 				return
