@@ -31,6 +31,7 @@ unit:
 fuzz:
 	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime 30s ./framing
 	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
+	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy
 
 demo-test: ## the demo with a real Prosody and a real browser
 	go test -tags e2e -run Demo -v ./cmd/xmppgate

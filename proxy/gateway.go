@@ -227,7 +227,7 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	g.observer.Ended(info.Name, age)
 	attrs := []slog.Attr{
 		slog.Uint64("session", s.id),
-		slog.String("remote", s.remote.String()),
+		slog.String("remote", remoteName(s.remote)),
 		slog.String("ending", info.Name),
 		slog.Duration("age", age),
 		slog.Uint64("up_elements", s.relayed[up].elements()),
@@ -243,6 +243,14 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	}
 	g.log.LogAttrs(context.Background(), info.Level, "session ended", attrs...)
 	g.connOver()
+}
+
+// remoteName is empty for a client on a Unix socket, which has no address.
+func remoteName(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 func (t *Traffic) add(o Traffic) {

@@ -40,6 +40,7 @@ type config struct {
 	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends; at least 1s"`
 	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end; at least 1s"`
 	ConnectionMetricsLimit int           `env:"CONNECTION_METRICS_LIMIT" envDefault:"1000" help:"most sessions that /metrics/connections and /connections show"`
+	Loop                   string        `env:"LOOP" envDefault:"auto" help:"what drives the sessions: auto (epoll on Linux) or goroutine, to compare"`
 	Profile                bool          `env:"PROFILE" envDefault:"false" help:"serve Go profiles below /debug/pprof/ of the admin address"`
 	LogLevel               slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
 	LogFormat              string        `env:"LOG_FORMAT" envDefault:"auto" help:"text, json, or auto: text on a terminal and JSON elsewhere"`
@@ -172,6 +173,9 @@ func (c *config) check(r *report) {
 	}
 	if !slices.Contains([]string{"auto", "text", "json"}, c.LogFormat) {
 		r.add("LOG_FORMAT", "not a format: write auto, text or json")
+	}
+	if !slices.Contains([]string{proxy.LoopAuto, proxy.LoopGoroutine}, c.Loop) {
+		r.add("LOOP", "not a loop: write auto or goroutine")
 	}
 }
 

@@ -32,6 +32,7 @@ func TestDefaults(t *testing.T) {
 		ConnectionMetricsLimit: 1000,
 		LogLevel:               slog.LevelInfo,
 		LogFormat:              "auto",
+		Loop:                   "auto",
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
@@ -134,6 +135,7 @@ func TestRefused(t *testing.T) {
 		{"PROFILE", "yes", `neither true nor false`},
 		{"LOG_LEVEL", "loud", `write debug, info, warn or error`},
 		{"LOG_FORMAT", "xml", `write auto, text or json`},
+		{"LOOP", "kqueue", `write auto or goroutine`},
 	} {
 		_, err := loadConfig(prefixed(map[string]string{c.name: c.value}))
 		if err == nil {

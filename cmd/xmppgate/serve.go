@@ -45,6 +45,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 		MaxSessions:  sessionLimit(c.MaxSessions, files),
 		MaxStanza:    c.MaxStanzaBytes,
 		PingInterval: c.PingInterval,
+		Loop:         c.Loop,
 		Log:          log,
 	}
 	if fit := sessionLimit(0, files); fit > 0 && gateway.MaxSessions > fit {
