@@ -265,7 +265,7 @@ func call(t *testing.T, caller, callee *user, jingle func(action, inner string) 
 // XEP-0047. Streaming media: an in-band bytestream of 1 MiB.
 func TestInBandBytestream(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
-		const block = 4096 // Prosody stalls for 40 ms on stanzas above 8 KiB, over TCP too
+		const block = 8192
 		w := newWire(t, s)
 		alice, bob := w.user("alice"), w.user("bob")
 		file := make([]byte, 1<<20)
