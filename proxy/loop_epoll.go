@@ -85,13 +85,6 @@ func (e *epoll) stop() {
 	}
 }
 
-// wakeUp makes all workers look at the clock.
-func (e *epoll) wakeUp() {
-	for _, k := range e.workers {
-		k.wakeUp()
-	}
-}
-
 // detach takes the socket out of conn and out of the runtime's poller. conn is
 // closed unless there is an error; the connection stays open.
 func detach(conn net.Conn) (fd int, err error) {
