@@ -123,9 +123,9 @@ func (g *Gateway) upgrade(conn net.Conn, busy bool) {
 
 func (g *Gateway) answer(conn net.Conn, busy bool) (result string) {
 	conn.SetDeadline(time.Now().Add(headTimeout))
-	buf := getBuffer(maxHead)
-	defer putBuffer(buf)
-	head, early, err := readHead(conn, buf.b[:maxHead])
+	buf := getBuffer(0)
+	defer func() { putBuffer(buf) }()
+	head, early, err := readHead(conn, &buf)
 	switch {
 	case errors.Is(err, errHeadTooLarge):
 		return g.turnAway(conn, &refuseTooLarge)
@@ -175,24 +175,33 @@ func handshake(head []byte) ([]byte, error) {
 
 var errHeadTooLarge = errors.New("request head too large")
 
-// readHead reads into buf up to the empty line that ends a request head. early
-// is what has come behind it: the first frames of a client that does not wait
-// for the answer. Both alias buf.
-func readHead(conn net.Conn, buf []byte) (head, early []byte, err error) {
+// readHead reads up to the empty line that ends a request head. early is what
+// has come behind it: the first frames of a client that does not wait for the
+// answer. Both alias buf, which is replaced by a larger one only when that is
+// needed: thousands of clients may be slow at once.
+func readHead(conn net.Conn, buf **buffer) (head, early []byte, err error) {
 	n := 0
 	for {
-		if n == len(buf) {
+		b := (*buf).b[:min(len((*buf).b), maxHead)]
+		if n == maxHead {
 			return nil, nil, errHeadTooLarge
 		}
-		k, err := conn.Read(buf[n:])
+		if n == len(b) {
+			larger := getBuffer(maxHead)
+			copy(larger.b, b)
+			putBuffer(*buf)
+			*buf = larger
+			continue
+		}
+		k, err := conn.Read(b[n:])
 		from := max(n-3, 0)
 		n += k
-		if i := bytes.Index(buf[from:n], []byte("\r\n\r\n")); i >= 0 {
+		if i := bytes.Index(b[from:n], []byte("\r\n\r\n")); i >= 0 {
 			end := from + i + 4
-			if bytes.Count(buf[:end], []byte("\n")) > maxHeadLines {
+			if bytes.Count(b[:end], []byte("\n")) > maxHeadLines {
 				return nil, nil, errHeadTooLarge
 			}
-			return buf[:end], buf[end:n], nil
+			return b[:end], b[end:n], nil
 		}
 		if err != nil {
 			return nil, nil, err
