@@ -63,6 +63,9 @@ func (g *gateway) start() (err error) {
 		"XMPPGATE_LOG_LEVEL=info",
 		"GORACE=halt_on_error=1 atexit_sleep_ms=0",
 	)
+	if loop := os.Getenv("E2E_LOOP"); loop != "" {
+		cmd.Env = append(cmd.Env, "XMPPGATE_LOOP="+loop)
+	}
 	cmd.Env = append(cmd.Env, g.env...)
 	if g.proc, err = startProcess("xmppgate", cmd); err != nil {
 		return err
