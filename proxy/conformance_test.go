@@ -106,7 +106,7 @@ func TestConformance(t *testing.T) {
 			sources = append(sources, x.source)
 			files = append(files, "`"+x.file+"`")
 		}
-		fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", c, strings.Join(unique(behaviours), " "), strings.Join(unique(sources), "; "), strings.Join(unique(files), "<br>"))
+		fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", c, strings.Join(distinct(behaviours), " "), strings.Join(distinct(sources), "; "), strings.Join(distinct(files), "<br>"))
 	}
 	const file = "testdata/CONFORMANCE.md"
 	if *update {
@@ -119,7 +119,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-func unique(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
+func distinct(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
 
 // compareCases sorts 2 before 10 and numbers before letters.
 func compareCases(a, b string) int {

@@ -238,8 +238,8 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	if s.ping != 0 {
 		attrs = append(attrs, slog.Duration("ping", s.ping))
 	}
-	if s.cause != nil {
-		attrs = append(attrs, slog.String("cause", s.cause.Error()))
+	if cause := s.cause(); cause != nil {
+		attrs = append(attrs, slog.String("cause", cause.Error()))
 	}
 	g.log.LogAttrs(context.Background(), info.Level, "session ended", attrs...)
 	g.connOver()
@@ -288,6 +288,13 @@ func (g *Gateway) Sessions() iter.Seq[SessionInfo] {
 	}
 }
 
+// Begun returns how many sessions there have been so far.
+func (g *Gateway) Begun() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lastID
+}
+
 // Phases of SessionInfo, in the order in which sessions pass through them.
 const (
 	phaseOpening     = "opening"     // between the upgrade and the server's header
@@ -303,7 +310,7 @@ func Phases() []string {
 
 func (s *session) info() SessionInfo {
 	info := SessionInfo{
-		ID: s.id, Remote: s.remote, Domain: s.domain, Resumable: s.resumable,
+		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Since: s.g.epoch.Add(s.began),
 		Idle:  s.g.clock() - max(s.lastIn[client], s.lastIn[server]),
 		Up:    s.relayed[up], Down: s.relayed[down], Ping: s.ping,
@@ -446,7 +453,7 @@ func normalDomain(s string) string {
 // dial starts to connect s to its server; the outcome is an event of s.
 func (g *Gateway) dial(s *session) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s.cancelDial = cancel
+	s.need().cancelDial = cancel
 	go g.connect(ctx, cancel, s.link)
 }
 

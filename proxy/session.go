@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"time"
+	"unique"
 
 	"github.com/gobwas/ws"
 
@@ -75,14 +76,13 @@ type session struct {
 	link   link
 	id     uint64
 	remote netip.AddrPort
-	domain string // the to attribute of the header, decoded
+	domain unique.Handle[string] // the to attribute of the header, decoded
 	began  time.Duration
 
 	phase   [2]phase
 	leg     [2]leg
 	ending  ending // endNone while the session lives
 	closing ending // the orderly ending that is under way
-	cause   error  // what made it end, for the log
 
 	// Flags of the opening and of SASL.
 	held          bool // the client is not read: header waits, or the dial runs
@@ -96,9 +96,7 @@ type session struct {
 	resumable     bool // XEP-0198 is on
 	deaf          bool // the frames of the client can no longer be told apart
 
-	// heldHeader is a header for the server that may not be written yet.
-	heldHeader []byte
-	cancelDial context.CancelCauseFunc // not nil while the dial runs
+	rare *rare // nil while none of it is needed
 
 	// The client's message that is being put together: its first partial
 	// bytes stand, unmasked, at the start of what receive returned.
@@ -115,9 +113,42 @@ type session struct {
 	pingDue  time.Duration
 	pingSent time.Duration // zero when no pong is due
 	ping     time.Duration // last round trip
-	pong     []byte        // payload of a ping to answer when the client reads again
 	blocked  [2]bool       // set by the loop: the side takes no more bytes now
 	relayed  [2]Traffic
+}
+
+// A rare is what most sessions do not need most of the time.
+type rare struct {
+	header     []byte                  // for the server, may not be written yet
+	cancelDial context.CancelCauseFunc // not nil while the dial runs
+	pong       []byte                  // payload of the ping to answer when the client reads again
+	pinged     bool                    // there is such a ping
+	cause      error                   // what made the session end, for the log
+}
+
+func (s *session) need() *rare {
+	if s.rare == nil {
+		s.rare = new(rare)
+	}
+	return s.rare
+}
+
+// holds reports whether a header for the server waits.
+func (s *session) holds() bool { return s.rare != nil && s.rare.header != nil }
+
+func (s *session) cause() error {
+	if s.rare == nil {
+		return nil
+	}
+	return s.rare.cause
+}
+
+// domainName is empty before the header came.
+func (s *session) domainName() string {
+	if s.domain == (unique.Handle[string]{}) {
+		return ""
+	}
+	return s.domain.Value()
 }
 
 // begin is the first event: the upgrade has been answered.
@@ -291,7 +322,9 @@ func (s *session) control(w *workspace, op ws.OpCode, p []byte) {
 			// The latest ping is answered when there is room
 			// (section 5.5.3), so a client that does not read costs no
 			// memory.
-			s.pong = append(s.pong[:0], p...)
+			r := s.need()
+			r.pong = append(r.pong[:0], p...)
+			r.pinged = true
 			return
 		}
 		s.appendFrame(w, ws.OpPong, p)
@@ -390,7 +423,7 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 			return
 		}
 	}
-	s.cause = err
+	s.need().cause = err
 	s.refuse(w, e, condition, err.Error(), "")
 }
 
@@ -400,7 +433,7 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 	domain, condition := s.g.domain(m.Attributes.To)
 	first := s.phase[up] == idle
 	if first {
-		s.domain = domain
+		s.domain = unique.Make(domain)
 	}
 	if s.phase[up] == open && s.saslRunning {
 		// A header that reaches a server together with the end of SASL is
@@ -411,7 +444,7 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 	if !s.step(w, up, header) {
 		return
 	}
-	if condition == "" && domain != "" && domain != s.domain {
+	if condition == "" && domain != "" && domain != s.domainName() {
 		// The session belongs to the domain that it started with.
 		condition = framing.ImproperAddressing
 	}
@@ -430,18 +463,21 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 
 // hold keeps a header and stops reading the client.
 func (s *session) hold(m framing.Message) {
-	s.heldHeader = framing.AppendStream(nil, m.Attributes)
+	s.need().header = framing.AppendStream(nil, m.Attributes)
 	s.held = true
 }
 
 // release writes the held header unless something still holds it. It is always
 // a write of its own: no bytes of an earlier stream may arrive with it.
 func (s *session) release(w *workspace) {
-	if s.heldHeader == nil || s.leg[server] != legOpen || s.saslRunning || s.blocked[server] || w.out[server].size != 0 {
+	if !s.holds() || s.leg[server] != legOpen || s.saslRunning || s.blocked[server] || w.out[server].size != 0 {
 		return
 	}
-	w.out[server].add(s.heldHeader)
-	s.heldHeader, s.held = nil, false
+	w.out[server].add(s.rare.header)
+	s.rare.header, s.held = nil, false
+	if !s.rare.pinged {
+		s.rare = nil
+	}
 	s.headerSent = true
 	if s.phase[down] == open {
 		s.phase[down] = restart
@@ -593,12 +629,12 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 		if s.phase[up] == open {
 			s.phase[up] = restart
 		}
-		if s.heldHeader != nil && s.step(w, up, header) {
+		if s.holds() && s.step(w, up, header) {
 			s.release(w)
 		}
 	case framing.Failure:
 		s.saslRunning = false
-		if s.heldHeader != nil {
+		if s.holds() {
 			s.step(w, up, header)
 		}
 	case framing.Success2:
@@ -619,7 +655,7 @@ var errUpgradedStream = errors.New("the server started TLS or compression unaske
 
 // attached gives the session its connection to the server.
 func (s *session) attached(w *workspace) {
-	s.cancelDial = nil
+	s.need().cancelDial = nil
 	s.leg[server] = legOpen
 	s.lastIn[server] = w.now
 	s.release(w)
@@ -627,7 +663,7 @@ func (s *session) attached(w *workspace) {
 
 // dialFailed tells the session that there is no server to be had.
 func (s *session) dialFailed(w *workspace, err error) {
-	s.cancelDial = nil
+	s.need().cancelDial = nil
 	s.endWith(w, endDialFailed, err)
 }
 
@@ -672,9 +708,9 @@ func (s *session) drained(w *workspace, sd side) {
 	if sd == server {
 		s.release(w)
 	}
-	if sd == client && s.pong != nil && s.leg[client] == legOpen {
-		s.appendFrame(w, ws.OpPong, s.pong)
-		s.pong = nil
+	if sd == client && s.rare != nil && s.rare.pinged && s.leg[client] == legOpen {
+		s.appendFrame(w, ws.OpPong, s.rare.pong)
+		s.rare.pinged = false
 	}
 }
 
@@ -755,7 +791,8 @@ func (s *session) ponged(w *workspace, p []byte) {
 
 // panicked ends the session at once, whatever state it is in.
 func (s *session) panicked(err error) {
-	s.ending, s.cause = endInternal, err
+	s.ending = endInternal
+	s.need().cause = err
 	s.waitForNothing()
 	for sd := range s.leg {
 		s.legDue[sd] = 0
@@ -771,7 +808,7 @@ func (s *session) endWith(w *workspace, e ending, cause error) {
 		return
 	}
 	if cause != nil {
-		s.cause = cause
+		s.need().cause = cause
 	}
 	s.refuse(w, e, e.info().Condition, "", "")
 }
@@ -784,15 +821,16 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 	}
 	s.ending = e
 	s.waitForNothing()
-	s.heldHeader, s.held = nil, false
-	if s.cancelDial != nil {
-		if e == endDialFailed {
-			s.cause = errDialTimeout
-			s.cancelDial(context.DeadlineExceeded)
-		} else {
-			s.cancelDial(context.Canceled)
+	s.held = false
+	if r := s.rare; r != nil {
+		r.header = nil
+		if r.cancelDial != nil && e == endDialFailed {
+			r.cause = errDialTimeout
+			r.cancelDial(context.DeadlineExceeded)
+		} else if r.cancelDial != nil {
+			r.cancelDial(context.Canceled)
 		}
-		s.cancelDial = nil
+		r.cancelDial = nil
 	}
 	info := e.info()
 
@@ -810,7 +848,7 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 			s.sendClose(w)
 		}
 		o := &w.out[client]
-		o.keep(appendClose(o.grow(), e.code(), e.reason(s.cause)))
+		o.keep(appendClose(o.grow(), e.code(), e.reason(s.cause())))
 		s.setLeg(w, client, legClosing, closeTimeout)
 	}
 	if s.leg[server] == legOpen {
@@ -881,8 +919,8 @@ func (s *session) appendOpen(w *workspace, a framing.Attributes) {
 func (s *session) appendOwnOpen(w *workspace) {
 	s.openSent = true
 	a := framing.Attributes{ID: framing.Quote(s.g.streamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
-	if s.domain != "" {
-		a.From = framing.Quote(s.domain)
+	if d := s.domainName(); d != "" {
+		a.From = framing.Quote(d)
 	}
 	s.appendOpen(w, a)
 }

@@ -34,7 +34,7 @@ func newTestSession(t testing.TB) (*session, *workspace) {
 	w := &workspace{now: 1}
 	s.begin(w)
 	rest := s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
-	s.cancelDial(nil)
+	s.rare.cancelDial(nil)
 	s.attached(w)
 	if rest := s.receive(w, server, []byte(testHeader)); len(rest) != 0 {
 		t.Fatalf("%d bytes of the header are left", len(rest))

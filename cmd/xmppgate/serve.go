@@ -81,6 +81,9 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	for _, l := range private {
 		running.Go(func() { ended <- operators.Serve(l) })
 	}
+	background, stop := context.WithCancel(ctx)
+	defer stop()
+	running.Go(func() { returnMemory(background, gateway.Begun) })
 	log.Info("serving", "version", b.version, "listen", addresses(public), "upstream", c.Upstream,
 		"admin", addresses(private), "max_sessions", gateway.MaxSessions, "open_files", files)
 
@@ -99,6 +102,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	}
 	_ = operators.Close()
 	closeAll(public)
+	stop()
 	running.Wait()
 	return errors.Join(failure, cut)
 }
