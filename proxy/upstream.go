@@ -5,7 +5,13 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 )
+
+// KeepAlive is how TCP notices that the other machine is gone. The kernel's
+// interval and count are left alone: each would be one more system call for
+// every connection.
+var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: -1, Count: -1}
 
 // ParseUpstream reads the address of an XMPP server:
 //
@@ -33,6 +39,6 @@ func ParseUpstream(s string) (dial func(context.Context) (net.Conn, error), err 
 	default:
 		return nil, fmt.Errorf("upstream %q: write tcp://host:port or unix:/path", s)
 	}
-	var d net.Dialer
+	d := net.Dialer{KeepAliveConfig: KeepAlive}
 	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, address) }, nil
 }

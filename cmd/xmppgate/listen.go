@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"xmppgate/proxy"
 )
 
 // listenAll opens every address, or none.
@@ -59,7 +62,8 @@ func listen(address string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	return net.Listen(network, name)
+	lc := net.ListenConfig{KeepAliveConfig: proxy.KeepAlive}
+	return lc.Listen(context.Background(), network, name)
 }
 
 // removeStale removes the socket that a process left behind when it was
