@@ -39,13 +39,13 @@ const (
 
 // A bench is a gateway between a client and a server on loopback.
 type bench struct {
-	t        *testing.T
+	t        testing.TB
 	g        *Gateway
 	gate     net.Listener
 	upstream net.Listener
 }
 
-func newBench(t *testing.T, loop string) *bench {
+func newBench(t testing.TB, loop string) *bench {
 	t.Helper()
 	b := &bench{t: t, g: &Gateway{Loop: loop}}
 	var err error

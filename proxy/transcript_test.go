@@ -693,7 +693,7 @@ func (st *stage) readServer(conn net.Conn) {
 
 // readResponse reads the head of a response, byte by byte so that what follows
 // it stays in conn.
-func readResponse(t *testing.T, conn io.Reader) string {
+func readResponse(t testing.TB, conn io.Reader) string {
 	t.Helper()
 	var head []byte
 	b := make([]byte, 1)
