@@ -1,0 +1,250 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+)
+
+// results are the figures of the last run of each scenario.
+type results map[string]result
+
+type result struct {
+	Date     string
+	Command  string
+	Versions map[string]string
+	Cells    []cell
+}
+
+// A cell is one quantity, as measured for all systems in the same rounds.
+type cell struct {
+	Case, Unit string
+	Values     map[string]spread
+	Ratios     map[string]spread // of xmppgate to each other system, round by round
+}
+
+// A spread is the 10th percentile, the median and the 90th percentile.
+type spread [3]float64
+
+const (
+	resultsFile = "results.json"
+	reportFile  = "RESULTS.md"
+	readmeFile  = "../../README.md"
+)
+
+func readResults() (results, error) {
+	res := results{}
+	b, err := os.ReadFile(resultsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return res, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return res, json.Unmarshal(b, &res)
+}
+
+func writeResults(res results) error {
+	b, err := json.MarshalIndent(res, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(resultsFile, append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(reportFile, []byte(report(res)), 0o644)
+}
+
+func writeReadme(res results) error {
+	b, err := os.ReadFile(readmeFile)
+	if err != nil {
+		return err
+	}
+	text, err := withSummary(string(b), res)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(readmeFile, []byte(text), 0o644)
+}
+
+// withSummary puts the summary between its marks in a README.
+func withSummary(text string, res results) (string, error) {
+	const begin, end = "<!-- numbers -->\n", "<!-- /numbers -->"
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return "", fmt.Errorf("no %s … %s", begin, end)
+	}
+	return before + begin + summary(res) + end + after, nil
+}
+
+func report(res results) string {
+	var b strings.Builder
+	b.WriteString(`# Results
+
+Written by ` + "`go run .`" + ` in this directory; [main.go](main.go) says how to run one
+scenario. The systems of a scenario take turns in random order, in slices of
+tens of milliseconds to seconds, on one machine with two virtual cores and only
+loopback. CPU is what the kernel counts for the named processes; the load
+generator does not count. Ratios are xmppgate's figure over the other's in the
+same round; below 1 xmppgate needs less. Each figure is the median of all rounds, with
+the 10th and 90th percentile. The generator checks that every message arrives
+once, in order and with the same bytes, or the run fails.
+
+## Targets
+
+`)
+	b.WriteString(summary(res))
+	for _, s := range scenarios {
+		if r, ok := res[s.name]; ok {
+			b.WriteString("\n" + renderScenario(s, r))
+		}
+	}
+	return b.String()
+}
+
+func renderScenario(s scenario, r result) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "## %s\n\n%s\n\n`%s`, %s. ", s.title, s.text, r.Command, r.Date)
+	for i, name := range sorted(r.Versions) {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s %s", name, r.Versions[name])
+	}
+	b.WriteString(".\n")
+	systems := []string{}
+	for _, c := range r.Cells {
+		for _, name := range sorted(c.Values) {
+			if !slices.Contains(systems, name) && name != gate {
+				systems = append(systems, name)
+			}
+		}
+	}
+	row := func(first string, rest ...string) {
+		b.WriteString("| " + first + " | " + strings.Join(rest, " | ") + " |\n")
+	}
+	rule := func(n int) { b.WriteString("| --- " + strings.Repeat("| ---: ", n) + "|\n") }
+
+	b.WriteString("\n")
+	row("", append([]string{gate}, systems...)...)
+	rule(len(systems) + 1)
+	for _, c := range r.Cells {
+		values := []string{}
+		for _, name := range append([]string{gate}, systems...) {
+			values = append(values, c.Values[name].String())
+		}
+		row(c.Case+", "+c.Unit, values...)
+	}
+	b.WriteString("\n")
+	row("ratio to", systems...)
+	rule(len(systems))
+	for _, c := range r.Cells {
+		values := []string{}
+		for _, name := range systems {
+			values = append(values, c.Ratios[name].ratio())
+		}
+		row(c.Case, values...)
+	}
+	return b.String()
+}
+
+// String shows three digits, which is more than the spread allows.
+func (s spread) String() string {
+	if s[2] == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s–%s)", digits(s[1]), digits(s[0]), digits(s[2]))
+}
+
+func (s spread) ratio() string {
+	if s[2] == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", s[1], s[0], s[2])
+}
+
+func digits(v float64) string {
+	switch {
+	case v >= 1000:
+		s := fmt.Sprintf("%.0f", v)
+		return s[:len(s)-3] + "," + s[len(s)-3:]
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// A target is the ratio, or without vs the value, that a case should have.
+type target struct {
+	figure         string
+	scenario, name string
+	vs             string
+	max            float64
+}
+
+const (
+	ownProsody  = "mod_websocket"
+	ownEjabberd = "ejabberd_http_ws"
+)
+
+var targets = []target{
+	{"CPU per stanza, ping-pong, 1 connection", "relay", "ping-pong, 1 connection", "HAProxy TCP", .95},
+	{"… 64 connections", "relay", "ping-pong, 64 connections", "HAProxy TCP", 1},
+	{"… 700 connections", "relay", "ping-pong, 700 connections", "HAProxy TCP", .97},
+	{"… 64 busy among 2,000 connections", "relay", "mixed: ping-pong on 64 of 2,000 connections", "HAProxy TCP", 1},
+	{"CPU per stanza, 16 a write, up", "relay", "up, 16 a write, 64 connections", "HAProxy TCP", 1.35},
+	{"… down", "relay", "down, 16 a write, 64 connections", "HAProxy TCP", 1.35},
+	{"… up", "relay", "up, 16 a write, 64 connections", "HAProxy WS", 1.1},
+	{"… down", "relay", "down, 16 a write, 64 connections", "HAProxy WS", 1.1},
+	{"CPU per 64 KiB stanza, up", "relay", "up, 64 KiB, 16 connections", "HAProxy TCP", .75},
+	{"… down", "relay", "down, 64 KiB, 16 connections", "HAProxy TCP", .75},
+	{"round trip p50", "relay", "round trip p50, 1 connection", "HAProxy TCP", 1},
+	{"CPU per new connection", "setup", "connect, upgrade, dial, header, first stanza, close", "HAProxy WS", 1},
+	{"KiB per idle session, logged in", "idle", "500 → 9,000 sessions", "", 1},
+	{"Prosody: CPU per message, saturated", "prosody", "saturated", ownProsody, .70},
+	{"… saturated", "prosody", "saturated", "nginx → " + ownProsody, .68},
+	{"… at 1,000/s", "prosody", "1,000 messages/s", ownProsody, .92},
+	{"… at 1,000/s", "prosody", "1,000 messages/s", "nginx → " + ownProsody, .85},
+	{"… of 64 KiB", "prosody", "64 KiB stanzas", ownProsody, .50},
+	{"… of 256 KiB", "prosody", "256 KiB stanzas", ownProsody, .50},
+	{"Prosody: memory per idle session", "prosody-idle", "500 → 2,000 sessions", ownProsody, 1},
+	{"ejabberd: CPU per message, saturated", "ejabberd", "saturated", ownEjabberd, .75},
+	{"… at 1,000/s", "ejabberd", "1,000 messages/s", ownEjabberd, .95},
+	{"ejabberd: p99 latency at 1,000/s", "ejabberd", "latency p99 at 1,000/s", ownEjabberd, .40},
+	{"ejabberd: memory per idle session", "ejabberd-idle", "500 → 2,000 sessions", ownEjabberd, 1},
+}
+
+// summary says which targets are met.
+func summary(res results) string {
+	var b strings.Builder
+	b.WriteString("| figure | compared with | ratio (p10–p90) | target | |\n| --- | --- | ---: | ---: | --- |\n")
+	for _, t := range targets {
+		r, ok := res[t.scenario]
+		if !ok {
+			continue
+		}
+		for _, c := range r.Cells {
+			if c.Case != t.name {
+				continue
+			}
+			got, vs, text := c.Values[gate], "absolute", ""
+			if text = got.String(); t.vs != "" {
+				got, vs = c.Ratios[t.vs], t.vs
+				text = got.ratio()
+			}
+			met := "met"
+			if got[1] > t.max {
+				met = "missed"
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | ≤ %.2f | %s |\n", t.figure, vs, text, t.max, met)
+		}
+	}
+	return b.String()
+}
