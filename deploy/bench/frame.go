@@ -93,7 +93,7 @@ func (d *deframer) need() int {
 func (d *deframer) fin() bool    { return d.header[0]&0x80 != 0 }
 func (d *deframer) opcode() byte { return d.header[0] & 0xf }
 
-// checkMasking fails for a frame from a server that is masked or reserved.
+// check fails for a frame from a server that is masked or reserved.
 func (d *deframer) check() error {
 	if d.header[0]&0x70 != 0 || d.header[1]&0x80 != 0 {
 		return fmt.Errorf("frame header % x", d.header[:2])

@@ -9,4 +9,20 @@ at none of them.`, runRelay},
 	{"setup", "New connections", `One after the other: TCP connection, upgrade, connection to the server, stream
 headers, one stanza, reset by the client.`, runSetup},
 	{"idle", "Idle sessions", `Sessions that have logged in and are quiet; resident memory of the process.`, runIdle},
+	{"prosody", "Prosody", serverText, prosody.run},
+	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle},
+	{"ejabberd", "ejabberd", serverText, ejabberd.run},
+	{"ejabberd-idle", "ejabberd, idle sessions", idleText, ejabberd.idle},
 }
+
+const (
+	serverText = `One server, reached in four ways: through xmppgate to its TCP port, by its own
+WebSocket, through nginx to that, and by clients of TCP through HAProxy. CPU is
+that of the server and the proxy together. 20 pairs send 200 bytes, with 16
+messages in flight each, or 1,000 a second in all; 4 pairs the large ones. No
+archive, no rate limits, anonymous logins; nothing is pinned.`
+
+	idleText = `A new server for each way, with nothing but idle sessions; resident memory of
+server and proxy together. What a server's garbage collector keeps is part of
+the figure.`
+)
