@@ -10,7 +10,9 @@
 // own (upgrade.go), which ends as soon as the request is answered. From there
 // on the session is a state machine without any I/O (session.go): a loop reads
 // both connections, hands it what has come, and writes what it puts into its
-// outboxes (loop.go says who owes what to whom).
+// outboxes. What all loops share is in loop.go. On Linux sessions are driven by
+// a few epoll workers (loop_epoll.go), without a goroutine, a runtime timer or,
+// at rest, a buffer for each; elsewhere by goroutines (loop_goroutine.go).
 //
 //	opening      <open/> is awaited, the server is dialled, its header awaited
 //	negotiating  features, SASL, a restart
