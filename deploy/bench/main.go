@@ -109,7 +109,7 @@ func run() error {
 			return fmt.Errorf("go build: %w: %s", err, out)
 		}
 	}
-	versions := versions(b.gateway)
+	versions := versions()
 	for _, s := range scenarios {
 		if !slices.Contains(selected, s.name) {
 			continue
@@ -123,7 +123,7 @@ func run() error {
 		}
 		res[s.name] = result{
 			Date:     time.Now().UTC().Format(time.DateOnly),
-			Command:  strings.Join(append([]string{"go run ."}, os.Args[1:]...), " "),
+			Command:  command(),
 			Versions: versions,
 			Cells:    r.cells(),
 		}
@@ -142,6 +142,14 @@ func run() error {
 		fmt.Println(summary(ran))
 	}
 	return nil
+}
+
+// command is what repeats this run.
+func command() string {
+	if *only != "" {
+		return "go run . -only " + *only
+	}
+	return "go run ."
 }
 
 // shuffled is a random order of all.
@@ -204,15 +212,14 @@ func spreadOf(v []float64) spread {
 	return spread{at(.1), at(.5), at(.9)}
 }
 
-func versions(gateway string) map[string]string {
+func versions() map[string]string {
 	v := map[string]string{}
 	first := func(name string, args ...string) string {
 		out, _ := exec.Command(name, args...).CombinedOutput()
 		line, _, _ := strings.Cut(string(out), "\n")
 		return strings.TrimSpace(line)
 	}
-	v["xmppgate"] = first("git", "describe", "--always", "--dirty", "--exclude", "*", "--", "../..")
-	v["xmppgate"] = first("git", "rev-parse", "--short", "HEAD")
+	v["xmppgate"] = first("git", "log", "-1", "--format=%h", "--", "../../cmd", "../../proxy", "../../framing", "../../metrics")
 	v["Go"] = strings.TrimPrefix(first("go", "version"), "go version ")
 	for _, p := range []string{"haproxy", "nginx", "prosody", "ejabberd", "erlang-base"} {
 		v[p] = first("dpkg-query", "-W", "-f", "${Version}", p)

@@ -538,7 +538,7 @@ func runRelay(b *bench, r *recorder) error {
 				return err
 			}
 		}
-		for round := range b.rounds(40, 12) {
+		for round := range b.rounds(30, 12) {
 			for _, s := range shuffled(systems) {
 				var trips []time.Duration
 				before := cpu(s.proc)
@@ -596,7 +596,7 @@ func runSetup(b *bench, r *recorder) error {
 
 // runIdle measures the memory of sessions that have logged in and are quiet.
 func runIdle(b *bench, r *recorder) error {
-	for round := range b.rounds(3, 1) {
+	for round := range b.rounds(2, 1) {
 		systems, err := relaySystems(b)
 		for _, s := range systems {
 			var at [3]float64
