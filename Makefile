@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: demo test bench lint image setup unit fuzz demo-test e2e deploy-test
+.PHONY: demo test bench microbench lint image setup unit fuzz demo-test e2e deploy-test
 .NOTPARALLEL:
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
@@ -10,7 +10,10 @@ demo: ## a server, the gateway and a chat page, until Ctrl-C
 
 test: setup lint unit fuzz demo-test e2e deploy-test ## all of it, about 15 minutes
 
-bench: ## compare two runs with benchstat
+bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 15 minutes: deploy/bench/RESULTS.md
+	cd deploy/bench && go run .
+
+microbench: ## what an element costs; compare two runs with benchstat
 	go test -run '^$$' -bench . -count 6 ./framing ./proxy
 
 lint:
