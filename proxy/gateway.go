@@ -39,7 +39,7 @@ type state struct {
 	epoch        time.Time // session times count from here
 	clock        func() time.Duration
 	observer     Observer
-	log          *slog.Logger
+	records      records
 	paths        []string
 	domains      []string // in the form of normalDomain; nil means any
 	maxStanza    int
@@ -48,7 +48,8 @@ type state struct {
 
 	mu        sync.Mutex // guards all below
 	listeners map[net.Listener]struct{}
-	conns     int // accepted and not over, upgraded or not
+	conns     int                   // accepted and not over, upgraded or not
+	upgrading map[net.Conn]struct{} // whose requests are being read
 	draining  bool
 	idle      sync.Cond // conns has become zero
 	lastID    uint64
@@ -67,10 +68,6 @@ func (g *Gateway) init() {
 		if g.observer == nil {
 			g.observer = nobody{}
 		}
-		g.log = g.Log
-		if g.log == nil {
-			g.log = slog.New(slog.DiscardHandler)
-		}
 		g.paths = g.Paths
 		if g.paths == nil {
 			g.paths = DefaultPaths
@@ -85,6 +82,7 @@ func (g *Gateway) init() {
 		}
 		g.listeners = make(map[net.Listener]struct{})
 		g.live = make(map[*session]struct{})
+		g.upgrading = make(map[net.Conn]struct{})
 		g.idle.L = &g.mu
 	})
 }
@@ -141,7 +139,7 @@ func (g *Gateway) Serve(l net.Listener) error {
 			return err
 		case isTemporary(err):
 			pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
-			g.log.Warn("accept", "error", err, "pause", pause)
+			g.log(slog.LevelWarn, "accept", []slog.Attr{slog.String("error", err.Error()), slog.Duration("pause", pause)})
 			time.Sleep(pause)
 		default:
 			return fmt.Errorf("accept: %w", err)
@@ -241,7 +239,7 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	if cause := s.cause(); cause != nil {
 		attrs = append(attrs, slog.String("cause", cause.Error()))
 	}
-	g.log.LogAttrs(context.Background(), info.Level, "session ended", attrs...)
+	g.log(info.Level, "session ended", attrs)
 	g.connOver()
 }
 
@@ -364,6 +362,9 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 		l.Close()
 	}
 	clear(g.listeners)
+	for conn := range g.upgrading {
+		conn.SetReadDeadline(past)
+	}
 	g.mu.Unlock()
 
 	all := g.sessions()
@@ -408,7 +409,7 @@ func (g *Gateway) awaitIdle(ctx context.Context) error {
 	defer stop()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.conns > 0 {
+	for g.conns > 0 || g.logging() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -426,7 +427,10 @@ func (g *Gateway) domain(to []byte) (string, framing.Condition) {
 		if err != nil {
 			return "", framing.ImproperAddressing
 		}
-		name = normalDomain(s)
+		// Without a list there is nothing to compare with but itself.
+		if name = s; g.domains != nil {
+			name = normalDomain(s)
+		}
 	}
 	switch {
 	case g.domains == nil:
@@ -440,9 +444,17 @@ func (g *Gateway) domain(to []byte) (string, framing.Condition) {
 	return name, ""
 }
 
+// maxDomain is the length of the longest domain in bytes (RFC 1035, section
+// 2.3.4).
+const maxDomain = 255
+
 // normalDomain is the form in which domains are compared: ASCII, lower case,
-// no final dot. A name that is no domain keeps its spelling.
+// no final dot. A name that is no domain keeps its spelling; one that is too
+// long is not even looked at, for the time that takes grows with the square.
 func normalDomain(s string) string {
+	if len(s) > maxDomain {
+		return s
+	}
 	s = strings.TrimSuffix(s, ".")
 	if a, err := idna.Lookup.ToASCII(s); err == nil {
 		return a

@@ -52,6 +52,9 @@ type transport interface {
 	// means that sd will never take anything again; what it has sent may
 	// still be read.
 	write(sd side, pieces [][]byte) (n int, broken bool)
+	// unsent is how many bytes the peer of sd has yet to take of what was
+	// written, or -1 when that is not known.
+	unsent(sd side) int
 	// finish sends FIN. It reports false when the connection cannot be
 	// closed in one direction only.
 	finish(sd side) bool
@@ -82,6 +85,7 @@ type hold struct {
 type output struct {
 	pending  []byte        // accepted, not written
 	stallDue time.Duration // when a side that takes nothing is given up
+	unsent   int           // what transport.unsent said when it was set
 	broken   bool
 	attached bool
 	finished bool // FIN was sent
@@ -164,7 +168,7 @@ func (h *hold) flush(w *workspace, sd side) {
 		}
 		if n < out.size {
 			if len(o.pending) == 0 {
-				o.stallDue = w.now + stallTimeout
+				h.progress(w, sd)
 			}
 			for _, b := range out.take() {
 				skip := min(n, len(b))
@@ -192,8 +196,14 @@ func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
 		return
 	}
 	if n > 0 {
-		o.stallDue = w.now + stallTimeout
+		h.progress(w, sd)
 	}
+}
+
+// progress starts the patience with sd anew.
+func (h *hold) progress(w *workspace, sd side) {
+	h.sides[sd].stallDue = w.now + stallTimeout
+	h.sides[sd].unsent = h.t.unsent(sd)
 }
 
 // follow acts on the leg of sd.
@@ -230,10 +240,18 @@ func (h *hold) eof(w *workspace, sd side, err error) {
 
 // tick does what is due.
 func (h *hold) tick(s *session, w *workspace) {
-	for sd := range h.sides {
-		if due(h.sides[sd].stallDue, w.now) {
-			s.stalled(w, side(sd))
+	for sd := client; sd <= server; sd++ {
+		o := &h.sides[sd]
+		if !due(o.stallDue, w.now) {
+			continue
 		}
+		// A socket takes more only when a good part of its buffer is free. A
+		// peer that reads slowly has taken bytes all the same.
+		if n := h.t.unsent(sd); n >= 0 && n < o.unsent {
+			h.progress(w, sd)
+			continue
+		}
+		s.stalled(w, sd)
 	}
 	if !s.over() {
 		s.expire(w)

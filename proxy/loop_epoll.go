@@ -24,8 +24,9 @@ import (
 //
 // The descriptors are level-triggered: a session gets one read per wake-up, so
 // that one that floods waits for its next turn like all others, and a short
-// read needs no second one to make sure. What must not be read has no
-// registration at all, for hang-ups are reported whether asked for or not.
+// read needs no second one to make sure. What must not be read is registered
+// for one event at most: a hang-up is reported whether asked for or not, and
+// again and again.
 type epoll struct {
 	clock   func() time.Duration
 	begin   sync.Once
@@ -67,7 +68,6 @@ func (e *epoll) start(s *session, conn net.Conn, early []byte) {
 	l.s, l.t = s, l
 	s.link = l
 	k.adopt(l)
-	s.g.sessionBegun(s)
 	l.event(func(s *session, w *workspace) {
 		l.sides[client].attached = true
 		s.begin(w)
@@ -302,6 +302,12 @@ func (l *slot) ready(sd side, events uint32) {
 	if o.shut {
 		return
 	}
+	if sd == client && events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && !l.turn(client) {
+		// Nobody listens to it, but it is gone. What a server has said
+		// before such an end is still delivered; this can only be what the
+		// client said to a server that does not listen.
+		l.eof(w, client, syscall.ECONNRESET)
+	}
 	if len(o.pending) > 0 && events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		n, broken := send(l.fd[sd], o.pending)
 		l.wrote(w, sd, n, broken)
@@ -384,6 +390,8 @@ func (l *slot) write(sd side, pieces [][]byte) (n int, broken bool) {
 	return sendGathered(l.fd[sd], pieces)
 }
 
+func (l *slot) unsent(sd side) int { return unsentNow(uintptr(l.fd[sd])) }
+
 func (l *slot) finish(sd side) bool {
 	unix.Shutdown(int(l.fd[sd]), unix.SHUT_WR)
 	return true
@@ -437,16 +445,16 @@ func (l *slot) register(sd side, o *output) {
 	if len(o.pending) > 0 {
 		want |= unix.EPOLLOUT
 	}
+	if want == 0 {
+		want = unix.EPOLLONESHOT
+	}
 	have := l.interest[sd]
 	if want == have {
 		return
 	}
 	op := unix.EPOLL_CTL_MOD
-	switch {
-	case have == 0:
+	if have == 0 {
 		op = unix.EPOLL_CTL_ADD
-	case want == 0:
-		op = unix.EPOLL_CTL_DEL
 	}
 	l.interest[sd] = want
 	unix.EpollCtl(l.k.ep, op, int(l.fd[sd]), &unix.EpollEvent{Events: want, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation})

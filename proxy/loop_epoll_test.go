@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -104,4 +105,90 @@ func TestTranscriptsOnSockets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A client that resets its connection is noticed although nobody reads it,
+// because the server does not.
+func TestResetWhileServerIsBlocked(t *testing.T) {
+	b := newBench(t, LoopAuto)
+	cl, srv := b.connect()
+	cl.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	frame := maskedFrame(0x1, true, []byte("<message><body>x</body></message>"))
+	for {
+		if _, err := cl.Write(frame); err != nil {
+			break
+		}
+	}
+	cl.SetLinger(0)
+	cl.Close()
+	await(func() bool { return len(b.g.sessions()) == 1 && b.g.sessions()[0].ended() })
+	if s := b.g.sessions(); len(s) == 1 && !s[0].ended() {
+		t.Error("the session has not ended")
+	}
+	srv.Close()
+}
+
+func (s *session) ended() (is bool) {
+	s.link.view(func(s *session) { is = s.ending == endClientLost })
+	return is
+}
+
+// A client that reads slowly is not one that does not read, although its socket
+// has room for more only now and then.
+func TestSlowButSteadyReader(t *testing.T) {
+	w := &sockets{}
+	b := newBench(t, LoopAuto, w.gateway)
+	cl, srv := b.connect()
+	flooded := make(chan struct{})
+	go func() {
+		defer close(flooded)
+		stanza := []byte("<message><body>" + string(bytesOf('x', 1000)) + "</body></message>")
+		for {
+			if _, err := srv.Write(stanza); err != nil {
+				return
+			}
+		}
+	}()
+	blocked := func() (is bool) {
+		for _, s := range b.g.sessions() {
+			s.link.view(func(s *session) { is = s.blocked[client] })
+		}
+		return is
+	}
+	await(blocked)
+	if !blocked() {
+		t.Fatal("the client takes everything")
+	}
+	buf := make([]byte, 20<<10)
+	for range 12 {
+		if _, err := io.ReadFull(cl, buf); err != nil {
+			t.Fatalf("cut off while reading: %v", err)
+		}
+		w.pass(10 * time.Second)
+	}
+	w.pass(stallTimeout)
+	w.pass(2 * wheelTick)
+	await(func() bool { return len(b.g.sessions()) == 0 || b.g.sessions()[0].gaveUp() })
+	for _, s := range b.g.sessions() {
+		if !s.gaveUp() {
+			t.Error("a client that has stopped reading is not given up")
+		}
+	}
+	srv.Close()
+	<-flooded
+	cl.Close()
+	w.pass(closeTimeout)
+}
+
+func (s *session) gaveUp() (is bool) {
+	s.link.view(func(s *session) { is = s.ending == endClientStalled })
+	return is
+}
+
+func bytesOf(c byte, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = c
+	}
+	return b
 }

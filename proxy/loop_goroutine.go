@@ -19,7 +19,6 @@ func (goroutines) start(s *session, conn net.Conn, early []byte) {
 	p.s, p.t = s, p
 	p.wake.L = &p.mu
 	s.link = p
-	s.g.sessionBegun(s)
 	p.use(client, conn)
 	p.event(func(s *session, w *workspace) { s.begin(w) })
 	if len(early) > 0 {
@@ -93,6 +92,14 @@ func (p *pair) write(sd side, pieces [][]byte) (n int, broken bool) {
 		err = e
 	}
 	return n, err != nil
+}
+
+func (p *pair) unsent(sd side) int {
+	n := -1
+	if raw := p.ends[sd].raw; raw != nil {
+		raw.Control(func(fd uintptr) { n = unsentNow(fd) })
+	}
+	return n
 }
 
 func (p *pair) finish(sd side) bool {

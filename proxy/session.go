@@ -43,6 +43,7 @@ const (
 	openTimeout   = 10 * time.Second // for <open/> after the upgrade
 	dialTimeout   = 5 * time.Second  // for the connection to the server
 	headerTimeout = 10 * time.Second // for the server's stream header
+	saslTimeout   = 30 * time.Second // for the outcome of SASL while a header waits for it
 	closeTimeout  = 5 * time.Second  // for the answer to any kind of close
 	lingerTimeout = 2 * time.Second  // for the client's EOF after both Close frames
 	stallTimeout  = 30 * time.Second // for a peer that does not read
@@ -106,15 +107,16 @@ type session struct {
 
 	down framing.Down
 
-	await    ending // what happens at due
-	due      time.Duration
-	legDue   [2]time.Duration
-	lastIn   [2]time.Duration
-	pingDue  time.Duration
-	pingSent time.Duration // zero when no pong is due
-	ping     time.Duration // last round trip
-	blocked  [2]bool       // set by the loop: the side takes no more bytes now
-	relayed  [2]Traffic
+	await     ending // what happens at due
+	due       time.Duration
+	legDue    [2]time.Duration
+	lastIn    [2]time.Duration
+	pingDue   time.Duration // zero when the ping is out
+	silentDue time.Duration // when a client that says nothing is given up
+	pingSent  time.Duration // zero when no pong is due
+	ping      time.Duration // last round trip
+	blocked   [2]bool       // set by the loop: the side takes no more bytes now
+	relayed   [2]Traffic
 }
 
 // A rare is what most sessions do not need most of the time.
@@ -123,6 +125,7 @@ type rare struct {
 	cancelDial context.CancelCauseFunc // not nil while the dial runs
 	pong       []byte                  // payload of the ping to answer when the client reads again
 	pinged     bool                    // there is such a ping
+	unread     int                     // answers of our own that wait for the client
 	cause      error                   // what made the session end, for the log
 }
 
@@ -151,8 +154,10 @@ func (s *session) domainName() string {
 	return s.domain.Value()
 }
 
-// begin is the first event: the upgrade has been answered.
+// begin is the first event: the upgrade has been answered. Only from here on
+// the gateway knows the session, so that no other event can come before.
 func (s *session) begin(w *workspace) {
+	s.g.sessionBegun(s)
 	s.began = w.now
 	s.leg[client] = legOpen
 	s.wait(w, endOpenTimeout, openTimeout)
@@ -174,6 +179,7 @@ func (s *session) heard(w *workspace, sd side) {
 	s.lastIn[sd] = w.now
 	if sd == client {
 		s.pingDue = w.now + s.g.pingInterval - rand.N(s.g.pingInterval/10+1)
+		s.silentDue = w.now + 2*s.g.pingInterval
 	}
 }
 
@@ -286,7 +292,8 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 	return b[start : kept+copy(b[kept:], b[pos:])]
 }
 
-// limit is the largest message that the client may send now.
+// limit is the largest message that the client may send now. A server that
+// offers no SASL has nobody authenticate.
 func (s *session) limit() int {
 	switch {
 	case s.phase[up] == idle:
@@ -439,6 +446,7 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 		// A header that reaches a server together with the end of SASL is
 		// not well-formed for it: hold it until <success/> was relayed.
 		s.hold(m)
+		s.waitForSASL(w)
 		return
 	}
 	if !s.step(w, up, header) {
@@ -458,8 +466,13 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 		s.g.dial(s)
 		return
 	}
+	s.waitForSASL(w)
 	s.release(w)
 }
+
+// waitForSASL bounds how long a header is held: meanwhile nobody listens to
+// the client, not even whether it is still there.
+func (s *session) waitForSASL(w *workspace) { s.wait(w, endServerSilent, saslTimeout) }
 
 // hold keeps a header and stops reading the client.
 func (s *session) hold(m framing.Message) {
@@ -526,19 +539,37 @@ func (s *session) clientElement(w *workspace, m framing.Message) {
 		s.endWith(w, endStartTLS, nil)
 		return
 	case framing.Compress:
-		s.appendMessage(w, framing.CompressFailure)
+		s.reply(w, framing.CompressFailure)
 		return
 	case framing.Auth, framing.Authenticate2:
 		// The gateway vouches for nobody: what EXTERNAL would prove to the
 		// server is who the gateway is.
 		if m.External {
-			s.appendMessage(w, externalFailure[m.Class])
+			s.reply(w, externalFailure[m.Class])
 			return
 		}
 		s.saslRunning = m.Class == framing.Auth
 	}
 	s.relayed[up].count(m.Class, len(m.Raw))
 	w.out[server].add(m.Raw)
+}
+
+// maxUnread bounds the answers of our own that wait for a client which does not
+// read.
+const maxUnread = 16
+
+// reply answers an element in the server's stead. A client that provokes
+// answers and does not read them is cut off: unlike the server's elements they
+// stop nobody, so they would pile up.
+func (s *session) reply(w *workspace, m string) {
+	if s.blocked[client] {
+		r := s.need()
+		if r.unread++; r.unread > maxUnread {
+			s.stalled(w, client)
+			return
+		}
+	}
+	s.appendMessage(w, m)
 }
 
 var externalFailure = map[framing.Class]string{
@@ -708,8 +739,11 @@ func (s *session) drained(w *workspace, sd side) {
 	if sd == server {
 		s.release(w)
 	}
-	if sd == client && s.rare != nil && s.rare.pinged && s.leg[client] == legOpen {
-		s.appendFrame(w, ws.OpPong, s.rare.pong)
+	if sd == client && s.rare != nil {
+		s.rare.unread = 0
+		if s.rare.pinged && s.leg[client] == legOpen {
+			s.appendFrame(w, ws.OpPong, s.rare.pong)
+		}
 		s.rare.pinged = false
 	}
 }
@@ -728,7 +762,7 @@ func (s *session) pingAt() time.Duration {
 	if s.pingDue != 0 {
 		return s.pingDue
 	}
-	return s.lastIn[client] + 2*s.g.pingInterval
+	return s.silentDue
 }
 
 // earlier is the earlier of two moments, of which zero is none.
@@ -742,7 +776,13 @@ func earlier(a, b time.Duration) time.Duration {
 // expire does what is due at w.now.
 func (s *session) expire(w *workspace) {
 	for sd := range s.legDue {
-		if due(s.legDue[sd], w.now) {
+		switch {
+		case !due(s.legDue[sd], w.now):
+		case s.blocked[sd]:
+			// It has not got all that is meant for it; a side that takes
+			// nothing more is given up as stalled.
+			s.legDue[sd] = w.now + closeTimeout
+		default:
 			s.setLeg(w, side(sd), legClosed, 0)
 		}
 	}
@@ -754,8 +794,9 @@ func (s *session) expire(w *workspace) {
 	if s.leg[client] != legOpen || w.now < s.pingAt() {
 		return
 	}
-	if !s.reads(client) || s.blocked[server] {
-		// It is not silent: nobody listens to it.
+	if !s.reads(client) || s.blocked[server] || s.blocked[client] {
+		// It is not silent: nobody listens to it, or it has not come to
+		// our ping yet. Other timeouts end that.
 		s.heard(w, client)
 		return
 	}
@@ -764,11 +805,8 @@ func (s *session) expire(w *workspace) {
 		s.endWith(w, s.orderly(endClientSilent), nil)
 		return
 	}
-	s.pingDue = 0
-	if !s.blocked[client] {
-		s.pingSent = w.now
-		s.appendFrame(w, ws.OpPing, []byte(pingPayload))
-	}
+	s.pingDue, s.pingSent = 0, w.now
+	s.appendFrame(w, ws.OpPing, []byte(pingPayload))
 }
 
 // pingPayload marks the pongs that answer us; unsolicited ones are usually

@@ -225,6 +225,99 @@ func TestPingsWhileBlocked(t *testing.T) {
 	}
 }
 
+// An empty ping wants a pong as well.
+func TestEmptyPingWhileBlocked(t *testing.T) {
+	s, w := newTestSession(t)
+	s.blocked[client] = true
+	s.receive(w, client, maskedFrame(ws.OpPing, true, nil))
+	s.blocked[client] = false
+	s.drained(w, client)
+	if got := join(w.out[client].take()); got != "\x8a\x00" {
+		t.Errorf("got %q, want an empty pong", got)
+	}
+}
+
+// A client that provokes answers of the gateway and does not read them is cut
+// off before they pile up.
+func TestRepliesWhileBlocked(t *testing.T) {
+	for _, m := range []string{
+		"<compress xmlns='http://jabber.org/protocol/compress'/>",
+		"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'/>",
+	} {
+		s, w := newTestSession(t)
+		s.blocked[client] = true
+		for range 10 * maxUnread {
+			s.receive(w, client, maskedFrame(ws.OpText, true, []byte(m)))
+		}
+		if s.ending != endClientStalled || w.out[client].size > maxUnread*200 {
+			t.Errorf("%s: ending %d, %d bytes are queued", m, s.ending, w.out[client].size)
+		}
+	}
+}
+
+// A client that cannot get our ping yet is not silent.
+func TestPingWaitsForARead(t *testing.T) {
+	s, w := newTestSession(t)
+	s.blocked[client] = true
+	for range 10 {
+		w.now = s.deadline()
+		s.expire(w)
+	}
+	if s.ending != endNone || w.out[client].size != 0 {
+		t.Fatalf("ending %d, %d bytes queued for a client that does not read", s.ending, w.out[client].size)
+	}
+	s.blocked[client] = false
+	w.now = s.deadline()
+	s.expire(w)
+	if got := join(w.out[client].take()); got != "\x89\x08"+pingPayload {
+		t.Fatalf("got %q, want a ping", got)
+	}
+	ping := w.now
+	w.now = s.deadline()
+	s.expire(w)
+	if s.ending != endClientSilent || w.now-ping < s.g.pingInterval {
+		t.Errorf("ending %d, %v after the ping", s.ending, w.now-ping)
+	}
+}
+
+// Bytes that wait for a side do not get lost because a close takes long.
+func TestCloseWaitsForPendingBytes(t *testing.T) {
+	s, w := newTestSession(t)
+	s.blocked[client] = true
+	s.receive(w, server, []byte("<presence/></stream:stream>"))
+	s.eof(w, server, nil)
+	for range 3 {
+		w.now = s.deadline()
+		s.expire(w)
+	}
+	if s.leg[client] != legClosing {
+		t.Errorf("leg %d: the client is cut off while it reads", s.leg[client])
+	}
+}
+
+// Names that are too long are not looked at: comparing them takes time that
+// grows with the square.
+func TestLongDomains(t *testing.T) {
+	var long strings.Builder
+	for i := range 1300 {
+		long.WriteRune(rune(0x4e00 + i*7%20000))
+	}
+	to := framing.Quote(long.String())
+	g := &Gateway{Domains: []string{"proto.test"}}
+	g.init()
+	if _, c := g.domain(to); c != framing.HostUnknown {
+		t.Errorf("got %q", c)
+	}
+	if n := testing.AllocsPerRun(10, func() { normalDomain(long.String()) }); n > 0 {
+		t.Errorf("%v allocations: the name was looked at", n)
+	}
+	for _, d := range []string{"proto.test", "PROTO.test.", "Proto.Test"} {
+		if _, c := g.domain(framing.Quote(d)); c != "" {
+			t.Errorf("%s: %s", d, c)
+		}
+	}
+}
+
 // A round trip is measured from the ping to its pong; other pongs are none.
 func TestPingRoundTrip(t *testing.T) {
 	s, w := newTestSession(t)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -45,9 +46,12 @@ type bench struct {
 	upstream net.Listener
 }
 
-func newBench(t testing.TB, loop string) *bench {
+func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	t.Helper()
 	b := &bench{t: t, g: &Gateway{Loop: loop}}
+	for _, o := range options {
+		o(b.g)
+	}
 	var err error
 	if b.upstream, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -461,6 +465,54 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(d)
+}
+
+// A log that nobody reads stops nobody's stanzas.
+func TestStuckLog(t *testing.T) {
+	onLoops(t, func(t *testing.T, l string) {
+		r, stuck := io.Pipe()
+		t.Cleanup(func() { stuck.Close() })
+		b := newBench(t, l, func(g *Gateway) { g.Log = slog.New(slog.NewTextHandler(stuck, nil)) })
+		for range 10 {
+			cl, _ := b.connect()
+			cl.Close()
+		}
+		for _, h := range b.hops() {
+			h.pass(t)
+		}
+		go io.Copy(io.Discard, r)
+	})
+}
+
+// A drain does not wait for clients that have yet to ask for anything.
+func TestShutdownDuringRequests(t *testing.T) {
+	onLoops(t, func(t *testing.T, l string) {
+		b := newBench(t, l)
+		b.leave(b.connect())
+		conn, err := net.Dial("tcp", b.gate.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET /xmpp-websocket HTTP/1.1\r\n")
+		for b.g.readingNow() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), headTimeout/2)
+		defer cancel()
+		if err := b.g.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		if got, _ := io.ReadAll(conn); !strings.HasPrefix(string(got), "HTTP/1.1 503 ") {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+func (g *Gateway) readingNow() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.upgrading)
 }
 
 // Readiness is a stream header of the server, whatever it says.

@@ -122,11 +122,14 @@ func (g *Gateway) upgrade(conn net.Conn, busy bool) {
 }
 
 func (g *Gateway) answer(conn net.Conn, busy bool) (result string) {
-	conn.SetDeadline(time.Now().Add(headTimeout))
+	g.reading(conn, true)
 	buf := getBuffer(0)
 	defer func() { putBuffer(buf) }()
 	head, early, err := readHead(conn, &buf)
+	busy = g.reading(conn, false) || busy
 	switch {
+	case busy && err == nil, busy && errors.Is(err, os.ErrDeadlineExceeded):
+		return g.turnAway(conn, &refuseBusy)
 	case errors.Is(err, errHeadTooLarge):
 		return g.turnAway(conn, &refuseTooLarge)
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -135,8 +138,6 @@ func (g *Gateway) answer(conn net.Conn, busy bool) (result string) {
 		conn.Close()
 		g.connOver()
 		return upgradeGone
-	case busy:
-		return g.turnAway(conn, &refuseBusy)
 	}
 	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
 	if err != nil {
@@ -159,6 +160,24 @@ func (g *Gateway) answer(conn net.Conn, busy bool) (result string) {
 	conn.SetDeadline(time.Time{})
 	g.startSession(conn, early)
 	return upgradeOK
+}
+
+// reading notes that the request of conn is being read, or no longer, which a
+// drain puts an end to. It reports whether there is a drain.
+func (g *Gateway) reading(conn net.Conn, is bool) (draining bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !is {
+		delete(g.upgrading, conn)
+		return g.draining
+	}
+	deadline := past
+	if !g.draining {
+		deadline = time.Now().Add(headTimeout)
+	}
+	g.upgrading[conn] = struct{}{}
+	conn.SetDeadline(deadline)
+	return g.draining
 }
 
 // handshake lets ws write the response to a request that keeps the rules. It

@@ -42,10 +42,11 @@ func (h hop) pass(tb testing.TB) {
 // loop pays for its closures.
 func TestWakeUpAllocatesNothing(t *testing.T) {
 	b := newBench(t, LoopAuto)
+	hops := b.hops()
 	if _, ok := b.g.loop.(goroutines); ok {
 		return // this platform has no other loop
 	}
-	for _, h := range b.hops() {
+	for _, h := range hops {
 		if n := testing.AllocsPerRun(200, func() { h.pass(t) }); n != 0 {
 			t.Errorf("%s: %v allocations for each stanza", h.name, n)
 		}

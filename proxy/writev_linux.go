@@ -6,6 +6,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// unsentNow is how many bytes a socket still has to hand over.
+func unsentNow(fd uintptr) int {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
 // maxPieces is the most that one writev takes (IOV_MAX).
 const maxPieces = 1024
 
