@@ -27,6 +27,7 @@ const gate = "xmppgate"
 
 var (
 	short   = flag.Bool("short", false, "few rounds; print the results instead of writing them")
+	write   = flag.Bool("write", false, "with -short, write the results all the same")
 	only    = flag.String("only", "", "scenarios to run, comma separated")
 	readme  = flag.Bool("readme", false, "write the summary into the README and run nothing")
 	gateway = flag.String("gateway", "", "the xmppgate to measure instead of building one")
@@ -128,13 +129,13 @@ func run() error {
 			Cells:    r.cells(),
 		}
 		stopAll()
-		if *short {
+		if *short && !*write {
 			fmt.Println(renderScenario(s, res[s.name]))
 		} else if err := writeResults(res); err != nil {
 			return err
 		}
 	}
-	if *short {
+	if *short && !*write {
 		ran := results{}
 		for _, s := range selected {
 			ran[s] = res[s]
@@ -146,10 +147,14 @@ func run() error {
 
 // command is what repeats this run.
 func command() string {
-	if *only != "" {
-		return "go run . -only " + *only
+	c := "go run ."
+	if *short {
+		c += " -short -write"
 	}
-	return "go run ."
+	if *only != "" {
+		c += " -only " + *only
+	}
+	return c
 }
 
 // shuffled is a random order of all.
