@@ -151,6 +151,9 @@ func command() string {
 	if *short {
 		c += " -short -write"
 	}
+	if *gateway != "" {
+		c += " -gateway FILE"
+	}
 	if *only != "" {
 		c += " -only " + *only
 	}
@@ -225,6 +228,9 @@ func versions() map[string]string {
 		return strings.TrimSpace(line)
 	}
 	v["xmppgate"] = first("git", "log", "-1", "--format=%h", "--", "../../cmd", "../../proxy", "../../framing", "../../metrics")
+	if *gateway != "" {
+		v["xmppgate"] = "as given by -gateway" // it need not be what lies here
+	}
 	v["Go"] = strings.TrimPrefix(first("go", "version"), "go version ")
 	for _, p := range []string{"haproxy", "nginx", "prosody", "ejabberd", "erlang-base"} {
 		v[p] = first("dpkg-query", "-W", "-f", "${Version}", p)
