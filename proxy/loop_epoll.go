@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -110,6 +111,7 @@ func detach(conn net.Conn) (fd int, err error) {
 // A worker is one thread's worth of sessions.
 type worker struct {
 	ep, poke int // the epoll descriptor, and an eventfd that wakes it
+	sleeper  sleeper
 	clock    func() time.Duration
 	stopping atomic.Bool
 	rests    atomic.Uint64 // how often there was nothing more to do; tests wait for that
@@ -146,7 +148,16 @@ func newWorker(clock func() time.Duration) (*worker, error) {
 		unix.Close(ep)
 		return nil, err
 	}
-	return &worker{ep: ep, poke: poke, clock: clock, buf: make([]byte, readSize)}, nil
+	k := &worker{ep: ep, poke: poke, clock: clock, buf: make([]byte, largeSize)}
+	k.sleeper, err = newSleeper(ep)
+	k.sleeper.look = func(uintptr) bool {
+		if k.sleeper.events = k.look(); k.sleeper.events > 0 {
+			return true
+		}
+		k.rests.Add(1)
+		return false
+	}
+	return k, err
 }
 
 // adopt gives l a place, which is how events find it.
@@ -180,7 +191,7 @@ func (k *worker) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.stopped = true
-	unix.Close(k.ep)
+	k.sleeper.file.Close()
 	unix.Close(k.poke)
 }
 
@@ -220,23 +231,56 @@ func (k *worker) run() {
 	}
 }
 
-// wait returns the number of events. It looks first and sleeps only when there
-// is nothing: a call that may sleep costs the scheduler's attention too.
+// wait returns the number of events.
 func (k *worker) wait() int {
-	if n := k.look(); n > 0 {
-		return n
-	}
-	k.rests.Add(1)
 	k.mu.Lock()
-	d := k.wheel.wait(k.clock())
+	next, d := k.wheel.next, k.wheel.wait(k.clock())
 	k.idle = d < 0
 	k.mu.Unlock()
-	msec := -1
-	if d >= 0 {
-		msec = int((d + time.Millisecond - 1) / time.Millisecond)
+	return k.sleeper.sleep(next, d)
+}
+
+// A sleeper waits for the events of a worker by the runtime's poller: its epoll
+// descriptor can be waited for like any other. A thread that sleeps in a
+// system call of its own would have the scheduler's monitor run all the time,
+// which costs more than a stanza.
+type sleeper struct {
+	file   *os.File
+	raw    syscall.RawConn
+	until  time.Duration // the tick that the deadline of file stands for
+	events int
+	look   func(uintptr) bool
+}
+
+func newSleeper(ep int) (s sleeper, err error) {
+	if err := unix.SetNonblock(ep, true); err != nil {
+		return s, err
 	}
-	n, _ := unix.EpollWait(k.ep, k.events[:], msec)
-	return max(n, 0)
+	s.file = os.NewFile(uintptr(ep), "epoll")
+	s.raw, err = s.file.SyscallConn()
+	return s, err
+}
+
+// sleep returns the number of events, or zero at the tick next, which is d away;
+// without events and with a negative d it does not return.
+func (s *sleeper) sleep(next, d time.Duration) int {
+	if d < 0 {
+		next = 0
+	}
+	if next != s.until {
+		s.until = next
+		deadline := time.Time{}
+		if next != 0 {
+			deadline = time.Now().Add(d)
+		}
+		s.file.SetReadDeadline(deadline)
+	}
+	// Every call of Read looks first, and sleeps only when there is nothing.
+	s.events = 0
+	if s.raw.Read(s.look) != nil {
+		s.until = -1 // the deadline is over
+	}
+	return s.events
 }
 
 func (k *worker) look() int {
@@ -252,10 +296,12 @@ type slot struct {
 	hold
 	k          *worker
 	index      uint32
-	generation int32     // tells this session from an earlier one at index
-	fd         [2]int32  // -1 for none
-	interest   [2]uint32 // what epoll reports; zero for a descriptor that is not registered
-	refeed     [2]bool   // the window holds bytes that the session would not take yet
+	generation int32         // tells this session from an earlier one at index
+	fd         [2]int32      // -1 for none
+	interest   [2]uint32     // what epoll reports; zero for a descriptor that is not registered
+	refeed     [2]bool       // the window holds bytes that the session would not take yet
+	large      [2]bool       // what comes is larger than usual
+	alarm      time.Duration // what the wheel was last set to; zero when it has fired
 	win        [2]window
 
 	// Of the wheel, guarded by worker.mu.
@@ -323,7 +369,10 @@ func (l *slot) ready(sd side, events uint32) {
 // read reads sd once and settles.
 func (l *slot) read(w *workspace, sd side) {
 	win := &l.win[sd]
-	space := l.k.buf
+	space := l.k.buf[:readSize]
+	if l.large[sd] {
+		space = l.k.buf
+	}
 	if win.n > 0 {
 		space = win.space()
 	}
@@ -348,6 +397,9 @@ func (l *slot) read(w *workspace, sd side) {
 // b is the window of sd, or borrowed.
 func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
 	rest := l.s.receive(w, sd, b)
+	// Where one read takes no whole element, larger reads save copies. It
+	// would not be fair to others where it takes hundreds.
+	l.large[sd] = len(rest) > readSize/4 || l.large[sd] && len(b) > readSize
 	l.refeed[sd] = len(rest) > 0 && !l.s.reads(sd)
 	l.settle(w) // what is to be written aliases b
 	switch win := &l.win[sd]; {
@@ -378,6 +430,7 @@ func (l *slot) expired() {
 	if l.gone {
 		return
 	}
+	l.alarm = 0
 	l.tick(l.s, w)
 	l.settle(w)
 	l.again(w)
@@ -422,11 +475,10 @@ func (l *slot) update(now, due time.Duration) {
 		k.slots[l.index] = nil
 		k.free = append(k.free, l.index)
 		k.mu.Unlock()
-	case due != 0:
+	case due != 0 && (l.alarm == 0 || l.alarm > due):
+		l.alarm = due
 		k.mu.Lock()
-		if l.armed == 0 || l.armed > due {
-			k.wheel.set(l, now, due)
-		}
+		k.wheel.set(l, now, due)
 		idle := k.idle
 		k.idle = false
 		k.mu.Unlock()

@@ -6,10 +6,11 @@ import "sync"
 // kept takes readSize: large enough that one read takes all that a socket
 // has, and that a batch of stanzas leaves in one write. The largest class
 // holds a stanza of DefaultMaxStanza and what surrounds it.
-var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, 288 << 10}
+var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, largeSize}
 
 const (
-	readSize = 64 << 10
+	readSize  = 64 << 10
+	largeSize = 288 << 10
 	// minRead is the least room to read into.
 	minRead = 2 << 10
 )
