@@ -8,7 +8,7 @@ import (
 
 const (
 	// calm is how long a storm has to be over.
-	calm = 2 * time.Second
+	calm = time.Second
 	// storm is how many new sessions leave enough garbage to be worth a
 	// collection.
 	storm = 256
