@@ -8,7 +8,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go run ./cmd/xmppgate demo
 
-test: setup lint unit fuzz demo-test e2e deploy-test ## all of it, about 15 minutes
+test: setup lint unit fuzz demo-test e2e deploy-test ## all of it, about 10 minutes
 
 bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 15 minutes: deploy/bench/RESULTS.md
 	cd deploy/bench && go run .
@@ -45,3 +45,4 @@ e2e: ## real servers, real clients
 deploy-test: ## configurations, manifests, rules and the image
 	deploy/test.sh
 	deploy/test-image.sh
+	cd deploy/bench && go vet ./... && go test ./...

@@ -594,6 +594,10 @@ func runSetup(b *bench, r *recorder) error {
 	return nil
 }
 
+// idleAfter is how long sessions are quiet before their memory is read: what
+// the handshakes needed is not part of it.
+const idleAfter = 5 * time.Second
+
 // runIdle measures the memory of sessions that have logged in and are quiet.
 func runIdle(b *bench, r *recorder) error {
 	for round := range b.rounds(2, 1) {
@@ -603,7 +607,7 @@ func runIdle(b *bench, r *recorder) error {
 			for i, n := range []int{500, 2000, 9000} {
 				if err == nil {
 					err = s.grow(n)
-					time.Sleep(time.Second)
+					time.Sleep(idleAfter)
 					at[i] = rss(s.proc)
 				}
 			}
