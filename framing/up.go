@@ -126,7 +126,9 @@ func (p *UpParser) Parse(msg []byte) (Message, error) {
 		return Message{Kind: End, Local: raw[9:15:15], Raw: raw}, nil
 	}
 	var m Message
-	if err := p.element(&m, msg[:end:end], start, ascii); err != nil {
+	err := p.element(&m, msg[:end:end], start, ascii)
+	p.drop(0) // they alias the message
+	if err != nil {
 		return Message{}, err
 	}
 	return m, nil
@@ -179,11 +181,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 	quick := traits{ascii: ascii, references: bytes.IndexByte(msg, '&') >= 0}
 	brackets := bytes.IndexByte(msg, ']') >= 0
 
-	open := p.open[:0]
-	defer func() {
-		p.open = open[:0]
-		p.drop(0)
-	}()
+	p.open = p.open[:0]
 	content := 0 // where the content of the root starts
 	last := 0    // where the last end tag starts
 
@@ -200,10 +198,10 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 		var text int // where the text behind the tag starts
 		switch msg[i+1] {
 		case '/':
-			if len(open) == 0 {
+			if len(p.open) == 0 {
 				return &Error{NotWellFormed, i, errMismatch}
 			}
-			name := open[len(open)-1]
+			name := p.open[len(p.open)-1]
 			n := name.end - name.start
 			j := i + 2 + n
 			if j >= next || string(msg[i+2:j]) != string(msg[name.start:name.end]) {
@@ -215,9 +213,9 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 				}
 			}
 			if len(p.prefixes) > 0 {
-				p.drop(len(open))
+				p.drop(len(p.open))
 			}
-			open = open[:len(open)-1]
+			p.open = p.open[:len(p.open)-1]
 			last = i
 			text = j + 1
 
@@ -226,7 +224,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 			if len(msg)-i < len(cdata) || string(msg[i:i+len(cdata)]) != cdata {
 				return &Error{RestrictedXML, i, errMarkup}
 			}
-			if len(open) == 0 {
+			if len(p.open) == 0 {
 				return &Error{NotWellFormed, i, errText}
 			}
 			j := i + len(cdata)
@@ -243,11 +241,11 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 			}
 
 		default:
-			if len(open) == maxDepth {
+			if len(p.open) == maxDepth {
 				return &Error{PolicyViolation, i, errDepth}
 			}
 			tag := msg[:next]
-			name, j, err := p.startTag(tag, i, len(open)+1, quick)
+			name, j, err := p.startTag(tag, i, len(p.open)+1, quick)
 			if err != nil {
 				return err
 			}
@@ -261,11 +259,11 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 					return &Error{NotWellFormed, j, errTag}
 				}
 				if len(p.prefixes) > 0 {
-					p.drop(len(open) + 1)
+					p.drop(len(p.open) + 1)
 				}
 				last = j + 1
 			} else {
-				open = append(open, name.span)
+				p.open = append(p.open, name.span)
 			}
 			text = j + 1
 			if i == start {
@@ -273,7 +271,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 			}
 		}
 
-		if len(open) == 0 {
+		if len(p.open) == 0 {
 			if text != len(msg) {
 				if text < next {
 					return &Error{NotWellFormed, text, errText}
