@@ -441,20 +441,16 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 	first := s.phase[up] == idle
 	if first {
 		s.domain = unique.Make(domain)
-	}
-	if s.phase[up] == open && s.saslRunning {
-		// A header that reaches a server together with the end of SASL is
-		// not well-formed for it: hold it until <success/> was relayed.
-		s.hold(m)
-		s.waitForSASL(w)
-		return
-	}
-	if !s.step(w, up, header) {
-		return
-	}
-	if condition == "" && domain != "" && domain != s.domainName() {
+	} else if condition == "" && domain != "" && domain != s.domainName() {
 		// The session belongs to the domain that it started with.
 		condition = framing.ImproperAddressing
+	}
+	// A header that reaches a server together with the end of SASL is not
+	// well-formed for it: one that comes early is held until <success/> was
+	// relayed, and is due only then.
+	early := s.phase[up] == open && s.saslRunning
+	if !early && !s.step(w, up, header) {
+		return
 	}
 	if condition != "" {
 		s.refuse(w, endBadOpen, condition, "", "")
