@@ -180,7 +180,7 @@ func (g *Gateway) connOver() {
 	}
 }
 
-// sessionBegun registers s. The loop calls it when it has set the link.
+// sessionBegun registers s, during its first event.
 func (g *Gateway) sessionBegun(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

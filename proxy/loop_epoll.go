@@ -284,7 +284,7 @@ func (s *sleeper) sleep(next, d time.Duration) int {
 }
 
 func (k *worker) look() int {
-	n, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(k.ep), uintptr(unsafe.Pointer(&k.events[0])), uintptr(len(k.events)), 0, 0, 0)
+	n, _, e := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(k.ep), uintptr(unsafe.Pointer(&k.events[0])), uintptr(len(k.events)), 0, 0, 0)
 	if e != 0 {
 		return 0
 	}
@@ -355,8 +355,8 @@ func (l *slot) ready(sd side, events uint32) {
 		l.eof(w, client, syscall.ECONNRESET)
 	}
 	if len(o.pending) > 0 && events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		n, broken := send(l.fd[sd], o.pending)
-		l.wrote(w, sd, n, broken)
+		n, err := writePiece(uintptr(l.fd[sd]), o.pending)
+		l.wrote(w, sd, n, err != nil)
 	}
 	if events&^unix.EPOLLOUT != 0 && l.turn(sd) && !l.refeed[sd] {
 		l.read(w, sd)
@@ -376,7 +376,7 @@ func (l *slot) read(w *workspace, sd side) {
 	if win.n > 0 {
 		space = win.space()
 	}
-	n, err := receive(l.fd[sd], space)
+	n, err := readNow(uintptr(l.fd[sd]), space)
 	switch {
 	case err == syscall.EAGAIN:
 		l.settle(w)
@@ -437,10 +437,8 @@ func (l *slot) expired() {
 }
 
 func (l *slot) write(sd side, pieces [][]byte) (n int, broken bool) {
-	if len(pieces) == 1 {
-		return send(l.fd[sd], pieces[0])
-	}
-	return sendGathered(l.fd[sd], pieces)
+	n, err := writeNow(uintptr(l.fd[sd]), pieces)
+	return n, err != nil
 }
 
 func (l *slot) unsent(sd side) int { return unsentNow(uintptr(l.fd[sd])) }
@@ -510,75 +508,4 @@ func (l *slot) register(sd side, o *output) {
 	}
 	l.interest[sd] = want
 	unix.EpollCtl(l.k.ep, op, int(l.fd[sd]), &unix.EpollEvent{Events: want, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation})
-}
-
-// ---- system calls, on sockets that do not block: the scheduler need not know
-
-func receive(fd int32, b []byte) (int, error) {
-	for {
-		n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
-		switch e {
-		case 0:
-			return int(n), nil
-		case syscall.EINTR:
-			continue
-		}
-		return 0, e
-	}
-}
-
-func send(fd int32, b []byte) (n int, broken bool) {
-	for {
-		n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
-		switch e {
-		case 0:
-			return int(n), false
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-			return 0, false
-		}
-		return 0, true
-	}
-}
-
-// gather is what sendmsg needs; it is kept because the kernel's view of it
-// must not live on a stack.
-type gather struct {
-	vec [64]syscall.Iovec
-	msg syscall.Msghdr
-}
-
-var gathers = sync.Pool{New: func() any { return new(gather) }}
-
-func sendGathered(fd int32, pieces [][]byte) (n int, broken bool) {
-	g := gathers.Get().(*gather)
-	defer gathers.Put(g)
-	for len(pieces) > 0 && !broken {
-		k, want := 0, 0
-		for ; k < min(len(pieces), len(g.vec)); k++ {
-			g.vec[k].Base = &pieces[k][0]
-			g.vec[k].SetLen(len(pieces[k]))
-			want += len(pieces[k])
-		}
-		g.msg.Iov = &g.vec[0]
-		g.msg.Iovlen = uint64(k)
-		r, _, e := syscall.RawSyscall(syscall.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&g.msg)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
-		clear(g.vec[:k])
-		switch e {
-		case 0:
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-			return n, false
-		default:
-			return n, true
-		}
-		n += int(r)
-		if int(r) < want {
-			break
-		}
-		pieces = pieces[k:]
-	}
-	return n, broken
 }

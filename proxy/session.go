@@ -86,7 +86,6 @@ type session struct {
 	closing ending // the orderly ending that is under way
 
 	// Flags of the opening and of SASL.
-	held          bool // the client is not read: header waits, or the dial runs
 	openSent      bool // the client has got <open/>
 	headerSent    bool // the server has got a header
 	endTagSent    bool // the server has got </stream:stream>
@@ -136,7 +135,8 @@ func (s *session) need() *rare {
 	return s.rare
 }
 
-// holds reports whether a header for the server waits.
+// holds reports whether a header for the server waits: for the dial, for the end
+// of SASL, or for earlier bytes. Until it has left the client is not read.
 func (s *session) holds() bool { return s.rare != nil && s.rare.header != nil }
 
 func (s *session) cause() error {
@@ -187,7 +187,7 @@ func (s *session) heard(w *workspace, sd side) {
 func (s *session) reads(sd side) bool {
 	switch s.leg[sd] {
 	case legOpen:
-		return !(sd == client && s.held && s.ending == endNone)
+		return !(sd == client && s.holds())
 	case legClosing, legFinishing:
 		return true
 	}
@@ -231,7 +231,7 @@ func (s *session) step(w *workspace, d direction, e event) bool {
 // on at b[pos].
 func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 	start, pos := 0, s.partial
-	for s.ending == endNone && s.leg[client] == legOpen && !s.held {
+	for s.ending == endNone && s.leg[client] == legOpen && !s.holds() {
 		h, size, err := parseFrame(b[pos:], s.fragments > 0)
 		if err != nil {
 			s.badFrame(w, err)
@@ -473,7 +473,6 @@ func (s *session) waitForSASL(w *workspace) { s.wait(w, endServerSilent, saslTim
 // hold keeps a header and stops reading the client.
 func (s *session) hold(m framing.Message) {
 	s.need().header = framing.AppendStream(nil, m.Attributes)
-	s.held = true
 }
 
 // release writes the held header unless something still holds it. It is always
@@ -483,7 +482,7 @@ func (s *session) release(w *workspace) {
 		return
 	}
 	w.out[server].add(s.rare.header)
-	s.rare.header, s.held = nil, false
+	s.rare.header = nil
 	if !s.rare.pinged {
 		s.rare = nil
 	}
@@ -855,7 +854,6 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 	}
 	s.ending = e
 	s.waitForNothing()
-	s.held = false
 	if r := s.rare; r != nil {
 		r.header = nil
 		if r.cancelDial != nil && e == endDialFailed {

@@ -374,6 +374,18 @@ func TestParseFrame(t *testing.T) {
 	}
 }
 
+// frameHeaderSize is the number of bytes in front of a payload of n bytes in
+// a frame of ours.
+func frameHeaderSize(n int) int {
+	switch {
+	case n < 126:
+		return 2
+	case n < 1<<16:
+		return 4
+	}
+	return 10
+}
+
 func TestClip(t *testing.T) {
 	if got := clip("aü", 2); got != "a" {
 		t.Errorf("got %q", got)

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build unix && !linux
 
 package proxy
 
@@ -20,9 +20,6 @@ func readNow(fd uintptr, b []byte) (int, error) {
 // writeNow writes what fits without waiting and returns how much that was. An
 // error means that the connection is broken.
 func writeNow(fd uintptr, pieces [][]byte) (n int, err error) {
-	if len(pieces) > 1 {
-		return writeGathered(fd, pieces)
-	}
 	for _, b := range pieces {
 		k, err := write(fd, b)
 		n += k
@@ -45,3 +42,6 @@ func write(fd uintptr, b []byte) (int, error) {
 		return max(n, 0), err
 	}
 }
+
+// unsentNow is not known here.
+func unsentNow(uintptr) int { return -1 }

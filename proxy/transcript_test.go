@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"net"
 	"os"
@@ -119,17 +120,28 @@ func (bubble) pipe(*testing.T) (near, far net.Conn) { return net.Pipe() }
 func (bubble) pass(d time.Duration)                 { time.Sleep(d) }
 func (bubble) settle(func() bool)                   { synctest.Wait() }
 
+// archives yields the files that match pattern; there must be some.
+func archives(t *testing.T, pattern string) iter.Seq2[string, *txtar.Archive] {
+	return func(yield func(string, *txtar.Archive) bool) {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no files: %v", pattern, err)
+		}
+		for _, file := range files {
+			ar, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !yield(file, ar) {
+				return
+			}
+		}
+	}
+}
+
 // eachTranscript calls f for every file and chunking.
 func eachTranscript(t *testing.T, f func(t *testing.T, file string, ar *txtar.Archive, c chunking, first bool)) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
-	}
-	for _, file := range files {
-		ar, err := txtar.ParseFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for file, ar := range archives(t, "testdata/*.txtar") {
 		names := slices.Sorted(maps.Keys(chunkings))
 		if only := section(ar, "chunking"); only != nil {
 			names = strings.Fields(string(only))

@@ -22,15 +22,7 @@ import (
 // TestUpgrade plays testdata/upgrade/*.txtar: request and response, both to
 // the byte, in every chunking. Lines of a request end in CRLF.
 func TestUpgrade(t *testing.T) {
-	files, err := filepath.Glob("testdata/upgrade/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no vectors: %v", err)
-	}
-	for _, file := range files {
-		ar, err := txtar.ParseFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for file, ar := range archives(t, "testdata/upgrade/*.txtar") {
 		request := strings.ReplaceAll(string(section(ar, "request")), "\n", "\r\n")
 		for _, name := range slices.Sorted(maps.Keys(chunkings)) {
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar")+"/"+name, func(t *testing.T) {

@@ -78,18 +78,6 @@ func parseFrame(b []byte, fragmented bool) (h ws.Header, size int, err error) {
 	return h, size + 4, nil
 }
 
-// frameHeaderSize is the number of bytes in front of a payload of n bytes in
-// a frame of ours.
-func frameHeaderSize(n int) int {
-	switch {
-	case n < 126:
-		return 2
-	case n < 1<<16:
-		return 4
-	}
-	return 10
-}
-
 // appendFrameHeader appends the header of an unfragmented, unmasked frame
 // whose payload has n bytes (RFC 6455, section 5.2).
 func appendFrameHeader(dst []byte, op ws.OpCode, n int) []byte {
