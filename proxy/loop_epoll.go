@@ -122,6 +122,8 @@ type worker struct {
 	events [128]unix.EpollEvent
 	ready  [128]*slot
 	due    []*slot
+	skip   int // how often linger is left out
+	doubt  int // what skip becomes when linger is in vain
 
 	mu         sync.Mutex // guards what follows; taken after hold.mu
 	slots      []*slot
@@ -150,13 +152,6 @@ func newWorker(clock func() time.Duration) (*worker, error) {
 	}
 	k := &worker{ep: ep, poke: poke, clock: clock, buf: make([]byte, largeSize)}
 	k.sleeper, err = newSleeper(ep)
-	k.sleeper.look = func(uintptr) bool {
-		if k.sleeper.events = k.look(); k.sleeper.events > 0 {
-			return true
-		}
-		k.rests.Add(1)
-		return false
-	}
 	return k, err
 }
 
@@ -198,46 +193,107 @@ func (k *worker) close() {
 // run handles events until the worker is stopped.
 func (k *worker) run() {
 	defer k.close()
+	turns := k.turns // made once
 	for !k.stopping.Load() {
-		n := k.wait()
-		k.ws.now = k.clock()
-		k.mu.Lock()
-		for i := range k.events[:n] {
-			// An event may be older than the end of its session.
-			k.ready[i] = nil
-			if ev := &k.events[i]; ev.Fd != pokeID {
-				if l := k.slots[uint32(ev.Fd)>>1]; l != nil && l.generation == ev.Pad {
-					k.ready[i] = l
-				}
-			}
-		}
-		k.due = k.wheel.advance(k.ws.now, k.due[:0])
-		k.mu.Unlock()
-
-		for i := range k.events[:n] {
-			ev := &k.events[i]
-			if l := k.ready[i]; l != nil {
-				l.ready(side(ev.Fd&1), ev.Events)
-			} else if ev.Fd == pokeID {
-				var b [8]byte
-				unix.Read(k.poke, b[:])
-			}
-			k.ready[i] = nil
-		}
-		for i, l := range k.due {
-			l.expired()
-			k.due[i] = nil
-		}
+		k.sleeper.wait(turns)
 	}
 }
 
-// wait returns the number of events.
-func (k *worker) wait() int {
+// turns handles what there is to do, until there is nothing more for now: then
+// it returns false, and is called again when there is.
+//
+// It need not look whether there is nothing more: whatever comes after a look
+// makes the poller call again. Only what an earlier look has shown and a turn
+// has left is not told twice.
+func (k *worker) turns(uintptr) (stop bool) {
+	for n := k.look(); ; {
+		more := k.turn(n)
+		if k.stopping.Load() {
+			return true
+		}
+		if more {
+			n = k.look()
+		} else if n = k.linger(); n == 0 {
+			break
+		}
+	}
 	k.mu.Lock()
-	next, d := k.wheel.next, k.wheel.wait(k.clock())
+	next, d := k.wheel.next, k.wheel.wait(k.ws.now)
 	k.idle = d < 0
 	k.mu.Unlock()
-	return k.sleeper.sleep(next, d)
+	k.sleeper.until(next, d)
+	k.rests.Add(1)
+	return false
+}
+
+const (
+	// lingerLooks is how often linger looks: for about ten microseconds,
+	// which is what a thread that falls asleep and is woken costs.
+	lingerLooks = 64
+	maxDoubt    = 1023
+)
+
+// linger looks for events that come at once: an answer to what was just
+// written costs less so, and is relayed in a quarter of the time. Where nothing
+// comes that soon, it is soon left out nearly always.
+func (k *worker) linger() (n int) {
+	if k.skip > 0 {
+		k.skip--
+		return 0
+	}
+	for range lingerLooks {
+		if n = k.look(); n > 0 {
+			k.doubt /= 2
+			return n
+		}
+	}
+	k.doubt = min(2*k.doubt+1, maxDoubt)
+	k.skip = k.doubt
+	return 0
+}
+
+// turn handles n events and what is due. It reports whether there may be more
+// to do.
+func (k *worker) turn(n int) (more bool) {
+	k.ws.now = k.clock()
+	k.mu.Lock()
+	for i := range k.events[:n] {
+		// An event may be older than the end of its session.
+		k.ready[i] = nil
+		if ev := &k.events[i]; ev.Fd != pokeID {
+			if l := k.slots[uint32(ev.Fd)>>1]; l != nil && l.generation == ev.Pad {
+				k.ready[i] = l
+			}
+		}
+	}
+	k.due = k.wheel.advance(k.ws.now, k.due[:0])
+	k.mu.Unlock()
+
+	more = n == len(k.events)
+	for i := range k.events[:n] {
+		ev := &k.events[i]
+		if l := k.ready[i]; l != nil {
+			more = l.ready(side(ev.Fd&1), ev.Events) || more
+		} else if ev.Fd == pokeID {
+			var b [8]byte
+			unix.Read(k.poke, b[:])
+		}
+		k.ready[i] = nil
+	}
+	for i, l := range k.due {
+		l.expired()
+		k.due[i] = nil
+	}
+	return more
+}
+
+// look returns the number of events there are.
+func (k *worker) look() int {
+	n, _, e := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(k.ep), uintptr(unsafe.Pointer(&k.events[0])), uintptr(len(k.events)), 0, 0, 0)
+	if e != 0 {
+		return 0
+	}
+	return int(n)
 }
 
 // A sleeper waits for the events of a worker by the runtime's poller: its epoll
@@ -245,11 +301,9 @@ func (k *worker) wait() int {
 // system call of its own would have the scheduler's monitor run all the time,
 // which costs more than a stanza.
 type sleeper struct {
-	file   *os.File
-	raw    syscall.RawConn
-	until  time.Duration // the tick that the deadline of file stands for
-	events int
-	look   func(uintptr) bool
+	file *os.File
+	raw  syscall.RawConn
+	tick time.Duration // that the deadline of file stands for
 }
 
 func newSleeper(ep int) (s sleeper, err error) {
@@ -261,34 +315,30 @@ func newSleeper(ep int) (s sleeper, err error) {
 	return s, err
 }
 
-// sleep returns the number of events, or zero at the tick next, which is d away;
-// without events and with a negative d it does not return.
-func (s *sleeper) sleep(next, d time.Duration) int {
-	if d < 0 {
-		next = 0
+// wait calls f, and again whenever there are events, until f returns true or
+// the moment that was set by until.
+func (s *sleeper) wait(f func(uintptr) bool) {
+	if s.raw.Read(f) != nil {
+		s.tick = -1 // the deadline is over; each call of Read needs a new one
+		s.file.SetReadDeadline(time.Time{})
 	}
-	if next != s.until {
-		s.until = next
-		deadline := time.Time{}
-		if next != 0 {
-			deadline = time.Now().Add(d)
-		}
-		s.file.SetReadDeadline(deadline)
-	}
-	// Every call of Read looks first, and sleeps only when there is nothing.
-	s.events = 0
-	if s.raw.Read(s.look) != nil {
-		s.until = -1 // the deadline is over
-	}
-	return s.events
 }
 
-func (k *worker) look() int {
-	n, _, e := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(k.ep), uintptr(unsafe.Pointer(&k.events[0])), uintptr(len(k.events)), 0, 0, 0)
-	if e != 0 {
-		return 0
+// until makes wait end at tick, which is d away. With a negative d it does not
+// end.
+func (s *sleeper) until(tick, d time.Duration) {
+	if d < 0 {
+		tick = 0
 	}
-	return int(n)
+	if tick == s.tick {
+		return
+	}
+	s.tick = tick
+	deadline := time.Time{}
+	if tick != 0 {
+		deadline = time.Now().Add(d)
+	}
+	s.file.SetReadDeadline(deadline)
 }
 
 // A slot is a link of the epoll loop.
@@ -339,15 +389,17 @@ func (l *slot) attach(conn net.Conn) {
 }
 
 // ready handles what epoll reports of sd, as one event: it reads once at most.
-func (l *slot) ready(sd side, events uint32) {
+// It reports whether epoll may have more to say that it has said already.
+func (l *slot) ready(sd side, events uint32) (more bool) {
 	w := &l.k.ws
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.recover(w)
 	o := &l.sides[sd]
 	if o.shut {
-		return
+		return false
 	}
+	more = events != unix.EPOLLIN
 	if sd == client && events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && !l.turn(client) {
 		// Nobody listens to it, but it is gone. What a server has said
 		// before such an end is still delivered; this can only be what the
@@ -359,15 +411,16 @@ func (l *slot) ready(sd side, events uint32) {
 		l.wrote(w, sd, n, err != nil)
 	}
 	if events&^unix.EPOLLOUT != 0 && l.turn(sd) && !l.refeed[sd] {
-		l.read(w, sd)
+		more = l.read(w, sd) || more
 	} else {
 		l.settle(w)
 	}
 	l.again(w)
+	return more
 }
 
-// read reads sd once and settles.
-func (l *slot) read(w *workspace, sd side) {
+// read reads sd once and settles. It reports whether there may be more to read.
+func (l *slot) read(w *workspace, sd side) (more bool) {
 	win := &l.win[sd]
 	space := l.k.buf[:readSize]
 	if l.large[sd] {
@@ -391,6 +444,7 @@ func (l *slot) read(w *workspace, sd side) {
 	default:
 		l.feed(w, sd, space[:n], true)
 	}
+	return n == len(space)
 }
 
 // feed hands b to the session, settles and keeps what the session wants again.
