@@ -19,6 +19,11 @@ type Gateway struct {
 	// cancelled when that takes too long or the client goes away. Required.
 	Dial func(ctx context.Context) (net.Conn, error)
 
+	// Direct is the address that Dial connects to without further ado: a
+	// *net.TCPAddr or a *net.UnixAddr. A loop that can do that for less does
+	// not call Dial then. Nil means that only Dial knows.
+	Direct net.Addr
+
 	// Domains are the domains a client may name in the to attribute of its
 	// header. Nil means any: the server decides.
 	Domains []string

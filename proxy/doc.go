@@ -6,10 +6,9 @@
 //
 // # The life of a session
 //
-// A connection is read up to the end of its HTTP request in a goroutine of its
-// own (upgrade.go), which ends as soon as the request is answered. From there
-// on the session is a state machine without any I/O (session.go): a loop reads
-// both connections, hands it what has come, and writes what it puts into its
+// From its first byte, which is that of an HTTP request (upgrade.go), a session
+// is a state machine without any I/O (session.go): a loop reads both
+// connections, hands it what has come, and writes what it puts into its
 // outboxes. What all loops share is in loop.go. On Linux sessions are driven by
 // a few epoll workers (loop_epoll.go), without a goroutine, a runtime timer or,
 // at rest, a buffer for each; elsewhere by goroutines (loop_goroutine.go).

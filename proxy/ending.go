@@ -40,6 +40,10 @@ const (
 	endStartTLS
 	endShutdown
 	endInternal
+
+	// endRefused is the end of a connection that never was a session: its
+	// request has a result instead, see UpgradeResults.
+	endRefused
 )
 
 // EndingInfo describes one way for a session to end: how it is reported and

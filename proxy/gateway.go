@@ -47,9 +47,8 @@ type state struct {
 	streamID     func() string
 
 	mu        sync.Mutex // guards all below
-	listeners map[net.Listener]struct{}
-	conns     int                   // accepted and not over, upgraded or not
-	upgrading map[net.Conn]struct{} // whose requests are being read
+	listeners map[listener]struct{}
+	conns     int // accepted and not over, upgraded or not
 	draining  bool
 	idle      sync.Cond // conns has become zero
 	lastID    uint64
@@ -80,9 +79,8 @@ func (g *Gateway) init() {
 		if g.streamID == nil {
 			g.streamID = randomID
 		}
-		g.listeners = make(map[net.Listener]struct{})
+		g.listeners = make(map[listener]struct{})
 		g.live = make(map[*session]struct{})
-		g.upgrading = make(map[net.Conn]struct{})
 		g.idle.L = &g.mu
 	})
 }
@@ -110,26 +108,27 @@ const (
 )
 
 // Serve accepts connections from l until Shutdown is called or l fails. It
-// returns nil after Shutdown. A gateway may serve several listeners.
+// returns nil after Shutdown. It takes l over: only Shutdown may close it. A
+// gateway may serve several listeners.
 func (g *Gateway) Serve(l net.Listener) error {
 	g.init()
+	g.loop.launch()
+	from := g.loop.listen(l, g)
 	g.mu.Lock()
 	if g.draining {
 		g.mu.Unlock()
-		l.Close()
+		from.close()
 		return nil
 	}
-	g.listeners[l] = struct{}{}
+	g.listeners[from] = struct{}{}
 	g.mu.Unlock()
-	g.loop.launch()
 
 	pause := time.Duration(0)
 	for {
-		conn, err := l.Accept()
+		err := from.accept()
 		switch {
 		case err == nil:
 			pause = 0
-			g.serveConn(conn)
 		case errors.Is(err, net.ErrClosed):
 			g.mu.Lock()
 			defer g.mu.Unlock()
@@ -154,18 +153,39 @@ func isTemporary(err error) bool {
 
 // serveConn takes one connection over. It does not block.
 func (g *Gateway) serveConn(conn net.Conn) {
-	g.init()
-	g.mu.Lock()
-	g.conns++
-	busy := g.draining || g.MaxSessions > 0 && g.conns > g.MaxSessions
-	flooded := g.MaxSessions > 0 && g.conns > g.MaxSessions+maxRefused
-	g.mu.Unlock()
-	if flooded {
+	s := g.admit(addrPort(conn.RemoteAddr()))
+	if s == nil {
 		conn.Close()
-		g.connOver()
 		return
 	}
-	go g.upgrade(conn, busy)
+	g.loop.start(s, conn)
+	g.started(s)
+}
+
+// admit makes a session for a client that has connected. It is nil when there
+// is no room even to say so.
+func (g *Gateway) admit(remote netip.AddrPort) *session {
+	g.init()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.MaxSessions > 0 && g.conns >= g.MaxSessions+maxRefused {
+		return nil
+	}
+	g.conns++
+	s := &session{g: g, remote: remote, busy: g.MaxSessions > 0 && g.conns > g.MaxSessions}
+	s.down.MaxStanza = g.maxStanza
+	return s
+}
+
+// started looks whether a Shutdown has missed s: it may have listed the
+// sessions before this one was there.
+func (g *Gateway) started(s *session) {
+	g.mu.Lock()
+	draining := g.draining
+	g.mu.Unlock()
+	if draining {
+		s.link.post(func(s *session, w *workspace) { s.shutdown(w) })
+	}
 }
 
 // maxRefused bounds the connections beyond MaxSessions that are told why they
@@ -180,27 +200,20 @@ func (g *Gateway) connOver() {
 	}
 }
 
-// sessionBegun registers s, during its first event.
-func (g *Gateway) sessionBegun(s *session) {
+// connected registers s, during its first event.
+func (g *Gateway) connected(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.lastID++
-	s.id = g.lastID
 	g.live[s] = struct{}{}
 }
 
-// startSession makes a session of an upgraded connection.
-func (g *Gateway) startSession(conn net.Conn, early []byte) {
-	s := &session{g: g, remote: addrPort(conn.RemoteAddr())}
-	s.down.MaxStanza = g.maxStanza
-	g.loop.start(s, conn, early)
+// upgraded gives s its number: from here on it is a session to the outside.
+func (g *Gateway) upgraded(s *session, now time.Duration) {
 	g.mu.Lock()
-	draining := g.draining
+	g.lastID++
+	s.id = g.lastID
 	g.mu.Unlock()
-	if draining {
-		// Shutdown may have listed the sessions before this one was there.
-		s.link.post(func(s *session, w *workspace) { s.shutdown(w) })
-	}
+	g.observer.Upgraded(upgradeOK, now-s.began)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -220,7 +233,13 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	}
 	g.mu.Unlock()
 
+	defer g.connOver()
+
 	age := now - s.began
+	if !s.upgraded && s.ending != endInternal {
+		g.observer.Upgraded(s.rare.result, age)
+		return
+	}
 	info := s.ending.info()
 	g.observer.Ended(info.Name, age)
 	attrs := []slog.Attr{
@@ -240,7 +259,6 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 		attrs = append(attrs, slog.String("cause", cause.Error()))
 	}
 	g.log(info.Level, "session ended", attrs)
-	g.connOver()
 }
 
 // remoteName is empty for a client on a Unix socket, which has no address.
@@ -279,7 +297,7 @@ func (g *Gateway) Sessions() iter.Seq[SessionInfo] {
 		for _, s := range g.sessions() {
 			var info SessionInfo
 			s.link.view(func(s *session) { info = s.info() })
-			if !yield(info) {
+			if info.ID != 0 && !yield(info) { // else it is not upgraded
 				return
 			}
 		}
@@ -359,12 +377,9 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.mu.Lock()
 	g.draining = true
 	for l := range g.listeners {
-		l.Close()
+		l.close()
 	}
 	clear(g.listeners)
-	for conn := range g.upgrading {
-		conn.SetReadDeadline(past)
-	}
 	g.mu.Unlock()
 
 	all := g.sessions()
@@ -463,9 +478,13 @@ func normalDomain(s string) string {
 }
 
 // dial starts to connect s to its server; the outcome is an event of s.
-func (g *Gateway) dial(s *session) {
+func (g *Gateway) dial(w *workspace, s *session) {
+	s.need().dialed = w.now
+	if g.Direct != nil && s.link.connect(w, g.Direct) {
+		return
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s.need().cancelDial = cancel
+	s.rare.cancelDial = cancel
 	go g.connect(ctx, cancel, s.link)
 }
 
@@ -473,7 +492,10 @@ func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l
 	defer cancel(nil)
 	begun := time.Now()
 	conn, err := g.Dial(ctx)
-	g.observer.Dialed(dialResult(ctx, err), time.Since(begun))
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	g.dialed(err, time.Since(begun))
 	if err != nil {
 		l.post(func(s *session, w *workspace) { s.dialFailed(w, fmt.Errorf("dial server: %w", err)) })
 		return
@@ -481,32 +503,39 @@ func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l
 	l.attach(conn)
 }
 
+// dialError is what package net makes of err.
+func dialError(to net.Addr, err error) error {
+	return fmt.Errorf("dial server: %w", &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: os.NewSyscallError("connect", err)})
+}
+
+func (g *Gateway) dialed(err error, took time.Duration) { g.observer.Dialed(dialResult(err), took) }
+
 // Results of a dial, see Observer.
 const (
 	dialOK        = "ok"
 	dialRefused   = "refused"
 	dialTimedOut  = "timeout"
 	dialAbandoned = "abandoned" // the client went away first
-	dialError     = "error"
+	dialOther     = "error"
 )
 
 // DialResults lists the results that Observer.Dialed is told.
 func DialResults() []string {
-	return []string{dialOK, dialRefused, dialTimedOut, dialAbandoned, dialError}
+	return []string{dialOK, dialRefused, dialTimedOut, dialAbandoned, dialOther}
 }
 
-func dialResult(ctx context.Context, err error) string {
+func dialResult(err error) string {
 	switch {
 	case err == nil:
 		return dialOK
-	case errors.Is(context.Cause(ctx), context.Canceled):
+	case errors.Is(err, context.Canceled):
 		return dialAbandoned
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
 		return dialRefused
-	case errors.Is(context.Cause(ctx), context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return dialTimedOut
 	}
-	return dialError
+	return dialOther
 }
 
 // Check connects to the server and waits for its stream header, which is what

@@ -12,13 +12,23 @@ import (
 // deadlines and applies back-pressure. Loops know sockets and no XMPP,
 // sessions know XMPP and no sockets; what both need of each other is hold.
 type loop interface {
-	// start begins to drive s over the connection of its client, beginning
-	// with bytes that were read already; it takes conn over.
-	start(s *session, conn net.Conn, early []byte)
+	// start begins to drive s over the connection of its client; it takes
+	// conn over.
+	start(s *session, conn net.Conn)
+	// listen takes l over, whose clients become sessions of g.
+	listen(l net.Listener, g *Gateway) listener
 	// launch gets ready; it may be called more than once.
 	launch()
 	// stop ends the loop when no session is left.
 	stop()
+}
+
+// A listener is where clients connect.
+type listener interface {
+	// accept waits for clients and starts their sessions. It returns from
+	// time to time with nil, and with net.ErrClosed after close.
+	accept() error
+	close()
 }
 
 // Names of loops, see Gateway.Loop.
@@ -36,6 +46,9 @@ func newLoop(name string, clock func() time.Duration) loop {
 
 // A link is the way to a session from outside of its loop.
 type link interface {
+	// connect begins to connect to the server, during an event; the outcome
+	// is the event connected. It reports false if the loop cannot do that.
+	connect(w *workspace, to net.Addr) bool
 	// attach gives the session its connection to the server. It closes conn
 	// when the session has ended.
 	attach(conn net.Conn)

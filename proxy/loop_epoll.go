@@ -53,7 +53,62 @@ func (e *epoll) startWorkers() {
 	}
 }
 
-func (e *epoll) start(s *session, conn net.Conn, early []byte) {
+func (e *epoll) listen(l net.Listener, g *Gateway) listener {
+	if l, ok := l.(interface{ File() (*os.File, error) }); ok && e.err == nil {
+		if file, err := l.File(); err == nil {
+			if raw, err := file.SyscallConn(); err == nil {
+				if l.(net.Listener).Addr().Network() == "tcp" {
+					raw.Control(keepAlive)
+				}
+				return &socketListener{l.(net.Listener), file, raw, e, g}
+			}
+			file.Close()
+		}
+	}
+	return goroutines{}.listen(l, g)
+}
+
+// A socketListener takes sockets as they are: what package net would do for
+// each, a worker would undo. They inherit what listen sets.
+type socketListener struct {
+	net.Listener
+	file *os.File // a listener of package net has no way to wait
+	raw  syscall.RawConn
+	e    *epoll
+	g    *Gateway
+}
+
+func (l *socketListener) close() {
+	l.Close()
+	l.file.Close()
+}
+
+func (l *socketListener) accept() (err error) {
+	if l.raw.Read(func(fd uintptr) bool {
+		err = l.acceptAll(fd)
+		return err != syscall.EAGAIN
+	}) != nil {
+		return net.ErrClosed
+	}
+	return err
+}
+
+func (l *socketListener) acceptAll(listener uintptr) error {
+	for {
+		fd, client, err := acceptNow(listener)
+		if err != nil {
+			return err
+		}
+		if s := l.g.admit(client); s == nil {
+			closeNow(uintptr(fd))
+		} else {
+			l.e.drive(s, fd)
+			l.g.started(s)
+		}
+	}
+}
+
+func (e *epoll) start(s *session, conn net.Conn) {
 	e.launch()
 	fd, err := -1, e.err
 	if err == nil {
@@ -61,9 +116,14 @@ func (e *epoll) start(s *session, conn net.Conn, early []byte) {
 	}
 	if err != nil {
 		// No socket, or no descriptor left to take it over with.
-		goroutines{}.start(s, conn, early)
+		goroutines{}.start(s, conn)
 		return
 	}
+	e.drive(s, fd)
+}
+
+// drive is start with a descriptor.
+func (e *epoll) drive(s *session, fd int) {
 	k := e.workers[int(e.turn.Add(1))%len(e.workers)]
 	l := &slot{k: k, fd: [2]int32{int32(fd), -1}}
 	l.s, l.t = s, l
@@ -72,9 +132,6 @@ func (e *epoll) start(s *session, conn net.Conn, early []byte) {
 	l.event(func(s *session, w *workspace) {
 		l.sides[client].attached = true
 		s.begin(w)
-		if len(early) > 0 {
-			l.feed(w, client, early, true)
-		}
 	})
 }
 
@@ -349,6 +406,7 @@ type slot struct {
 	generation int32         // tells this session from an earlier one at index
 	fd         [2]int32      // -1 for none
 	interest   [2]uint32     // what epoll reports; zero for a descriptor that is not registered
+	connecting net.Addr      // not nil while fd[server] is no connection yet
 	refeed     [2]bool       // the window holds bytes that the session would not take yet
 	large      [2]bool       // what comes is larger than usual
 	alarm      time.Duration // what the wheel was last set to; zero when it has fired
@@ -379,13 +437,54 @@ func (l *slot) attach(conn net.Conn) {
 	}
 	l.event(func(s *session, w *workspace) {
 		if s.ending != endNone {
-			unix.Close(fd)
+			closeNow(uintptr(fd))
 			return
 		}
 		l.fd[server] = int32(fd)
 		l.sides[server].attached = true
 		s.attached(w)
 	})
+}
+
+func (l *slot) connect(w *workspace, to net.Addr) bool {
+	fd, err := connectNow(to)
+	if err == errors.ErrUnsupported || err == syscall.EAGAIN {
+		return false // EAGAIN: a Unix socket whose backlog is full, which can be waited for
+	}
+	if err != nil {
+		l.s.connected(w, to, err)
+		return true
+	}
+	l.fd[server], l.connecting = int32(fd), to
+	l.s.need().cancelDial = func(cause error) {
+		l.disconnect()
+		l.s.g.dialed(cause, l.s.g.clock()-l.s.rare.dialed)
+	}
+	l.watch(server, unix.EPOLLOUT)
+	return true
+}
+
+func (l *slot) disconnect() {
+	closeNow(uintptr(l.fd[server]))
+	l.fd[server], l.interest[server], l.connecting = -1, 0, nil
+}
+
+// connected handles the outcome of connect.
+func (l *slot) connected(w *workspace, events uint32) {
+	to := l.connecting
+	var err error
+	if events != unix.EPOLLOUT {
+		err = socketError(uintptr(l.fd[server]))
+	}
+	if err != nil {
+		l.disconnect()
+	} else {
+		l.connecting = nil
+		l.sides[server].attached = true
+	}
+	l.s.connected(w, to, err)
+	l.settle(w)
+	l.again(w)
 }
 
 // ready handles what epoll reports of sd, as one event: it reads once at most.
@@ -395,6 +494,10 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.recover(w)
+	if sd == server && l.connecting != nil {
+		l.connected(w, events)
+		return true
+	}
 	o := &l.sides[sd]
 	if o.shut {
 		return false
@@ -416,6 +519,9 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 		l.settle(w)
 	}
 	l.again(w)
+	if o.attached && !o.shut && l.wanted(sd)&unix.EPOLLIN == 0 {
+		l.register(sd) // or it is reported again at once
+	}
 	return more
 }
 
@@ -458,6 +564,9 @@ func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
 	l.settle(w) // what is to be written aliases b
 	switch win := &l.win[sd]; {
 	case l.gone:
+		if l.connecting != nil {
+			l.disconnect()
+		}
 		win.release()
 	case !borrowed:
 		win.keep(rest)
@@ -498,25 +607,30 @@ func (l *slot) write(sd side, pieces [][]byte) (n int, broken bool) {
 func (l *slot) unsent(sd side) int { return unsentNow(uintptr(l.fd[sd])) }
 
 func (l *slot) finish(sd side) bool {
-	unix.Shutdown(int(l.fd[sd]), unix.SHUT_WR)
+	finishNow(uintptr(l.fd[sd]))
 	return true
 }
 
 func (l *slot) shut(sd side) {
-	unix.Close(int(l.fd[sd])) // which ends its registration
+	closeNow(uintptr(l.fd[sd])) // which ends its registration
 	l.fd[sd], l.interest[sd] = -1, 0
 	l.refeed[sd] = false
 }
 
 func (l *slot) update(now, due time.Duration) {
 	for sd := client; sd <= server; sd++ {
-		if o := &l.sides[sd]; o.attached && !o.shut {
-			l.register(sd, o)
+		// What is not to be read is often to be read again before anything
+		// has come; ready sees to the rest.
+		if o := &l.sides[sd]; o.attached && !o.shut && (l.interest[sd] != reading || l.wanted(sd) != unix.EPOLLONESHOT) {
+			l.register(sd)
 		}
 	}
 	k := l.k
 	switch {
 	case l.gone:
+		if l.connecting != nil {
+			l.disconnect()
+		}
 		for sd := range l.win {
 			if l.refeed[sd] = false; l.win[sd].n > 0 {
 				l.win[sd].release()
@@ -540,24 +654,33 @@ func (l *slot) update(now, due time.Duration) {
 	}
 }
 
-// register makes epoll report what the side waits for.
-func (l *slot) register(sd side, o *output) {
-	var want uint32
+// reading is what epoll reports of a side that is only read.
+const reading = unix.EPOLLIN | unix.EPOLLRDHUP
+
+// wanted is what the side waits for.
+func (l *slot) wanted(sd side) (want uint32) {
 	if l.turn(sd) && !l.refeed[sd] {
-		want = unix.EPOLLIN | unix.EPOLLRDHUP
+		want = reading
 	}
-	if len(o.pending) > 0 {
+	if len(l.sides[sd].pending) > 0 {
 		want |= unix.EPOLLOUT
 	}
 	if want == 0 {
 		want = unix.EPOLLONESHOT
 	}
-	have := l.interest[sd]
-	if want == have {
-		return
+	return want
+}
+
+// register makes epoll report what the side waits for.
+func (l *slot) register(sd side) {
+	if want := l.wanted(sd); want != l.interest[sd] {
+		l.watch(sd, want)
 	}
+}
+
+func (l *slot) watch(sd side, want uint32) {
 	op := unix.EPOLL_CTL_MOD
-	if have == 0 {
+	if l.interest[sd] == 0 {
 		op = unix.EPOLL_CTL_ADD
 	}
 	l.interest[sd] = want

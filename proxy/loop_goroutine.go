@@ -14,22 +14,36 @@ import (
 // take everything at once. It works on any net.Conn.
 type goroutines struct{}
 
-func (goroutines) start(s *session, conn net.Conn, early []byte) {
+func (goroutines) start(s *session, conn net.Conn) {
 	p := &pair{}
 	p.s, p.t = s, p
 	p.wake.L = &p.mu
 	s.link = p
 	p.use(client, conn)
 	p.event(func(s *session, w *workspace) { s.begin(w) })
-	if len(early) > 0 {
-		// The read buffer is larger than any request head.
-		p.feed(client, copy(p.ends[client].win.space(), early))
-	}
 	go p.pumpClient()
 }
 
+func (goroutines) listen(l net.Listener, g *Gateway) listener { return &anyListener{l, g} }
+
 func (goroutines) launch() {}
 func (goroutines) stop()   {}
+
+// An anyListener makes sessions of any connections.
+type anyListener struct {
+	l net.Listener
+	g *Gateway
+}
+
+func (a *anyListener) accept() error {
+	conn, err := a.l.Accept()
+	if err == nil {
+		a.g.serveConn(conn)
+	}
+	return err
+}
+
+func (a *anyListener) close() { a.l.Close() }
 
 // past is a deadline that wakes whoever waits.
 var past = time.Unix(1, 0)
@@ -60,6 +74,8 @@ func (p *pair) use(sd side, conn net.Conn) {
 	}
 	p.sides[sd].attached = true
 }
+
+func (p *pair) connect(*workspace, net.Addr) bool { return false }
 
 func (p *pair) attach(conn net.Conn) {
 	attached := false

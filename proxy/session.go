@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"time"
 	"unique"
@@ -85,6 +86,9 @@ type session struct {
 	ending  ending // endNone while the session lives
 	closing ending // the orderly ending that is under way
 
+	busy     bool // the gateway has no room for it
+	upgraded bool // its HTTP request was answered with 101
+
 	// Flags of the opening and of SASL.
 	openSent      bool // the client has got <open/>
 	headerSent    bool // the server has got a header
@@ -122,9 +126,11 @@ type session struct {
 type rare struct {
 	header     []byte                  // for the server, may not be written yet
 	cancelDial context.CancelCauseFunc // not nil while the dial runs
+	dialed     time.Duration           // when it began
 	pong       []byte                  // payload of the ping to answer when the client reads again
 	pinged     bool                    // there is such a ping
 	unread     int                     // answers of our own that wait for the client
+	result     string                  // of a request that was not upgraded
 	cause      error                   // what made the session end, for the log
 }
 
@@ -154,14 +160,13 @@ func (s *session) domainName() string {
 	return s.domain.Value()
 }
 
-// begin is the first event: the upgrade has been answered. Only from here on
-// the gateway knows the session, so that no other event can come before.
+// begin is the first event: a client has connected. Only from here on the
+// gateway knows the session, so that no other event can come before.
 func (s *session) begin(w *workspace) {
-	s.g.sessionBegun(s)
+	s.g.connected(s)
 	s.began = w.now
 	s.leg[client] = legOpen
-	s.wait(w, endOpenTimeout, openTimeout)
-	s.heard(w, client)
+	s.wait(w, endOpenTimeout, headTimeout)
 }
 
 // wait lets the session end as e unless something happens within d. There is
@@ -205,6 +210,9 @@ func (s *session) receive(w *workspace, sd side, b []byte) (rest []byte) {
 	if sd == server {
 		s.lastIn[server] = w.now
 		return s.receiveServer(w, b)
+	}
+	if !s.upgraded {
+		return s.receiveRequest(w, b)
 	}
 	s.heard(w, client)
 	return s.receiveClient(w, b)
@@ -459,7 +467,7 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 	s.hold(m)
 	if first {
 		s.wait(w, endDialFailed, dialTimeout)
-		s.g.dial(s)
+		s.g.dial(w, s)
 		return
 	}
 	s.waitForSASL(w)
@@ -679,6 +687,16 @@ var errUpgradedStream = errors.New("the server started TLS or compression unaske
 
 // ---- other events
 
+// connected tells how it went to connect to the server.
+func (s *session) connected(w *workspace, to net.Addr, err error) {
+	s.g.dialed(err, w.now-s.rare.dialed)
+	if err != nil {
+		s.dialFailed(w, dialError(to, err))
+		return
+	}
+	s.attached(w)
+}
+
 // attached gives the session its connection to the server.
 func (s *session) attached(w *workspace) {
 	s.need().cancelDial = nil
@@ -746,7 +764,7 @@ func (s *session) drained(w *workspace, sd side) {
 // deadline is when expire has to be called; zero means never.
 func (s *session) deadline() time.Duration {
 	d := earlier(s.due, earlier(s.legDue[client], s.legDue[server]))
-	if s.leg[client] == legOpen {
+	if s.leg[client] == legOpen && s.upgraded {
 		d = earlier(d, s.pingAt())
 	}
 	return d
@@ -786,7 +804,7 @@ func (s *session) expire(w *workspace) {
 		s.waitForNothing()
 		s.endWith(w, e, nil)
 	}
-	if s.leg[client] != legOpen || w.now < s.pingAt() {
+	if s.leg[client] != legOpen || !s.upgraded || w.now < s.pingAt() {
 		return
 	}
 	if !s.reads(client) || s.blocked[server] || s.blocked[client] {
@@ -850,6 +868,10 @@ func (s *session) endWith(w *workspace, e ending, cause error) {
 // what the client gets is that of RFC 7395, section 3.5: header, error, close.
 func (s *session) refuse(w *workspace, e ending, condition framing.Condition, text, app string) {
 	if s.ending != endNone {
+		return
+	}
+	if !s.upgraded {
+		s.turnAway(w, unserved(e))
 		return
 	}
 	s.ending = e

@@ -20,10 +20,11 @@ import (
 // An idleLink lets a session be driven without a loop.
 type idleLink struct{}
 
-func (idleLink) attach(net.Conn)                  {}
-func (idleLink) post(func(*session, *workspace))  {}
-func (idleLink) view(func(*session))              {}
-func neverDial(context.Context) (net.Conn, error) { return nil, context.Canceled }
+func (idleLink) attach(net.Conn)                   {}
+func (idleLink) post(func(*session, *workspace))   {}
+func (idleLink) connect(*workspace, net.Addr) bool { return false }
+func (idleLink) view(func(*session))               {}
+func neverDial(context.Context) (net.Conn, error)  { return nil, context.Canceled }
 
 // newTestSession returns a session whose stream is open both ways.
 func newTestSession(t testing.TB) (*session, *workspace) {
@@ -33,6 +34,7 @@ func newTestSession(t testing.TB) (*session, *workspace) {
 	s := &session{g: g, link: idleLink{}}
 	w := &workspace{now: 1}
 	s.begin(w)
+	s.receive(w, client, []byte(goodRequest+"\r\n"))
 	rest := s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
 	s.rare.cancelDial(nil)
 	s.attached(w)

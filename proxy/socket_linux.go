@@ -1,16 +1,137 @@
 package proxy
 
 import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // directSockets tells that the loops may use the descriptors of sockets
-// themselves. None of these calls waits, so the scheduler need not know.
+// themselves. None of these calls waits, so the scheduler need not know: one
+// that knows wakes its monitor, which then runs for a millisecond at least.
 const directSockets = true
+
+// nonblocking is how sockets are made.
+const nonblocking = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+
+// acceptNow takes one connection of a listener.
+func acceptNow(listener uintptr) (fd int, client netip.AddrPort, err error) {
+	for {
+		var from unix.RawSockaddrAny
+		size := uint32(unsafe.Sizeof(from))
+		n, _, e := syscall.RawSyscall6(unix.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&size)), nonblocking, 0, 0)
+		switch e {
+		case 0:
+			return int(n), addressOf(&from), nil
+		case syscall.EINTR:
+			continue
+		}
+		return -1, client, e
+	}
+}
+
+// addressOf is not valid for a Unix socket.
+func addressOf(a *unix.RawSockaddrAny) netip.AddrPort {
+	switch a.Addr.Family {
+	case unix.AF_INET:
+		a := (*unix.RawSockaddrInet4)(unsafe.Pointer(a))
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), networkOrder(a.Port))
+	case unix.AF_INET6:
+		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(a))
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), networkOrder(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// networkOrder turns a port from the order of the network to that of the
+// machine, or back.
+func networkOrder(port uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&port))
+	return binary.BigEndian.Uint16(b[:])
+}
+
+// connectNow begins to connect. The descriptor is writable when that has ended,
+// see socketError.
+func connectNow(to net.Addr) (fd int, err error) {
+	var (
+		family, size uintptr
+		addr         unsafe.Pointer
+	)
+	switch to := to.(type) {
+	case *net.TCPAddr:
+		switch a := to.AddrPort().Addr().Unmap(); {
+		case a.Is4():
+			r := &unix.RawSockaddrInet4{Family: unix.AF_INET, Port: networkOrder(uint16(to.Port)), Addr: a.As4()}
+			family, addr, size = unix.AF_INET, unsafe.Pointer(r), unix.SizeofSockaddrInet4
+		case a.Is6() && a.Zone() == "":
+			r := &unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: networkOrder(uint16(to.Port)), Addr: a.As16()}
+			family, addr, size = unix.AF_INET6, unsafe.Pointer(r), unix.SizeofSockaddrInet6
+		}
+	case *net.UnixAddr:
+		r := &unix.RawSockaddrUnix{Family: unix.AF_UNIX}
+		if len(to.Name) < len(r.Path) {
+			for i := range len(to.Name) {
+				r.Path[i] = int8(to.Name[i])
+			}
+			family, addr, size = unix.AF_UNIX, unsafe.Pointer(r), unix.SizeofSockaddrUnix
+		}
+	}
+	if family == 0 {
+		return -1, errors.ErrUnsupported
+	}
+	n, _, e := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_STREAM|nonblocking, 0)
+	if e != 0 {
+		return -1, e
+	}
+	if family != unix.AF_UNIX {
+		keepAlive(n)
+	}
+	_, _, e = syscall.RawSyscall(unix.SYS_CONNECT, n, uintptr(addr), size)
+	if e != 0 && e != syscall.EINPROGRESS && e != syscall.EINTR {
+		closeNow(n)
+		return -1, e
+	}
+	return int(n), nil
+}
+
+// keepAlive sets what the TCP connections of both sides have; those to clients
+// inherit it from the listener.
+func keepAlive(fd uintptr) {
+	for _, o := range [...][3]uintptr{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, uintptr(KeepAlive.Idle / time.Second)},
+	} {
+		value := int32(o[2])
+		syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o[0], o[1], uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
+	}
+}
+
+// socketError is how a connect has ended.
+func socketError(fd uintptr) error {
+	var value, size = int32(0), uint32(4)
+	_, _, e := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_ERROR, uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&size)), 0)
+	if e == 0 {
+		e = syscall.Errno(value)
+	}
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// closeNow closes a socket, which takes no time without SO_LINGER.
+func closeNow(fd uintptr) { syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0) }
+
+// finishNow sends FIN.
+func finishNow(fd uintptr) { syscall.RawSyscall(unix.SYS_SHUTDOWN, fd, unix.SHUT_WR, 0) }
 
 // readNow reads once without waiting.
 func readNow(fd uintptr, b []byte) (int, error) {

@@ -46,19 +46,28 @@ type bench struct {
 	upstream net.Listener
 }
 
+// dialTo is the option to use another server than the bench's own.
+func dialTo(t testing.TB, upstream string) func(*Gateway) {
+	return func(g *Gateway) {
+		var err error
+		if g.Dial, g.Direct, err = ParseUpstream(upstream); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	t.Helper()
 	b := &bench{t: t, g: &Gateway{Loop: loop}}
-	for _, o := range options {
-		o(b.g)
-	}
 	var err error
 	if b.upstream, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	if b.g.Dial, err = ParseUpstream("tcp://" + b.upstream.Addr().String()); err != nil {
-		t.Fatal(err)
+	dialTo(t, "tcp://"+b.upstream.Addr().String())(b.g)
+	for _, o := range options {
+		o(b.g)
 	}
+	b.g.init()
 	if b.gate, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
@@ -375,10 +384,7 @@ func TestUnixSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer upstream.Close()
-		b := newBench(t, l)
-		if b.g.Dial, err = ParseUpstream("unix:" + path); err != nil {
-			t.Fatal(err)
-		}
+		b := newBench(t, l, dialTo(t, "unix:"+path))
 		go func() {
 			conn, err := upstream.Accept()
 			if err != nil {
@@ -510,9 +516,15 @@ func TestShutdownDuringRequests(t *testing.T) {
 }
 
 func (g *Gateway) readingNow() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.upgrading)
+	n := 0
+	for _, s := range g.sessions() {
+		s.link.view(func(s *session) {
+			if !s.upgraded && s.partial > 0 {
+				n++
+			}
+		})
+	}
+	return n
 }
 
 // Readiness is a stream header of the server, whatever it says.
@@ -541,7 +553,7 @@ func TestCheck(t *testing.T) {
 				io.WriteString(conn, c.answer)
 				conn.Close()
 			}()
-			dial, err := ParseUpstream("tcp://" + l.Addr().String())
+			dial, _, err := ParseUpstream("tcp://" + l.Addr().String())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -553,7 +565,7 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
-	dial, err := ParseUpstream("tcp://127.0.0.1:1")
+	dial, _, err := ParseUpstream("tcp://127.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -571,7 +583,7 @@ func TestParseUpstream(t *testing.T) {
 		{"tcp://127.0.0.1", false}, {"tcp://:5222", false}, {"tcp://h:port", false}, {"tcp://h:70000", false}, {"unix:x.sock", false},
 		{"", false}, {"127.0.0.1:5222", false}, {"tls://h:5223", false},
 	} {
-		if _, err := ParseUpstream(c.s); (err == nil) != c.ok {
+		if _, _, err := ParseUpstream(c.s); (err == nil) != c.ok {
 			t.Errorf("%q: %v", c.s, err)
 		}
 	}

@@ -4,15 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/gobwas/ws"
 )
@@ -112,72 +108,91 @@ func validKey(lines []string) bool {
 	return err == nil && len(b) == 16
 }
 
-// upgrade answers the HTTP request of a new connection. It is ordinary
-// blocking code in a goroutine of its own that ends as soon as the session, if
-// there is to be one, is the loop's. busy refuses whatever comes.
-func (g *Gateway) upgrade(conn net.Conn, busy bool) {
-	begun := time.Now()
-	result := g.answer(conn, busy)
-	g.observer.Upgraded(result, time.Since(begun))
+// receiveRequest takes the HTTP request that a connection begins with. b and
+// the result are as in receive.
+func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
+	if s.ending != endNone {
+		return nil
+	}
+	// What was looked through before ends s.partial bytes into b.
+	from := max(s.partial-3, 0)
+	s.partial = len(b)
+	i := bytes.Index(b[from:], []byte("\r\n\r\n"))
+	size := from + i + 4
+	switch {
+	case i < 0 && len(b) < maxHead:
+		return b
+	case i < 0, size > maxHead, bytes.Count(b[:size], []byte("\n")) > maxHeadLines:
+		s.turnAway(w, &refuseTooLarge)
+		return nil
+	case s.busy:
+		s.turnAway(w, &refuseBusy)
+		return nil
+	}
+	s.partial = 0
+	response, refused := s.g.answer(b[:size])
+	if refused != nil {
+		s.turnAway(w, refused)
+		return nil
+	}
+	w.out[client].add(response)
+	s.upgraded = true
+	s.g.upgraded(s, w.now)
+	s.began = w.now
+	s.wait(w, endOpenTimeout, openTimeout)
+	// The first frames of a client that does not wait for the answer.
+	s.heard(w, client)
+	return s.receiveClient(w, b[size:])
 }
 
-func (g *Gateway) answer(conn net.Conn, busy bool) (result string) {
-	g.reading(conn, true)
-	buf := getBuffer(0)
-	defer func() { putBuffer(buf) }()
-	head, early, err := readHead(conn, &buf)
-	busy = g.reading(conn, false) || busy
-	switch {
-	case busy && err == nil, busy && errors.Is(err, os.ErrDeadlineExceeded):
-		return g.turnAway(conn, &refuseBusy)
-	case errors.Is(err, errHeadTooLarge):
-		return g.turnAway(conn, &refuseTooLarge)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return g.turnAway(conn, &refuseTimeout)
-	case err != nil:
-		conn.Close()
-		g.connOver()
-		return upgradeGone
-	}
+// answer checks a request and returns what to respond.
+func (g *Gateway) answer(head []byte) (response []byte, refused *refusal) {
 	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
 	if err != nil {
-		return g.turnAway(conn, &refuseBad)
+		return nil, &refuseBad
 	}
 	for _, rule := range handshakeRules {
 		if rule.violated(g, r) {
-			return g.turnAway(conn, rule.refusal)
+			return nil, rule.refusal
 		}
 	}
-	response, err := handshake(head)
-	if err != nil {
-		return g.turnAway(conn, &refuseBad)
+	if response, err = handshake(head); err != nil {
+		return nil, &refuseBad
 	}
-	if _, err := conn.Write(response); err != nil {
-		conn.Close()
-		g.connOver()
-		return upgradeGone
-	}
-	conn.SetDeadline(time.Time{})
-	g.startSession(conn, early)
-	return upgradeOK
+	return response, nil
 }
 
-// reading notes that the request of conn is being read, or no longer, which a
-// drain puts an end to. It reports whether there is a drain.
-func (g *Gateway) reading(conn net.Conn, is bool) (draining bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !is {
-		delete(g.upgrading, conn)
-		return g.draining
+// unserved is the answer to a request that is not complete when e happens; nil
+// when there is nobody left to answer.
+func unserved(e ending) *refusal {
+	switch e {
+	case endOpenTimeout:
+		return &refuseTimeout
+	case endShutdown:
+		return &refuseBusy
 	}
-	deadline := past
-	if !g.draining {
-		deadline = time.Now().Add(headTimeout)
+	return nil
+}
+
+// turnAway sends a refusal, if any, and lets the connection end. What still
+// comes is read: closing with unread bytes would reset the connection and could
+// take the answer with it.
+func (s *session) turnAway(w *workspace, r *refusal) {
+	s.ending = endRefused
+	s.waitForNothing()
+	if r == nil {
+		s.need().result = upgradeGone
+		s.setLeg(w, client, legClosed, 0)
+		return
 	}
-	g.upgrading[conn] = struct{}{}
-	conn.SetDeadline(deadline)
-	return g.draining
+	if s.busy {
+		r = &refuseBusy
+	}
+	s.need().result = r.result
+	body := r.body + "\n"
+	w.out[client].addString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
+		r.status, http.StatusText(r.status), r.header, len(body), body))
+	s.setLeg(w, client, legFinishing, lingerTimeout)
 }
 
 // handshake lets ws write the response to a request that keeps the rules. It
@@ -190,57 +205,4 @@ func handshake(head []byte) ([]byte, error) {
 		io.Writer
 	}{bytes.NewReader(head), &response})
 	return response.Bytes(), err
-}
-
-var errHeadTooLarge = errors.New("request head too large")
-
-// readHead reads up to the empty line that ends a request head. early is what
-// has come behind it: the first frames of a client that does not wait for the
-// answer. Both alias buf, which is replaced by a larger one only when that is
-// needed: thousands of clients may be slow at once.
-func readHead(conn net.Conn, buf **buffer) (head, early []byte, err error) {
-	n := 0
-	for {
-		b := (*buf).b[:min(len((*buf).b), maxHead)]
-		if n == maxHead {
-			return nil, nil, errHeadTooLarge
-		}
-		if n == len(b) {
-			larger := getBuffer(maxHead)
-			copy(larger.b, b)
-			putBuffer(*buf)
-			*buf = larger
-			continue
-		}
-		k, err := conn.Read(b[n:])
-		from := max(n-3, 0)
-		n += k
-		if i := bytes.Index(b[from:n], []byte("\r\n\r\n")); i >= 0 {
-			end := from + i + 4
-			if bytes.Count(b[:end], []byte("\n")) > maxHeadLines {
-				return nil, nil, errHeadTooLarge
-			}
-			return b[:end], b[end:n], nil
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-	}
-}
-
-// turnAway sends a refusal and closes the connection.
-func (g *Gateway) turnAway(conn net.Conn, r *refusal) (result string) {
-	defer g.connOver()
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(lingerTimeout))
-	body := r.body + "\n"
-	fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
-		r.status, http.StatusText(r.status), r.header, len(body), body)
-	// Closing with unread bytes would reset the connection and could take
-	// the answer with it.
-	if c, ok := conn.(interface{ CloseWrite() error }); ok {
-		c.CloseWrite()
-		io.CopyN(io.Discard, conn, maxHead)
-	}
-	return r.result
 }

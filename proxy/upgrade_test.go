@@ -165,7 +165,7 @@ func TestUpgradeResults(t *testing.T) {
 }
 
 func ExampleGateway() {
-	dial, err := ParseUpstream("tcp://127.0.0.1:5222")
+	dial, _, err := ParseUpstream("tcp://127.0.0.1:5222")
 	if err != nil {
 		panic(err)
 	}

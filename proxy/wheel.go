@@ -10,7 +10,8 @@ import "time"
 type wheel struct {
 	buckets [wheelSize]*slot
 	entries int
-	next    time.Duration // the moment of the next tick; zero before the first
+	empty   int           // ticks since entries became zero; more when it is not
+	next    time.Duration // the moment of the next tick; zero when there is none
 }
 
 const (
@@ -18,6 +19,9 @@ const (
 	// wheelSize times wheelTick is more than the usual timeouts; a later one
 	// goes around once more.
 	wheelSize = 1024
+	// maxEmpty is how many ticks an empty wheel goes on: a first entry would
+	// have to wake its worker.
+	maxEmpty = 16
 )
 
 // set makes l fire at due, unless it fires earlier already. A deadline that
@@ -56,12 +60,15 @@ func (h *wheel) unset(l *slot) {
 		l.after.before = l.before
 	}
 	l.before, l.after = nil, nil
-	h.entries--
+	if h.entries--; h.entries == 0 {
+		h.empty = 0
+	}
 }
 
 // advance appends to due what fires at or before now.
 func (h *wheel) advance(now time.Duration, due []*slot) []*slot {
 	for rounds := 0; h.next != 0 && h.next <= now; h.next += wheelTick {
+		h.empty++
 		if rounds++; rounds > wheelSize {
 			// The clock has leapt; every bucket was looked at.
 			h.next = now
@@ -74,15 +81,15 @@ func (h *wheel) advance(now time.Duration, due []*slot) []*slot {
 			due = append(due, l)
 		}
 	}
-	if h.entries == 0 {
+	if h.entries == 0 && h.empty > maxEmpty {
 		h.next = 0
 	}
 	return due
 }
 
-// wait is the time until the next tick, or -1 when nothing is set.
+// wait is the time until the next tick, or -1 when there is none.
 func (h *wheel) wait(now time.Duration) time.Duration {
-	if h.entries == 0 {
+	if h.next == 0 {
 		return -1
 	}
 	return max(0, h.next-now)

@@ -47,8 +47,9 @@ type config struct {
 	UnsafeAdmin            bool          `env:"UNSAFE_ADMIN" envDefault:"false" help:"accept an ADMIN_LISTEN that other machines can reach, where a container or firewall keeps them out"`
 	UnsafeUpstream         bool          `env:"UNSAFE_UPSTREAM" envDefault:"false" help:"accept an UPSTREAM without encryption on another machine, where the network is trusted: compose, Kubernetes"`
 
-	// dial is Upstream, understood.
-	dial func(context.Context) (net.Conn, error)
+	// dial and direct are Upstream, understood.
+	dial   func(context.Context) (net.Conn, error)
+	direct net.Addr
 }
 
 // A list is comma separated; spaces around its items are dropped.
@@ -134,7 +135,7 @@ func (c *config) check(r *report) {
 		}
 	}
 	var err error
-	if c.dial, err = proxy.ParseUpstream(c.Upstream); err != nil {
+	if c.dial, c.direct, err = proxy.ParseUpstream(c.Upstream); err != nil {
 		r.add("UPSTREAM", "%w", err)
 	} else if address, plain := strings.CutPrefix(c.Upstream, "tcp://"); plain && !local(address) && !c.UnsafeUpstream {
 		r.add("UPSTREAM", "passwords and messages would cross the network without encryption: write tcp://127.0.0.1:5222 or unix:/path, or set %sUNSAFE_UPSTREAM=true where the network is trusted, as with service names of compose and Kubernetes", prefix)

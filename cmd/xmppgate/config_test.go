@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"maps"
+	"net"
 	"reflect"
 	"slices"
 	"strings"
@@ -20,7 +21,10 @@ func TestDefaults(t *testing.T) {
 	if c.dial == nil {
 		t.Error("no upstream")
 	}
-	c.dial = nil
+	if _, ok := c.direct.(*net.TCPAddr); !ok {
+		t.Errorf("the address of the upstream is %v", c.direct)
+	}
+	c.dial, c.direct = nil, nil
 	want := &config{
 		Listen:                 list{":5280"},
 		Path:                   proxy.DefaultPaths,

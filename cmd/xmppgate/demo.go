@@ -164,7 +164,7 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 
 // startDemoGateway relays until stop is called and returns the URL for clients.
 func startDemoGateway(upstream, listen string, log io.Writer, failed chan<- error) (endpoint string, stop func(), err error) {
-	dial, err := proxy.ParseUpstream(upstream)
+	dial, direct, err := proxy.ParseUpstream(upstream)
 	if err != nil {
 		return "", nil, err
 	}
@@ -177,8 +177,9 @@ func startDemoGateway(upstream, listen string, log io.Writer, failed chan<- erro
 		return "", nil, fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", listen)
 	}
 	gateway := &proxy.Gateway{
-		Dial: dial,
-		Log:  slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Dial:   dial,
+		Direct: direct,
+		Log:    slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		// Origins stays open: other web clients may try this gateway too,
 		// and it is as private as the loopback interface.
 	}

@@ -39,6 +39,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	b, files := readBuild(), descriptorLimit()
 	gateway := &proxy.Gateway{
 		Dial:         c.dial,
+		Direct:       c.direct,
 		Domains:      c.Domains,
 		Paths:        c.Path,
 		Origins:      c.Origins,
