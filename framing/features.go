@@ -2,7 +2,6 @@ package framing
 
 import (
 	"bytes"
-	"iter"
 	"strconv"
 )
 
@@ -26,8 +25,8 @@ var rules = [...]rule{
 	{"limits", nsLimits, lowerMaxBytes},
 }
 
-// offers lists the features that contain SASL mechanisms.
-var offers = [...]struct{ local, space string }{
+// saslLists are the features that contain SASL mechanisms.
+var saslLists = [...]name{
 	{"mechanisms", nsSASL},      // RFC 6120, section 6.4.1
 	{"authentication", nsSASL2}, // XEP-0388
 }
@@ -58,10 +57,17 @@ func (d *Down) AppendFeatures(dst []byte, u Unit) []byte {
 // OffersSASL reports whether u, which must be of Class Features, lists SASL
 // mechanisms of either profile (RFC 6120, section 6.4.1; XEP-0388). A server
 // does so until the client is authenticated.
-func (d *Down) OffersSASL(u Unit) bool {
+func (d *Down) OffersSASL(u Unit) bool { return d.offers(u, saslLists[:]...) }
+
+// OffersSTARTTLS reports whether u, which must be of Class Features, offers TLS
+// (RFC 6120, section 5.4.1).
+func (d *Down) OffersSTARTTLS(u Unit) bool { return d.offers(u, name{"starttls", nsTLS}) }
+
+// offers reports whether one of the names is that of a child of u.
+func (d *Down) offers(u Unit, names ...name) bool {
 	for e := range d.tree(u).children() {
-		for _, o := range offers {
-			if e.is(o.local, o.space) {
+		for _, n := range names {
+			if e.is(n.local, n.space) {
 				return true
 			}
 		}
@@ -91,108 +97,4 @@ func lowerMaxBytes(d *Down, dst []byte, e element) []byte {
 		kept = start + len(number)
 	}
 	return append(dst, e.raw[kept:e.end]...)
-}
-
-// An element is an element of a complete unit, to look inside. Positions are
-// indexes into raw, which holds the whole unit.
-type element struct {
-	raw        []byte
-	start, end int
-	nameEnd    int // the start tag starts at start
-	content    int // and ends here
-	contentEnd int
-
-	parent *element
-	scope  []binding // what the outermost element inherits
-}
-
-// tree returns the root of u.
-func (d *Down) tree(u Unit) *element {
-	return &element{
-		raw:     u.Raw,
-		end:     len(u.Raw),
-		nameEnd: u.nameEnd,
-		content: u.rootEnd,
-		scope:   d.bindings(),
-	}
-}
-
-// children yields the child elements of e in order.
-func (e *element) children() iter.Seq[element] {
-	return func(yield func(element) bool) {
-		child := element{raw: e.raw, parent: e, scope: e.scope}
-		depth := 0
-		for i := e.content; ; {
-			j := bytes.IndexByte(e.raw[i:], '<')
-			if j < 0 || i+j+1 == len(e.raw) {
-				return
-			}
-			start := i + j
-			mark := start + 1
-			switch e.raw[start+1] {
-			case '!': // CDATA: Down lets nothing else pass
-				j := bytes.Index(e.raw[start:], []byte("]]>"))
-				if j < 0 {
-					return
-				}
-				i = start + j + 3
-				continue
-			case '/':
-				j = mark + bytes.IndexByte(e.raw[mark:], '>')
-			default:
-				j, _ = tagEnd(e.raw, mark, 0)
-			}
-			if j < mark {
-				return
-			}
-			i = j + 1
-			switch {
-			case e.raw[mark] == '/':
-				if depth--; depth < 0 {
-					return // the end of e
-				}
-				child.contentEnd = start
-			default:
-				if depth == 0 {
-					child.start, child.content, child.contentEnd = start, i, i
-					_, child.nameEnd = scanName(e.raw, mark)
-				}
-				if e.raw[j-1] != '/' {
-					depth++
-				}
-			}
-			if depth > 0 {
-				continue
-			}
-			child.end = i
-			if child.nameEnd >= 0 && !yield(child) {
-				return
-			}
-		}
-	}
-}
-
-// is reports whether e has the local name and the namespace given.
-func (e *element) is(local, space string) bool {
-	name := e.raw[e.start+1 : e.nameEnd]
-	var prefix []byte
-	if i := bytes.IndexByte(name, ':'); i >= 0 {
-		prefix, name = name[:i], name[i+1:]
-	}
-	return string(name) == local && e.resolve(prefix) == space
-}
-
-// resolve returns the namespace that a prefix, or none, means for e.
-func (e *element) resolve(prefix []byte) string {
-	for p := e; p != nil; p = p.parent {
-		if space, ok := declared(p.raw[p.start:p.content], p.nameEnd-p.start, prefix); ok {
-			return string(space)
-		}
-	}
-	for i := range e.scope {
-		if b := &e.scope[i]; b.prefix == string(prefix) {
-			return b.space
-		}
-	}
-	return ""
 }

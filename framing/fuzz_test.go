@@ -271,6 +271,11 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 			classes = append(classes, u.Class)
 			standard = append(standard, d.scope == nil)
 			d.OffersSASL(u)
+			d.OffersSTARTTLS(u)
+			if host := d.SeeOtherHost(u); len(host) > maxHost {
+				t.Fatalf("a host of %d bytes", len(host))
+			}
+			d.StreamErrorCondition(u)
 			d.AppendFeatures(nil, u) // whatever the class
 		}
 		b = b[n:]
@@ -284,7 +289,8 @@ var soup = strings.Split(`<a|<a|<b|<b|</a>|</a>|</b>|</b>|>|>|>|/>|/>| x='1'| y=
 	` xmlns='jabber:client'| xmlns=''| xmlns:x='urn:x'| xmlns:x='urn:&#120;'| xmlns:stream='urn:y'|<stream:features|</stream:features>|`+
 	`<stream:stream xmlns='jabber:client' xmlns:x='urn:z' xmlns:stream='http://etherx.jabber.org/streams'>|</stream:stream>|`+
 	`<x:a|</x:a>|<![CDATA[|]]>|]]|<!--|<?xml version='1.0'?>|text|é|×|stream:| xmlns:y='urn:x'| y:y='1'|<message|</message>|`+
-	`<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>|<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>99999</max-bytes></limits>`, "|")
+	`<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>|<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>99999</max-bytes></limits>|`+
+	`<stream:error|</stream:error>|<see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>|</see-other-host>`, "|")
 
 func TestSoup(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))

@@ -8,6 +8,7 @@ const (
 )
 
 const (
+	nsStreamErrors    = "urn:ietf:params:xml:ns:xmpp-streams" // RFC 6120, section 4.9.2
 	nsXML             = "http://www.w3.org/XML/1998/namespace"
 	nsXMLNS           = "http://www.w3.org/2000/xmlns/"
 	nsTLS             = "urn:ietf:params:xml:ns:xmpp-tls"
@@ -25,6 +26,9 @@ var (
 	spaceStreams = []byte(NSStreams)
 	spaceClient  = []byte(NSClient)
 )
+
+// A name is a local name in a namespace.
+type name struct{ local, space string }
 
 // A Kind says what a piece of a stream is to the stream.
 type Kind uint8
