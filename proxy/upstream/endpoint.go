@@ -31,7 +31,8 @@ type endpoint struct {
 	network  string // "tcp" or "unix"
 	address  string // host:port, or a path; host may be a name
 	security security
-	options  *options               // of the URL
+	identity string                 // what the certificate must be for if neither name= nor the session says; may be empty
+	options  *options               // of the URL, shared
 	allowed  func(netip.Addr) error // checked for each address before it is connected to; nil allows all
 	resolver *net.Resolver          // for host; nil means the system's
 	observer Observer               // never nil
@@ -44,9 +45,6 @@ type endpoint struct {
 func (e *endpoint) open(ctx context.Context, r *Request) (*Stream, error) {
 	panic("not written yet")
 }
-
-// options are the query parameters of a server's URL.
-type options struct{}
 
 // An Observer is told what happens while streams are opened. Its methods must
 // be quick and may be called by several goroutines at once. server is

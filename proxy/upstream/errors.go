@@ -3,6 +3,7 @@ package upstream
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Phases of opening a stream, in order.
@@ -57,3 +58,20 @@ func (e *Error) Unwrap() error { return e.Err }
 type redirect struct{ to string }
 
 func (r *redirect) Error() string { return "see other host " + r.to }
+
+// maxText bounds what an error quotes of somebody else's words.
+const maxText = 200
+
+// printable returns s fit for a log: of bounded length and without characters
+// that do not print.
+func printable(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}
