@@ -17,6 +17,8 @@ const (
 	nsCompress        = "http://jabber.org/protocol/compress"
 	nsCompressFeature = "http://jabber.org/features/compress"
 	nsSM              = "urn:xmpp:sm:3"
+	nsFAST            = "urn:xmpp:fast:0"
+	nsBinding         = "urn:xmpp:sasl-cb:0"
 	nsLimits          = "urn:xmpp:stream-limits:0"
 )
 

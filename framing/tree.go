@@ -101,6 +101,23 @@ func (e *element) is(local, space string) bool {
 	return string(name) == local && e.resolve(prefix) == space
 }
 
+// attribute returns the value of the attribute that has the name given and no
+// prefix, nil if there is none.
+func (e *element) attribute(name string) []byte {
+	tag := e.raw[e.start:e.content]
+	var a attribute
+	for i := e.nameEnd - e.start; ; {
+		next, more, err := nextAttribute(tag, i, &a)
+		if err != nil || !more {
+			return nil
+		}
+		if string(tag[a.name:a.nameEnd]) == name {
+			return value(tag, &a)
+		}
+		i = next
+	}
+}
+
 // resolve returns the namespace that a prefix, or none, means for e.
 func (e *element) resolve(prefix []byte) string {
 	for p := e; p != nil; p = p.parent {
