@@ -24,4 +24,7 @@ type Request struct {
 	Secure bool
 	// ID names the session in the server's log, by way of a PROXY header.
 	ID string
+	// Avoid is the Stream.Server of a server to try after all others, as it
+	// failed this session just now. Empty means none.
+	Avoid string
 }
