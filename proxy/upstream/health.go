@@ -134,20 +134,21 @@ func (s *search) report(n *node, failure *Error) {
 
 // blamed tells whether a failure is the server's. A client must not be able to
 // bring a server down: it can ask for a domain that the certificate was never
-// meant for, and have its own address or header refused. The domain of a health
-// check is the operator's, if it has one.
-func (s *search) blamed(c candidate, failure *Error, took time.Duration) bool {
-	switch failure.Result {
-	case ResultAbandoned:
+// meant for, and have its own address or header refused.
+func (s *search) blamed(failure *Error, domain string, took time.Duration) bool {
+	_, ours := s.routes[domain] // else the client came up with it
+	switch result := failure.Result; {
+	case result == ResultAbandoned:
 		return false
-	case ResultStreamError:
-		return s.probe
-	case ResultCertName:
-		return s.probe && c.domain != ""
-	case ResultTimeout:
-		return s.probe || took >= minAttempt // else the client had no more time
+	case failure.Phase == PhaseTLS && !ours:
+		return result == ResultTimeout || result == ResultClosed
+	case s.probe:
+		return true
+	case result == ResultTimeout:
+		return took >= minAttempt // else the client had no more time
+	default:
+		return result != ResultStreamError && result != ResultCertName
 	}
-	return true
 }
 
 // Run checks the health of all servers until ctx is done: those without a

@@ -73,11 +73,11 @@ type service struct {
 	resolver *net.Resolver
 
 	mu   sync.Mutex
-	last *answer
+	last *lookup
 }
 
-// An answer is what DNS said, or is being asked.
-type answer struct {
+// A lookup is what DNS said, or is being asked.
+type lookup struct {
 	done    chan struct{} // closed when the rest is known
 	records []record
 	err     error
@@ -111,7 +111,7 @@ func (s *service) endpoints(ctx context.Context, c candidate, o Observer) ([]end
 	for i := range all {
 		r := records[i]
 		e := c.server.at("tcp", net.JoinHostPort(r.Target, strconv.Itoa(int(r.Port))), r.security, o)
-		e.identity, e.resolver = s.domain, s.resolver
+		e.identity = s.domain
 		if !c.server.options.private {
 			e.allowed = public
 		}
@@ -126,7 +126,7 @@ func (s *service) records(ctx context.Context) ([]record, error) {
 	s.mu.Lock()
 	a := s.last
 	if a == nil || a.stale() {
-		a = &answer{done: make(chan struct{})}
+		a = &lookup{done: make(chan struct{})}
 		s.last = a
 		go s.ask(a) // not bound to the session that happened to come first
 	}
@@ -139,7 +139,7 @@ func (s *service) records(ctx context.Context) ([]record, error) {
 	}
 }
 
-func (a *answer) stale() bool {
+func (a *lookup) stale() bool {
 	select {
 	case <-a.done:
 		return time.Now().After(a.expires)
@@ -149,7 +149,7 @@ func (a *answer) stale() bool {
 }
 
 // ask looks up both services at once and merges what comes.
-func (s *service) ask(a *answer) {
+func (s *service) ask(a *lookup) {
 	defer close(a.done)
 	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
 	defer cancel()

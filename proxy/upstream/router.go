@@ -45,6 +45,7 @@ type Config struct {
 // may be called by several goroutines at once.
 type Router struct {
 	observer Observer
+	resolver *net.Resolver
 	policy   policy
 	routes   map[string][]candidate // by domain
 	fallback []candidate            // of any other domain
@@ -60,6 +61,7 @@ type Router struct {
 func NewRouter(c Config) (r *Router, err error) {
 	r = &Router{
 		observer: c.Observer,
+		resolver: c.Resolver,
 		policy:   policies[cmp.Or(c.Policy, PolicyHash)],
 		routes:   map[string][]candidate{},
 		changed:  make(chan struct{}, 1),
@@ -251,15 +253,15 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 	if !s.probe {
 		c.sessions.Add(1)
 	}
-	start := time.Now()
-	stream := s.endpoints(ctx, c)
+	q, start := s.request(c), time.Now()
+	stream := s.endpoints(ctx, c, q)
 	var failure *Error
 	if stream == nil {
 		failure = s.failed[len(s.failed)-1]
 	}
 	switch {
 	case stream == nil && errors.Is(ctx.Err(), context.Canceled): // says nothing
-	case stream == nil && s.blamed(c, failure, time.Since(start)):
+	case stream == nil && s.blamed(failure, q.Domain, time.Since(start)):
 		s.report(c.node, failure)
 	case stream != nil || s.probe: // any answer will do for a health check
 		s.report(c.node, nil)
@@ -276,15 +278,14 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 
 // endpoints tries the endpoints of one server until one answers. It returns
 // either a Stream or has added to s.failed.
-func (s *search) endpoints(ctx context.Context, c candidate) *Stream {
+func (s *search) endpoints(ctx context.Context, c candidate, q *Request) *Stream {
 	endpoints, err := c.endpoints(ctx, s.observer)
 	if err != nil {
 		s.failed = append(s.failed, asError(c.name, PhaseResolve, err))
 		return nil
 	}
-	q := s.request(c)
 	return inTurn(ctx, endpoints, func(ctx context.Context, e endpoint) *Stream {
-		e.server = c.name
+		e.server, e.resolver = c.name, s.resolver
 		stream, failure := s.follow(ctx, q, e, nil)
 		if failure != nil {
 			s.failed = append(s.failed, failure)
