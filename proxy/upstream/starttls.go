@@ -12,7 +12,7 @@ const startTLSElement = `<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`
 
 var (
 	errNoSTARTTLS  = errors.New("the server does not offer STARTTLS; enable TLS there")
-	errRefused  = errors.New("the server refused STARTTLS; see its log")
+	errRefused     = errors.New("the server refused STARTTLS; see its log")
 	errNoFeatures  = errors.New("the server sent no stream features")
 	errInjected    = errors.New("the server, or somebody on the way, sent more behind <proceed/>")
 	errClosedEarly = errors.New("the server ended the stream before TLS")
