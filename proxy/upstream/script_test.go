@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -183,11 +182,7 @@ func (r *recorder) String() string {
 // endpointAt returns the endpoint of a URL in which %s is the address.
 func endpointAt(t *testing.T, format, address string) (endpoint, *recorder) {
 	t.Helper()
-	url := format
-	if strings.Contains(format, "%s") {
-		url = fmt.Sprintf(format, address)
-	}
-	s, err := ParseServer(url)
+	s, err := ParseServer(strings.Replace(format, "%s", address, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
