@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// A ChannelBinding says what becomes of the SASL mechanisms that bind to TLS. The
-// server binds to its end of the gateway's connection and the client to its own
-// (RFC 5929), so most of them can only fail.
+// A ChannelBinding says what becomes of the SASL mechanisms that bind to TLS.
+// The server binds to its end of the gateway's connection and the client to its
+// own (RFC 5056), so most of them can only fail.
 type ChannelBinding uint8
 
 const (
@@ -116,7 +116,7 @@ func (d *Down) AppendFeatures(dst []byte, u Unit) []byte {
 // apply appends e from the position given on, its children changed by the
 // rules. It reports false if e goes, too, because none of its vital children is
 // left; what it appended is worthless then.
-func (f *filter) apply(dst []byte, e *element, from int, rules []rule) (out []byte, stays bool) {
+func (f *filter) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
 	left, lost := 0, 0 // vital children
 	for c := range e.children() {
 		i := slices.IndexFunc(rules, func(r rule) bool { return c.is(r.local, r.space) })
@@ -141,7 +141,7 @@ func (f *filter) apply(dst []byte, e *element, from int, rules []rule) (out []by
 }
 
 // child appends what the rule for e leaves of it, as apply does.
-func (f *filter) child(dst []byte, e *element, r *rule) (out []byte, stays bool) {
+func (f *filter) child(dst []byte, e *element, r *rule) ([]byte, bool) {
 	switch {
 	case r.cut != nil && r.cut(f, e):
 		return nil, false

@@ -32,6 +32,7 @@ func TestSeeOtherHost(t *testing.T) {
 		{`<stream:error><see-other-host` + inside + `>[::1]:9222</see-other-host></stream:error>`, "[::1]:9222", SeeOtherHost},
 		{`<stream:error><see-other-host` + inside + ">\r\n x.example \t</see-other-host></stream:error>", "x.example", SeeOtherHost},
 		{`<stream:error><see-other-host` + inside + `>&#x78;.<![CDATA[example]]>:1</see-other-host></stream:error>`, "x.example:1", SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>x.<b a='>'>ex</b>ample<b/></see-other-host></stream:error>`, "x.example", SeeOtherHost},
 		{`<stream:error><a><see-other-host` + inside + `>a</see-other-host></a><see-other-host` + inside + `>b</see-other-host></stream:error>`, "b", SeeOtherHost},
 		{`<stream:error xmlns:s='urn:ietf:params:xml:ns:xmpp-streams'><s:see-other-host>2001:db8::1</s:see-other-host></stream:error>`, "2001:db8::1", SeeOtherHost},
 		{`<error xmlns='http://etherx.jabber.org/streams'><see-other-host` + inside + `>a</see-other-host></error>`, "a", SeeOtherHost},
