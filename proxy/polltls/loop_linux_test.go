@@ -75,12 +75,12 @@ func identityFiles(t *testing.T) (cert, key string) {
 
 func clientConfig(version uint16) *tls.Config {
 	return &tls.Config{RootCAs: identity().roots, ServerName: "localhost", MinVersion: version, MaxVersion: version,
-		CurvePreferences: []tls.CurveID{tls.X25519}}
+		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256}}
 }
 
 func serverConfig(version uint16) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{identity().cert}, MinVersion: version, MaxVersion: version,
-		CurvePreferences: []tls.CurveID{tls.X25519}}
+		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256}}
 }
 
 // pipe returns the ends of a connection.
