@@ -119,7 +119,7 @@ func (c *Conn) Read(b []byte) (n int, err error) {
 		n = c.read(b)
 		c.reading = false
 	}
-	c.more = n > 0 && (n == len(b) || c.err != nil)
+	c.more = n == len(b) || n > 0 && c.err != nil
 	switch {
 	case n > 0:
 		return n, nil

@@ -66,7 +66,7 @@ func TestEarlyBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := drive(t, conn)
-		if !l.Buffered() {
+		if n, _ := l.Read(nil); n != 0 || !l.Buffered() {
 			t.Error("nothing is buffered")
 		}
 		l.want("ream>" + big)

@@ -70,7 +70,7 @@ func TestIdleMemory(t *testing.T) {
 }
 
 func idleMemory(t *testing.T, version uint16) (kib float64) {
-	const n = 1000
+	const n = 250
 	client, server := Config(clientConfig(version)), serverConfig(version)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

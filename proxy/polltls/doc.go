@@ -6,6 +6,21 @@
 // [Server]; so is everything after it where no such loop exists, which is
 // everywhere but on Linux. [Take] then moves the connection into the loop.
 //
+// A loop drives a Conn as it would drive a socket, except for two things. What
+// is Buffered inside is not reported by epoll; and a Read may leave something
+// Pending. When the descriptor is ready, under the lock of the session:
+//
+//	if writable && c.Pending() > 0 {
+//		n, broken := c.Flush()
+//		// n > 0 is progress; at Pending() == 0 the session may write again
+//	}
+//	if readable || c.Buffered() { // and the session wants to read
+//		n, err := c.Read(b) // ErrAgain: nothing came of it
+//		// hand over b[:n], which may lead to c.Write, or act on err
+//	}
+//	// wait for writable while c.Pending() > 0;
+//	// do not wait for readable while c.Buffered(): have another turn
+//
 // crypto/tls was not made for this, but allows it. Once a handshake is
 // complete, it does not remember an error of the underlying Read that is a
 // temporary net.Error: the same Read may be repeated when more has arrived.
