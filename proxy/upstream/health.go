@@ -140,15 +140,14 @@ func (s *search) blamed(failure *Error, domain string, took time.Duration) bool 
 	switch result := failure.Result; {
 	case result == ResultAbandoned:
 		return false
-	case failure.Phase == PhaseTLS && !ours:
-		return result == ResultTimeout || result == ResultClosed
-	case s.probe:
-		return true
 	case result == ResultTimeout:
-		return took >= minAttempt // else the client had no more time
-	default:
-		return result != ResultStreamError && result != ResultCertName
+		return s.probe || took >= minAttempt // else the client had no more time
+	case failure.Phase == PhaseTLS && !ours:
+		return result == ResultClosed
+	case result == ResultStreamError, result == ResultCertName:
+		return s.probe
 	}
+	return true
 }
 
 // Run checks the health of all servers until ctx is done: those without a
@@ -160,14 +159,17 @@ func (r *Router) Run(ctx context.Context) {
 		running  sync.WaitGroup
 		finished = make(chan struct{}, maxProbes)
 		free     = maxProbes
+		turn     int // whose it is when there are more servers than may be checked at once
 	)
 	defer running.Wait()
 	for ctx.Err() == nil {
 		now, wait := time.Now(), probeInterval
-		for _, c := range r.all {
+		for range r.all {
 			if free == 0 {
 				break
 			}
+			c := r.all[turn]
+			turn = (turn + 1) % len(r.all)
 			if left := c.begin(now); left > 0 {
 				wait = min(wait, left)
 				continue
