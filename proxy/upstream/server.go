@@ -195,8 +195,11 @@ func (s *Server) Host() string { return s.host }
 // Plain returns where streams go in plain text: host:port or a path. ok is
 // false if the server is reached with TLS.
 func (s *Server) Plain() (address string, ok bool) {
+	if s.scheme.security != plain {
+		return "", false
+	}
 	_, address = s.address()
-	return address, s.scheme.security == plain
+	return address, true
 }
 
 // PresentsCertificate reports whether the gateway shows the server a

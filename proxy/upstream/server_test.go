@@ -47,8 +47,15 @@ func TestParseServer(t *testing.T) {
 		if e.network != test.network || e.address != test.address || e.security != test.security || e.server != s.Name {
 			t.Errorf("%s: endpoint %s %s %d", test.url, e.network, e.address, e.security)
 		}
-		if _, ok := s.Plain(); ok != (test.security == plain) {
-			t.Errorf("%s: Plain = %t", test.url, ok)
+		plainly := ""
+		if test.security == plain {
+			plainly = test.address
+		}
+		if address, ok := s.Plain(); address != plainly || ok != (plainly != "") {
+			t.Errorf("%s: Plain = %q, %t", test.url, address, ok)
+		}
+		if s.Scheme() != test.url[:strings.IndexByte(test.url, ':')] || test.network == "unix" != (s.Host() == "" && s.Scheme() != "srv") {
+			t.Errorf("%s: Scheme = %q, Host = %q", test.url, s.Scheme(), s.Host())
 		}
 		if test.check != nil && !test.check(e.options) {
 			t.Errorf("%s: options %+v", test.url, e.options)

@@ -101,6 +101,7 @@ func TestCertificate(t *testing.T) {
 		{"self-signed", self, trusted, "", "", ResultCertSelfSigned, "set ?pin="},
 		{"self-signed, trusted", self, "ca=" + selfFile, "", "", ResultOK, ""},
 		{"for clients", edited(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), trusted, "", "", ResultCertInvalid, "serverAuth"},
+		{"weak signature", edited(func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA1 }), trusted, "", "", ResultCertInvalid, "signed with ECDSA-SHA1, which is broken"},
 		{"name constraints", constrained.issue(t, dnsNames("chat.example")), trusted, "", "", ResultCertInvalid, "not valid"},
 		{"unknown critical extension", edited(func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true}}
@@ -199,6 +200,37 @@ func TestPinExpired(t *testing.T) {
 	if err == nil || err.(*failure).result != ResultCertExpired {
 		t.Error(err)
 	}
+}
+
+// Without any name to check for, any certificate would do.
+func TestNoReference(t *testing.T) {
+	ca, cert := chatServer(t)
+	o := &options{roots: x509.NewCertPool()}
+	o.roots.AddCert(ca.cert)
+	err := o.verify(reference{"", startTLS}, []*x509.Certificate{cert.Leaf})
+	if err == nil || err.(*failure).result != ResultCertName {
+		t.Error(err)
+	}
+}
+
+// Whatever a certificate holds, reading its names ends.
+func FuzzOtherNames(f *testing.F) {
+	for _, names := range [][]any{
+		{dnsName("a.example"), srvName("_xmpp-client.a.example"), xmppAddr("a.example")},
+		{},
+	} {
+		var c x509.Certificate
+		sanNames(false, names...)(&c)
+		f.Add(c.ExtraExtensions[0].Value)
+	}
+	f.Fuzz(func(t *testing.T, value []byte) {
+		c := &x509.Certificate{Extensions: []pkix.Extension{{Id: oidSAN, Value: value}}}
+		names := otherNames(c)
+		names.prove(reference{"a.example", startTLS})
+		if text := listNames(c, names); len(text) > maxNames*(maxText*3+10)+100 {
+			t.Errorf("%d bytes", len(text))
+		}
+	})
 }
 
 // Cases: 115. XEP-0368, section 3.
@@ -326,7 +358,8 @@ func TestTLSConfigsAreBounded(t *testing.T) {
 		t.Errorf("%d configurations", len(c.byRef))
 	}
 	last := reference{fmt.Sprint(maxTLSConfigs + 99), directTLS}
-	if c.get(o, last) != c.get(o, last) {
+	kept := c.get(o, last)
+	if c.get(o, last) != kept {
 		t.Error("a configuration is not kept")
 	}
 }
