@@ -18,6 +18,8 @@ type pairConn struct {
 func (c pairConn) LocalAddr() net.Addr  { return c.local }
 func (c pairConn) RemoteAddr() net.Addr { return c.remote }
 
+// The server learns the client's address, of whatever family.
+//
 // Cases: 116. PROXY protocol, section 2.2.
 func TestProxyHeader(t *testing.T) {
 	const signature = "0d0a0d0a000d0a515549540a"

@@ -8,6 +8,8 @@ import (
 	"xmppgate/framing"
 )
 
+// The stream is secured in one round trip before anything is said of the client.
+//
 // Cases: 111. RFC 6120, section 5.4.
 func TestStartTLS(t *testing.T) {
 	ca, cert := chatServer(t)
