@@ -116,6 +116,11 @@ func (n *node) end() {
 
 // report notes the outcome of an open and tells whom it concerns.
 func (s *search) report(n *node, failure *Error) {
+	if failure != nil {
+		kept := *failure
+		kept.stream = nil // is not for keeping
+		failure = &kept
+	}
 	n.mu.Lock()
 	changed := n.note(time.Now(), failure, s.probe)
 	up := !n.down

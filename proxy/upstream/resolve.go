@@ -48,9 +48,9 @@ func NewResolver(address string) *net.Resolver {
 // domain.
 func (s *Server) anyDomain() bool { return s.scheme.name == "srv" && s.host == "" }
 
-// lookup returns the name of the server's node in the group of a domain, and
+// nodeFor returns the name of the server's node in the group of a domain, and
 // the domain that DNS is asked about, if it is.
-func (s *Server) lookup(domain string) (name, about string) {
+func (s *Server) nodeFor(domain string) (name, about string) {
 	switch {
 	case s.anyDomain():
 		return s.Name + domain, domain

@@ -396,6 +396,24 @@ func TestSRVStaysOutside(t *testing.T) {
 	}
 }
 
+// srv:name is asked about for every domain, and is one server.
+func TestSRVOfName(t *testing.T) {
+	z, resolver := newZone(t, map[string]string{xmppSRV: "5 0 5222 y.example."})
+	w := &world{}
+	r := newTestRouter(t, Config{Default: parse(t, "srv:d.example"), AllowList: []string{"a.example", "b.example"}, Resolver: resolver}, w)
+	for _, domain := range []string{"a.example", "b.example", ""} {
+		if err := connect(r, &Request{Domain: domain}); err != nil {
+			t.Error(err)
+		}
+	}
+	if asked := z.take(); !slices.Equal(asked, []string{xmppSRV, xmppsSRV}) {
+		t.Errorf("asked %q", asked)
+	}
+	if status := r.Status(); len(status) != 1 || status[0].Name != "srv:d.example" {
+		t.Errorf("%+v", status)
+	}
+}
+
 func TestNewResolver(t *testing.T) {
 	z, _ := newZone(t, map[string]string{xmppSRV: "5 0 5222 y.example."})
 	r := NewResolver(z.conn.LocalAddr().String())

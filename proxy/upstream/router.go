@@ -75,8 +75,10 @@ func NewRouter(c Config) (r *Router, err error) {
 	if r.policy == nil {
 		return nil, fmt.Errorf("unknown policy %q; there are %s", c.Policy, strings.Join(Policies(), ", "))
 	}
-	if len(c.Default) == 0 && len(c.Routes) == 0 {
-		return nil, errors.New("there is no server")
+	for _, s := range c.Default {
+		if s.anyDomain() && len(c.AllowList) == 0 {
+			return nil, fmt.Errorf("server %s: needs a list of the domains that DNS may be asked about", s.Name)
+		}
 	}
 	nodes := map[string]*node{}
 	for _, domain := range slices.Concat(c.AllowList, slices.Sorted(maps.Keys(c.Routes))) {
@@ -94,10 +96,8 @@ func NewRouter(c Config) (r *Router, err error) {
 	if r.fallback, err = r.newGroup(c, nodes, "", c.Default); err != nil {
 		return nil, err
 	}
-	for _, s := range c.Default {
-		if s.anyDomain() && len(r.routes) == 0 {
-			return nil, fmt.Errorf("server %s: needs a list of the domains that DNS may be asked about", s.Name)
-		}
+	if len(r.all) == 0 {
+		return nil, errors.New("there is no server")
 	}
 	for _, n := range r.all {
 		r.observer.Health(n.name, true)
@@ -113,7 +113,7 @@ func (r *Router) newGroup(c Config, nodes map[string]*node, domain string, serve
 		if s.anyDomain() && !inDNS(domain) {
 			continue
 		}
-		name, about := s.lookup(domain)
+		name, about := s.nodeFor(domain)
 		n := nodes[name]
 		if n == nil {
 			n = &node{name: name, domain: domain}
