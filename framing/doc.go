@@ -49,5 +49,5 @@
 //   - RFC 7395, XMPP over WebSocket
 //   - XML 1.0 (Fifth Edition) and Namespaces in XML 1.0 (Third Edition)
 //   - XEP-0138 stream compression, XEP-0198 stream management, XEP-0388 SASL2,
-//     XEP-0478 stream limits
+//     XEP-0440 channel-binding types, XEP-0478 stream limits, XEP-0484 FAST
 package framing

@@ -16,6 +16,13 @@ type Down struct {
 	// max-bytes of XEP-0478 is lowered to it. Zero leaves them alone.
 	MaxStanza int
 
+	// Binding says which offers to bind SASL to TLS reach clients.
+	Binding ChannelBinding
+
+	// NoExternal removes the SASL mechanism EXTERNAL, with which the server
+	// would take every client for the gateway.
+	NoExternal bool
+
 	consumed int       // bytes of the stream before the current unit
 	scope    []binding // what elements inherit; nil means standardScope
 	declared bool      // an XML declaration was just consumed

@@ -30,6 +30,7 @@ const (
 	Reset                  Condition = "reset"
 	ResourceConstraint     Condition = "resource-constraint"
 	RestrictedXML          Condition = "restricted-xml"
+	SeeOtherHost           Condition = "see-other-host"
 	SystemShutdown         Condition = "system-shutdown"
 	UndefinedCondition     Condition = "undefined-condition"
 	UnsupportedEncoding    Condition = "unsupported-encoding"
@@ -37,6 +38,17 @@ const (
 	UnsupportedStanzaType  Condition = "unsupported-stanza-type"
 	UnsupportedVersion     Condition = "unsupported-version"
 )
+
+// conditions are all of the above, which are all that RFC 6120 defines.
+var conditions = [...]Condition{
+	BadFormat, BadNamespacePrefix, Conflict, ConnectionTimeout, HostGone,
+	HostUnknown, ImproperAddressing, InternalServerError, InvalidFrom,
+	InvalidNamespace, InvalidXML, NotAuthorized, NotWellFormed,
+	PolicyViolation, RemoteConnectionFailed, Reset, ResourceConstraint,
+	RestrictedXML, SeeOtherHost, SystemShutdown, UndefinedCondition,
+	UnsupportedEncoding, UnsupportedFeature, UnsupportedStanzaType,
+	UnsupportedVersion,
+}
 
 // ErrNotText says that a message is not text that an XMPP WebSocket may carry:
 // it is empty, does not start with '<' (RFC 7395, section 3.3.3) or is not
@@ -119,8 +131,53 @@ func AppendStreamError(dst []byte, c Condition, text, app string) []byte {
 	return append(dst, `</stream:error>`...)
 }
 
-// appendEscaped appends s as XML text that is also fit for a single-quoted
-// attribute value. What XML cannot say becomes U+FFFD.
+// maxHost is the length of the longest host and port: a domain name of 253
+// characters, a colon, five digits.
+const maxHost = 253 + len(":65535")
+
+// SeeOtherHost returns where u sends the client if it is a stream error of that
+// condition: a host with or without a port, as the server says it (RFC 6120,
+// section 4.9.3.19). It is empty for all other units, and if there is more text
+// than a host and a port can have. Nothing else is checked.
+func (d *Down) SeeOtherHost(u Unit) string {
+	if u.Class != StreamError {
+		return ""
+	}
+	for e := range d.tree(u).children() {
+		if e.is(string(SeeOtherHost), nsStreamErrors) {
+			if host := e.text(); len(host) <= maxHost {
+				return string(host)
+			}
+			break
+		}
+	}
+	return ""
+}
+
+// StreamErrorCondition returns the condition of u if it is a stream error that
+// has one. Conditions that RFC 6120 does not define are UndefinedCondition, so
+// what a server can say is limited to a few words fit for logs and metrics.
+func (d *Down) StreamErrorCondition(u Unit) Condition {
+	if u.Class != StreamError {
+		return ""
+	}
+	for e := range d.tree(u).children() {
+		prefix, local := e.name()
+		if string(local) == "text" || e.resolve(prefix) != nsStreamErrors {
+			continue
+		}
+		for _, c := range conditions {
+			if string(local) == string(c) {
+				return c
+			}
+		}
+		return UndefinedCondition
+	}
+	return ""
+}
+
+// appendEscaped appends s as XML text that is also fit for a quoted attribute
+// value. What XML cannot say becomes U+FFFD.
 func appendEscaped(dst []byte, s string) []byte {
 	for _, r := range s {
 		switch {
@@ -132,6 +189,8 @@ func appendEscaped(dst []byte, s string) []byte {
 			dst = append(dst, "&gt;"...)
 		case r == '\'':
 			dst = append(dst, "&apos;"...)
+		case r == '"':
+			dst = append(dst, "&quot;"...)
 		case r == '\t' || r == '\n' || r == '\r':
 			// Literal white space would be normalised by the reader.
 			dst = append(dst, "&#"...)

@@ -2,66 +2,190 @@ package framing
 
 import (
 	"bytes"
-	"iter"
+	"slices"
 	"strconv"
+	"strings"
 )
 
-// A rule says what becomes of one child of <stream:features/>.
+// A ChannelBinding says what becomes of the SASL mechanisms that bind to TLS.
+// The server binds to its end of the gateway's connection and the client to its
+// own (RFC 5056), so most of them can only fail.
+type ChannelBinding uint8
+
+const (
+	// BindingPass leaves all as it is. The server may protect its list of
+	// mechanisms (XEP-0474): this is the only way not to break that, and the
+	// right one for a server that offers no binding to the gateway.
+	BindingPass ChannelBinding = iota
+
+	// BindingStrip removes them, and with them the list of binding types:
+	// a client that sees one without the other must give up (XEP-0440).
+	BindingStrip
+
+	// BindingEndPoint removes all but tls-server-end-point, which works if
+	// the gateway and the server show the same certificate (RFC 5929,
+	// section 4). It is BindingStrip for servers that do not offer that.
+	BindingEndPoint
+)
+
+// endPoint is the binding type that crosses a gateway (RFC 5929, section 4).
+const endPoint = "tls-server-end-point"
+
+// A filter is what the rules go by.
+type filter struct {
+	maxStanza  int
+	binding    ChannelBinding
+	noExternal bool
+}
+
+// A rule says what becomes of the elements of one name. Its functions may be
+// nil.
 type rule struct {
-	local, space string
-
-	// edit appends what stands in the place of the child. Nil cuts the child.
-	edit func(d *Down, dst []byte, e element) []byte
+	name
+	cut    func(f *filter, e *element) bool               // reports whether it goes
+	edit   func(f *filter, dst []byte, e *element) []byte // appends what replaces it
+	inside []rule                                         // for its children
+	vital  bool                                           // its parent goes with the last of them
 }
 
-// rules lists the features that cannot cross the gateway as they are. To
-// remove one more, add a row; to change one, write an edit function.
-// Everything else is passed on byte for byte.
-var rules = [...]rule{
+// rules lists the children of <stream:features/> that cannot cross the gateway
+// as they are. To remove or change one more, add a row. Everything else is
+// passed on byte for byte.
+var rules = []rule{
 	// TLS is the WebSocket's business (RFC 7395, section 3.9).
-	{"starttls", nsTLS, nil},
+	{name: name{"starttls", nsTLS}, cut: always},
 	// The gateway could not read compressed streams (XEP-0138).
-	{"compression", nsCompressFeature, nil},
+	{name: name{"compression", nsCompressFeature}, cut: always},
 	// The gateway's limit holds if it is the lower one (XEP-0478).
-	{"limits", nsLimits, lowerMaxBytes},
+	{name: name{"limits", nsLimits}, inside: []rule{
+		{name: name{"max-bytes", nsLimits}, edit: lowerMaxBytes},
+	}},
+	// RFC 6120, section 6.4.1.
+	{name: name{"mechanisms", nsSASL}, inside: []rule{
+		{name: name{"mechanism", nsSASL}, cut: unusable, vital: true},
+	}},
+	// XEP-0388, and XEP-0484 inside it.
+	{name: name{"authentication", nsSASL2}, inside: []rule{
+		{name: name{"mechanism", nsSASL2}, cut: unusable, vital: true},
+		{name: name{"inline", nsSASL2}, inside: []rule{
+			{name: name{"fast", nsFAST}, inside: []rule{
+				{name: name{"mechanism", nsFAST}, cut: unusable, vital: true},
+			}},
+		}},
+	}},
+	// XEP-0440.
+	{name: name{"sasl-channel-binding", nsBinding}, cut: unbound, inside: []rule{
+		{name: name{"channel-binding", nsBinding}, cut: otherBinding},
+	}},
 }
 
-// offers lists the features that contain SASL mechanisms.
-var offers = [...]struct{ local, space string }{
+// bound lists how the names of the mechanisms end that bind to TLS, and whether
+// they can do so with tls-server-end-point. The hashed tokens of XEP-0484 name
+// the one type they bind to instead of -PLUS.
+var bound = [...]struct {
+	prefix, suffix string
+	endPoint       bool
+}{
+	{"", "-PLUS", true}, // RFC 5802, section 4
+	{"HT-", "-ENDP", true},
+	{"HT-", "-UNIQ", false},
+	{"HT-", "-EXPR", false},
+}
+
+// saslLists are the features that contain SASL mechanisms.
+var saslLists = [...]name{
 	{"mechanisms", nsSASL},      // RFC 6120, section 6.4.1
 	{"authentication", nsSASL2}, // XEP-0388
 }
 
 // AppendFeatures appends to dst the message for u, which must be of Class
 // Features, with the features removed or changed that cannot cross the
-// gateway (RFC 7395, section 3.9; XEP-0138; XEP-0478). All other bytes are as
-// AppendHead gives them.
+// gateway (RFC 7395, section 3.9; XEP-0138; XEP-0440; XEP-0478). All other
+// bytes are as AppendHead gives them.
 func (d *Down) AppendFeatures(dst []byte, u Unit) []byte {
-	dst, _ = d.AppendHead(dst, u)
-	kept := u.nameEnd
-	for e := range d.tree(u).children() {
-		for _, r := range rules {
-			if !e.is(r.local, r.space) {
-				continue
-			}
-			dst = append(dst, u.Raw[kept:e.start]...)
-			if r.edit != nil {
-				dst = r.edit(d, dst, e)
-			}
-			kept = e.end
-			break
-		}
+	root := d.tree(u)
+	f := filter{d.MaxStanza, d.Binding, d.NoExternal}
+	if f.binding == BindingEndPoint && !offersEndPoint(root) {
+		f.binding = BindingStrip
 	}
-	return append(dst, u.Raw[kept:]...)
+	dst, _ = d.AppendHead(dst, u)
+	dst, _ = f.apply(dst, root, u.nameEnd, rules)
+	return dst
 }
 
-// OffersSASL reports whether u, which must be of Class Features, lists SASL
-// mechanisms of either profile (RFC 6120, section 6.4.1; XEP-0388). A server
-// does so until the client is authenticated.
-func (d *Down) OffersSASL(u Unit) bool {
-	for e := range d.tree(u).children() {
-		for _, o := range offers {
-			if e.is(o.local, o.space) {
+// apply appends e from the position given on, its children changed by the
+// rules. It reports false if e goes, too, because none of its vital children is
+// left; what it appended is worthless then.
+func (f *filter) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
+	left, lost := 0, 0 // vital children
+	for c := range e.children() {
+		i := slices.IndexFunc(rules, func(r rule) bool { return c.is(r.local, r.space) })
+		if i < 0 {
+			continue
+		}
+		dst = append(dst, e.raw[from:c.start]...)
+		from = c.end
+		out, stays := f.child(dst, &c, &rules[i])
+		if stays {
+			dst = out
+		}
+		switch {
+		case !rules[i].vital:
+		case stays:
+			left++
+		default:
+			lost++
+		}
+	}
+	return append(dst, e.raw[from:e.end]...), left > 0 || lost == 0
+}
+
+// child appends what the rule for e leaves of it, as apply does.
+func (f *filter) child(dst []byte, e *element, r *rule) ([]byte, bool) {
+	switch {
+	case r.cut != nil && r.cut(f, e):
+		return nil, false
+	case r.edit != nil:
+		return r.edit(f, dst, e), true
+	}
+	return f.apply(dst, e, e.start, r.inside)
+}
+
+// always cuts.
+func always(*filter, *element) bool { return true }
+
+// unusable cuts the SASL mechanisms that need what the client and the server do
+// not share: a TLS connection, or its certificates (RFC 4422, appendix A: the
+// one that the server sees with EXTERNAL is the gateway's).
+func unusable(f *filter, e *element) bool {
+	mechanism := string(e.text())
+	if mechanism == "EXTERNAL" {
+		return f.noExternal
+	}
+	for _, b := range bound {
+		if strings.HasPrefix(mechanism, b.prefix) && strings.HasSuffix(mechanism, b.suffix) {
+			return f.binding == BindingStrip || f.binding == BindingEndPoint && !b.endPoint
+		}
+	}
+	return false
+}
+
+// unbound cuts the list of binding types when there is nothing to bind with.
+func unbound(f *filter, _ *element) bool { return f.binding == BindingStrip }
+
+// otherBinding cuts the binding types other than tls-server-end-point.
+func otherBinding(f *filter, e *element) bool {
+	return f.binding == BindingEndPoint && string(e.attribute("type")) != endPoint
+}
+
+// offersEndPoint reports whether features list tls-server-end-point.
+func offersEndPoint(features *element) bool {
+	for list := range features.children() {
+		if !list.is("sasl-channel-binding", nsBinding) {
+			continue
+		}
+		for e := range list.children() {
+			if e.is("channel-binding", nsBinding) && string(e.attribute("type")) == endPoint {
 				return true
 			}
 		}
@@ -69,130 +193,38 @@ func (d *Down) OffersSASL(u Unit) bool {
 	return false
 }
 
-// lowerMaxBytes edits <limits/>: a max-bytes above the gateway's own limit is
-// replaced by that, digit for digit.
-func lowerMaxBytes(d *Down, dst []byte, e element) []byte {
-	kept := e.start
-	for c := range e.children() {
-		if d.MaxStanza <= 0 || !c.is("max-bytes", nsLimits) {
-			continue
+// OffersSASL reports whether u, which must be of Class Features, lists SASL
+// mechanisms of either profile (RFC 6120, section 6.4.1; XEP-0388). A server
+// does so until the client is authenticated.
+func (d *Down) OffersSASL(u Unit) bool { return d.offers(u, saslLists[:]...) }
+
+// OffersSTARTTLS reports whether u, which must be of Class Features, offers TLS
+// (RFC 6120, section 5.4.1).
+func (d *Down) OffersSTARTTLS(u Unit) bool { return d.offers(u, name{"starttls", nsTLS}) }
+
+// offers reports whether one of the names is that of a child of u.
+func (d *Down) offers(u Unit, names ...name) bool {
+	for e := range d.tree(u).children() {
+		for _, n := range names {
+			if e.is(n.local, n.space) {
+				return true
+			}
 		}
-		number := bytes.Trim(c.raw[c.content:c.contentEnd], " \t\r\n")
-		if !digits(number) {
-			continue
-		}
-		// Digits fail to parse only if there are too many of them.
-		if v, err := strconv.ParseInt(string(number), 10, 64); err == nil && v <= int64(d.MaxStanza) {
-			continue
-		}
-		start := c.content + bytes.Index(c.raw[c.content:], number)
-		dst = append(dst, e.raw[kept:start]...)
-		dst = strconv.AppendInt(dst, int64(d.MaxStanza), 10)
-		kept = start + len(number)
 	}
-	return append(dst, e.raw[kept:e.end]...)
+	return false
 }
 
-// An element is an element of a complete unit, to look inside. Positions are
-// indexes into raw, which holds the whole unit.
-type element struct {
-	raw        []byte
-	start, end int
-	nameEnd    int // the start tag starts at start
-	content    int // and ends here
-	contentEnd int
-
-	parent *element
-	scope  []binding // what the outermost element inherits
-}
-
-// tree returns the root of u.
-func (d *Down) tree(u Unit) *element {
-	return &element{
-		raw:     u.Raw,
-		end:     len(u.Raw),
-		nameEnd: u.nameEnd,
-		content: u.rootEnd,
-		scope:   d.bindings(),
+// lowerMaxBytes replaces a number above the gateway's own limit by that, digit
+// for digit.
+func lowerMaxBytes(f *filter, dst []byte, e *element) []byte {
+	number := bytes.Trim(e.raw[e.content:e.contentEnd], " \t\r\n")
+	// Digits fail to parse only if there are too many of them.
+	v, err := strconv.ParseInt(string(number), 10, 64)
+	if f.maxStanza <= 0 || !digits(number) || err == nil && v <= int64(f.maxStanza) {
+		return append(dst, e.raw[e.start:e.end]...)
 	}
-}
-
-// children yields the child elements of e in order.
-func (e *element) children() iter.Seq[element] {
-	return func(yield func(element) bool) {
-		child := element{raw: e.raw, parent: e, scope: e.scope}
-		depth := 0
-		for i := e.content; ; {
-			j := bytes.IndexByte(e.raw[i:], '<')
-			if j < 0 || i+j+1 == len(e.raw) {
-				return
-			}
-			start := i + j
-			mark := start + 1
-			switch e.raw[start+1] {
-			case '!': // CDATA: Down lets nothing else pass
-				j := bytes.Index(e.raw[start:], []byte("]]>"))
-				if j < 0 {
-					return
-				}
-				i = start + j + 3
-				continue
-			case '/':
-				j = mark + bytes.IndexByte(e.raw[mark:], '>')
-			default:
-				j, _ = tagEnd(e.raw, mark, 0)
-			}
-			if j < mark {
-				return
-			}
-			i = j + 1
-			switch {
-			case e.raw[mark] == '/':
-				if depth--; depth < 0 {
-					return // the end of e
-				}
-				child.contentEnd = start
-			default:
-				if depth == 0 {
-					child.start, child.content, child.contentEnd = start, i, i
-					_, child.nameEnd = scanName(e.raw, mark)
-				}
-				if e.raw[j-1] != '/' {
-					depth++
-				}
-			}
-			if depth > 0 {
-				continue
-			}
-			child.end = i
-			if child.nameEnd >= 0 && !yield(child) {
-				return
-			}
-		}
-	}
-}
-
-// is reports whether e has the local name and the namespace given.
-func (e *element) is(local, space string) bool {
-	name := e.raw[e.start+1 : e.nameEnd]
-	var prefix []byte
-	if i := bytes.IndexByte(name, ':'); i >= 0 {
-		prefix, name = name[:i], name[i+1:]
-	}
-	return string(name) == local && e.resolve(prefix) == space
-}
-
-// resolve returns the namespace that a prefix, or none, means for e.
-func (e *element) resolve(prefix []byte) string {
-	for p := e; p != nil; p = p.parent {
-		if space, ok := declared(p.raw[p.start:p.content], p.nameEnd-p.start, prefix); ok {
-			return string(space)
-		}
-	}
-	for i := range e.scope {
-		if b := &e.scope[i]; b.prefix == string(prefix) {
-			return b.space
-		}
-	}
-	return ""
+	start := e.content + bytes.Index(e.raw[e.content:], number)
+	dst = append(dst, e.raw[e.start:start]...)
+	dst = strconv.AppendInt(dst, int64(f.maxStanza), 10)
+	return append(dst, e.raw[start+len(number):e.end]...)
 }

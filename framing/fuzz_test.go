@@ -193,7 +193,9 @@ func checkUp(t *testing.T, used *UpParser, msg []byte) {
 func FuzzDown(f *testing.F) {
 	for _, dir := range []string{"up", "down", "features"} {
 		for _, v := range vectors(f, dir) {
-			f.Add(v.in, uint64(1))
+			for mode := range uint64(6) {
+				f.Add(v.in, mode)
+			}
 		}
 	}
 	for _, c := range corpora {
@@ -208,8 +210,11 @@ func FuzzDown(f *testing.F) {
 func checkDown(t *testing.T, in []byte, seed uint64) {
 	const header = `<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>`
 	r := rand.New(rand.NewPCG(seed, 0))
-	whole := runDown(&Down{MaxStanza: 1000}, in, func() int { return len(in) })
-	parts := runDown(&Down{MaxStanza: 1000}, in, func() int { return r.IntN(1 + r.IntN(40)) })
+	down := func() *Down {
+		return &Down{MaxStanza: 1000, Binding: ChannelBinding(seed % 3), NoExternal: seed%2 != 0}
+	}
+	whole := runDown(down(), in, func() int { return len(in) })
+	parts := runDown(down(), in, func() int { return r.IntN(1 + r.IntN(40)) })
 	if fmt.Sprint(whole) != fmt.Sprint(parts) {
 		t.Fatalf("in pieces: %v\nat once: %v", parts, whole)
 	}
@@ -245,7 +250,7 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 			}
 		}
 	}
-	d := Down{MaxStanza: 1000}
+	d := down()
 	for b := in; ; {
 		u, n, err := d.Next(b)
 		if err != nil || u.Kind == None {
@@ -265,12 +270,17 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 		}
 		document = append(append(document, space...), u.Raw...)
 		if u.Kind == Element {
-			messages = append(messages, message(&d, u, false))
-			filtered = append(filtered, message(&d, u, true))
+			messages = append(messages, message(d, u, false))
+			filtered = append(filtered, message(d, u, true))
 			// Parse assumes that the default namespace is jabber:client.
 			classes = append(classes, u.Class)
 			standard = append(standard, d.scope == nil)
 			d.OffersSASL(u)
+			d.OffersSTARTTLS(u)
+			if host := d.SeeOtherHost(u); len(host) > maxHost {
+				t.Fatalf("a host of %d bytes", len(host))
+			}
+			d.StreamErrorCondition(u)
 			d.AppendFeatures(nil, u) // whatever the class
 		}
 		b = b[n:]
@@ -284,7 +294,11 @@ var soup = strings.Split(`<a|<a|<b|<b|</a>|</a>|</b>|</b>|>|>|>|/>|/>| x='1'| y=
 	` xmlns='jabber:client'| xmlns=''| xmlns:x='urn:x'| xmlns:x='urn:&#120;'| xmlns:stream='urn:y'|<stream:features|</stream:features>|`+
 	`<stream:stream xmlns='jabber:client' xmlns:x='urn:z' xmlns:stream='http://etherx.jabber.org/streams'>|</stream:stream>|`+
 	`<x:a|</x:a>|<![CDATA[|]]>|]]|<!--|<?xml version='1.0'?>|text|é|×|stream:| xmlns:y='urn:x'| y:y='1'|<message|</message>|`+
-	`<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>|<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>99999</max-bytes></limits>`, "|")
+	`<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>|<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>99999</max-bytes></limits>|`+
+	`<stream:error|</stream:error>|<see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>|</see-other-host>|`+
+	`<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>|</mechanisms>|<mechanism>EXTERNAL</mechanism>|<mechanism>|-PLUS|</mechanism>|`+
+	`<authentication xmlns='urn:xmpp:sasl:2'>|</authentication>|<inline>|</inline>|<fast xmlns='urn:xmpp:fast:0'>|</fast>|`+
+	`<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding type='tls-server-end-point'/>|<channel-binding type='a'/>|</sasl-channel-binding>`, "|")
 
 func TestSoup(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))

@@ -73,6 +73,13 @@ func AppendOpen(dst []byte, a Attributes) []byte {
 	return append(dst, `/>`...)
 }
 
+// AppendSeeOther appends to dst the message that ends a stream and sends the
+// client to another WebSocket (RFC 7395, section 3.6.1).
+func AppendSeeOther(dst []byte, uri string) []byte {
+	dst = append(dst, `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="`...)
+	return append(appendEscaped(dst, uri), `"/>`...)
+}
+
 func appendAttribute(dst []byte, name string, raw []byte) []byte {
 	if raw == nil {
 		return dst

@@ -8,6 +8,7 @@ const (
 )
 
 const (
+	nsStreamErrors    = "urn:ietf:params:xml:ns:xmpp-streams" // RFC 6120, section 4.9.2
 	nsXML             = "http://www.w3.org/XML/1998/namespace"
 	nsXMLNS           = "http://www.w3.org/2000/xmlns/"
 	nsTLS             = "urn:ietf:params:xml:ns:xmpp-tls"
@@ -16,6 +17,8 @@ const (
 	nsCompress        = "http://jabber.org/protocol/compress"
 	nsCompressFeature = "http://jabber.org/features/compress"
 	nsSM              = "urn:xmpp:sm:3"
+	nsFAST            = "urn:xmpp:fast:0"
+	nsBinding         = "urn:xmpp:sasl-cb:0"
 	nsLimits          = "urn:xmpp:stream-limits:0"
 )
 
@@ -25,6 +28,9 @@ var (
 	spaceStreams = []byte(NSStreams)
 	spaceClient  = []byte(NSClient)
 )
+
+// A name is a local name in a namespace.
+type name struct{ local, space string }
 
 // A Kind says what a piece of a stream is to the stream.
 type Kind uint8

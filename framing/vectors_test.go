@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "rewrite the outputs of the vectors")
 
 // A vector is one file of testdata. The comment of the archive says what it
 // shows, which cases of the conformance list it covers and where the rule
-// stands. Its files, each without its last line end:
+// stands; a line more may say what fields of Down are set. Its files, each without its last line end:
 //
 //	in     the input; in.go is the same as a Go string, for odd bytes
 //	kind   kind and class of each unit, one a line
@@ -29,11 +29,33 @@ type vector struct {
 	path    string
 	archive *txtar.Archive
 	in      []byte
+	fields  string // of Down, see downFields
 }
 
 func (v vector) name() string { return strings.TrimSuffix(filepath.Base(v.path), ".txtar") }
 
-var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nCases: ([BS]?\d+, )*[BS]?\d+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n$`)
+var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nCases: ([BS]?\d+, )*[BS]?\d+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n(?:Down: (.+)\n)?$`)
+
+// downFields are the fields of Down that the comment of a vector can set.
+var downFields = map[string]func(*Down){
+	"BindingStrip":    func(d *Down) { d.Binding = BindingStrip },
+	"BindingEndPoint": func(d *Down) { d.Binding = BindingEndPoint },
+	"NoExternal":      func(d *Down) { d.NoExternal = true },
+}
+
+// down returns the Down that v is about.
+func (v vector) down(tb testing.TB) *Down {
+	tb.Helper()
+	d := &Down{MaxStanza: 65536}
+	for name := range strings.SplitSeq(v.fields, ", ") {
+		if set := downFields[name]; set != nil {
+			set(d)
+		} else if name != "" {
+			tb.Fatalf("%s: no field %s", v.path, name)
+		}
+	}
+	return d
+}
 
 func vectors(tb testing.TB, dir string) (all []vector) {
 	tb.Helper()
@@ -46,10 +68,13 @@ func vectors(tb testing.TB, dir string) (all []vector) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		if c := strings.Replace(string(archive.Comment), ", section 11\n", ", section 11.0\n", 1); !vectorComment.MatchString(c) {
+		v := vector{path: path, archive: archive}
+		c := strings.Replace(string(archive.Comment), ", section 11\n", ", section 11.0\n", 1)
+		if m := vectorComment.FindStringSubmatch(c); m != nil {
+			v.fields = m[len(m)-1]
+		} else {
 			tb.Errorf("%s: bad comment %q", path, c)
 		}
-		v := vector{path: path, archive: archive}
 		switch f := archive.Files[0]; f.Name {
 		case "in":
 			v.in = bytes.TrimSuffix(f.Data, []byte("\n"))
@@ -224,7 +249,7 @@ func TestDownVectors(t *testing.T) {
 		for _, v := range vectors(t, dir) {
 			t.Run(v.name(), func(t *testing.T) {
 				run := func(size func() int) *result {
-					return runDown(&Down{MaxStanza: 65536}, v.in, size)
+					return runDown(v.down(t), v.in, size)
 				}
 				whole := run(func() int { return len(v.in) })
 				v.check(t, whole)

@@ -1,0 +1,105 @@
+package framing
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// unitOf returns the only unit of in, which follows a common header.
+func unitOf(t *testing.T, in string) (*Down, Unit) {
+	t.Helper()
+	d := new(Down)
+	u, n, err := d.Next([]byte(in))
+	if err != nil || n != len(in) || u.Kind != Element {
+		t.Fatalf("%s: kind %d, %d of %d bytes, %v", in, u.Kind, n, len(in), err)
+	}
+	return d, u
+}
+
+// A server's word where to go instead is read wherever it stands and however
+// it is written.
+//
+// Cases: 54. RFC 6120, section 4.9.3.19.
+func TestSeeOtherHost(t *testing.T) {
+	const inside = ` xmlns='urn:ietf:params:xml:ns:xmpp-streams'`
+	long := strings.Repeat("a", maxHost)
+	for _, c := range []struct {
+		in        string
+		host      string
+		condition Condition
+	}{
+		{`<stream:error><see-other-host` + inside + `>[::1]:9222</see-other-host></stream:error>`, "[::1]:9222", SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + ">\r\n x.example \t</see-other-host></stream:error>", "x.example", SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>&#x78;.<![CDATA[example]]>:1</see-other-host></stream:error>`, "x.example:1", SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>x.<b a='>'>ex</b>ample<b/></see-other-host></stream:error>`, "x.example", SeeOtherHost},
+		{`<stream:error><a><see-other-host` + inside + `>a</see-other-host></a><see-other-host` + inside + `>b</see-other-host></stream:error>`, "b", SeeOtherHost},
+		{`<stream:error xmlns:s='urn:ietf:params:xml:ns:xmpp-streams'><s:see-other-host>2001:db8::1</s:see-other-host></stream:error>`, "2001:db8::1", SeeOtherHost},
+		{`<error xmlns='http://etherx.jabber.org/streams'><see-other-host` + inside + `>a</see-other-host></error>`, "a", SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>` + long + `</see-other-host></stream:error>`, long, SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>` + long + `a</see-other-host></stream:error>`, "", SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `/>a</stream:error>`, "", SeeOtherHost},
+		{`<stream:error><see-other-host>a</see-other-host></stream:error>`, "", ""},
+		{`<stream:features><see-other-host` + inside + `>a</see-other-host></stream:features>`, "", ""},
+		{`<message><see-other-host` + inside + `>a</see-other-host></message>`, "", ""},
+
+		{`<stream:error><host-unknown` + inside + `/></stream:error>`, "", HostUnknown},
+		{`<stream:error><text` + inside + `>conflict</text><x xmlns='urn:x'/><conflict` + inside + `/></stream:error>`, "", Conflict},
+		{`<stream:error><xml-not-well-formed` + inside + `/></stream:error>`, "", UndefinedCondition},
+		{`<stream:error><conflict/></stream:error>`, "", ""},
+		{`<stream:error/>`, "", ""},
+		{`<stream:error></stream:error>`, "", ""},
+	} {
+		d, u := unitOf(t, c.in)
+		if host, condition := d.SeeOtherHost(u), d.StreamErrorCondition(u); host != c.host || condition != c.condition {
+			t.Errorf("%s: %q, %q", c.in, host, condition)
+		}
+	}
+	for _, c := range conditions {
+		d, u := unitOf(t, fmt.Sprintf("<stream:error><%s%s/></stream:error>", c, inside))
+		if got := d.StreamErrorCondition(u); got != c {
+			t.Errorf("%q for %q", got, c)
+		}
+	}
+}
+
+func TestAppendSeeOther(t *testing.T) {
+	for uri, want := range map[string]string{
+		"wss://x.example/ws":         `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="wss://x.example/ws"/>`,
+		"wss://[2001:db8::1]:1/?a&b": `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="wss://[2001:db8::1]:1/?a&amp;b"/>`,
+		"\"/><x a='":                 `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="&quot;/&gt;&lt;x a=&apos;"/>`,
+	} {
+		got := AppendSeeOther([]byte("a"), uri)
+		if string(got) != "a"+want {
+			t.Errorf("%s", got)
+		}
+		if m, err := new(UpParser).Parse(got[1:]); err != nil || m.Kind != End {
+			t.Errorf("%s: kind %d, %v", got, m.Kind, err)
+		}
+	}
+}
+
+func TestOffersSTARTTLS(t *testing.T) {
+	for in, want := range map[string]bool{
+		`<stream:features><bind/><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>`: true,
+		`<stream:features xmlns:t='urn:ietf:params:xml:ns:xmpp-tls'><t:starttls/></stream:features>`:                         true,
+		`<stream:features><starttls/></stream:features>`:                                                                     false,
+		`<stream:features><x><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></x></stream:features>`:                      false,
+		`<stream:features/>`: false,
+	} {
+		if d, u := unitOf(t, in); d.OffersSTARTTLS(u) != want {
+			t.Errorf("%s: %v", in, !want)
+		}
+	}
+}
+
+// What stands behind an empty element is not inside it.
+func TestEmptyElementHasNoChildren(t *testing.T) {
+	in := `<stream:features><limits xmlns='urn:xmpp:stream-limits:0'/><max-bytes xmlns='urn:xmpp:stream-limits:0'>99</max-bytes></stream:features>`
+	d, u := unitOf(t, in)
+	d.MaxStanza = 5
+	want := strings.Replace(in, ">", ` xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams">`, 1)
+	if got := string(d.AppendFeatures(nil, u)); got != want {
+		t.Errorf("got %s", got)
+	}
+}

@@ -1,0 +1,227 @@
+package origin
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// A Header is what a PROXY header says. The addresses are invalid if the client
+// came over a Unix socket.
+type Header struct {
+	// Local tells that the header says nothing: the proxy speaks for itself
+	// (LOCAL, as in health checks) or does not know (UNKNOWN, UNSPEC). The
+	// addresses of the socket hold.
+	Local bool
+
+	Source, Destination netip.AddrPort // of the connection to the proxy
+
+	// Secure tells that the client spoke TLS to the proxy.
+	Secure bool
+}
+
+// MaxHeader is the length of the longest header: 16 bytes and as many more as
+// the proxies in use need by a wide margin. Only a client's certificate is
+// longer, which is of no use here.
+const MaxHeader = 16 + 520
+
+// maxLine is the length of the longest header of version 1 (section 2.1).
+const maxLine = 107
+
+// ErrNoHeader says that what comes is no PROXY header.
+var ErrNoHeader = errors.New("no PROXY header")
+
+// What is wrong with a header, without the words of it.
+var (
+	errLine     = errors.New("bad PROXY header, version 1")
+	errTooLong  = errors.New("PROXY header too long")
+	errCommand  = errors.New("bad command in PROXY header")
+	errFamily   = errors.New("bad address family in PROXY header")
+	errShort    = errors.New("PROXY header too short for its addresses")
+	errExtra    = errors.New("bad extra field in PROXY header")
+	errChecksum = errors.New("bad checksum in PROXY header")
+)
+
+const (
+	signature1 = "PROXY "
+	signature2 = "\r\n\r\n\x00\r\nQUIT\n"
+)
+
+// ParseHeader parses the PROXY header that b starts with and returns its
+// length n. If n is 0 and there is no error, it needs more bytes; it never
+// needs more than [MaxHeader] altogether. After an error the connection is of no
+// use: nobody can say where the header ends.
+//
+// There is a library for this, go-proxyproto, and the tests hold this function
+// against it. It reads from a connection, however, and cannot say that a header
+// is not complete yet; to find the length first is most of the work. Its limits
+// are variables that any package can set, it does not check checksums, and it
+// refuses UNSPEC, with which a proxy says that it does not know the client.
+func ParseHeader(b []byte) (h Header, n int, err error) {
+	switch {
+	case startsWith(b, signature1):
+		return parseLine(b)
+	case startsWith(b, signature2):
+		return parseBinary(b)
+	}
+	return Header{}, 0, ErrNoHeader
+}
+
+// startsWith reports whether b starts with s, as far as it goes.
+func startsWith(b []byte, s string) bool {
+	n := min(len(b), len(s))
+	return string(b[:n]) == s[:n]
+}
+
+// protocols are those of version 1, with the length of their addresses.
+var protocols = map[string]int{"TCP4": 32, "TCP6": 128}
+
+// parseLine parses version 1 (section 2.1): one line, one space between words.
+func parseLine(b []byte) (h Header, n int, err error) {
+	n = bytes.IndexByte(b[:min(len(b), maxLine)], '\n') + 1
+	if n == 0 && len(b) < maxLine {
+		return Header{}, 0, nil
+	}
+	line, ok := strings.CutSuffix(string(b[:n]), "\r\n")
+	if !ok {
+		return Header{}, 0, errLine
+	}
+	words := strings.Split(line, " ")
+	if words[1] == "UNKNOWN" { // whatever follows
+		return Header{Local: true}, n, nil
+	}
+	bits := protocols[words[1]]
+	if bits == 0 || len(words) != 6 {
+		return Header{}, 0, errLine
+	}
+	source, ok1 := parseEnd(bits, words[2], words[4])
+	destination, ok2 := parseEnd(bits, words[3], words[5])
+	if !ok1 || !ok2 {
+		return Header{}, 0, errLine
+	}
+	return Header{Source: source, Destination: destination}, n, nil
+}
+
+// parseEnd parses one end of a connection.
+func parseEnd(bits int, address, port string) (netip.AddrPort, bool) {
+	a, err := netip.ParseAddr(address)
+	if err != nil || a.BitLen() != bits || a.Zone() != "" || len(port) > 1 && port[0] == '0' {
+		return netip.AddrPort{}, false
+	}
+	p, err := strconv.ParseUint(port, 10, 16)
+	return netip.AddrPortFrom(a.Unmap(), uint16(p)), err == nil
+}
+
+// Commands of version 2, with the version (section 2.2).
+const (
+	commandLocal = 0x20
+	commandProxy = 0x21
+)
+
+// families lists the families of version 2 that come over a stream, with the
+// length of one address. There are two of them and, if they are IP addresses,
+// two ports. Datagrams would not be XMPP.
+var families = [...]struct {
+	code    byte
+	address int
+	ports   int
+}{
+	{0x00, 0, 0},   // UNSPEC
+	{0x11, 4, 2},   // IPv4
+	{0x21, 16, 2},  // IPv6
+	{0x31, 108, 0}, // Unix
+}
+
+// parseBinary parses version 2 (section 2.2).
+func parseBinary(b []byte) (h Header, n int, err error) {
+	const fixed = len(signature2) + 4
+	if len(b) < fixed {
+		return Header{}, 0, nil
+	}
+	command, family := b[len(signature2)], b[len(signature2)+1]
+	n = fixed + int(binary.BigEndian.Uint16(b[fixed-2:]))
+	switch {
+	case command != commandLocal && command != commandProxy:
+		return Header{}, 0, errCommand
+	case n > MaxHeader:
+		return Header{}, 0, errTooLong
+	case len(b) < n:
+		return Header{}, 0, nil
+	case command == commandLocal: // whatever follows
+		return Header{Local: true}, n, nil
+	}
+	b = b[:n]
+	for _, f := range families {
+		if f.code != family {
+			continue
+		}
+		rest := b[fixed:]
+		if len(rest) < 2*(f.address+f.ports) {
+			return Header{}, 0, errShort
+		}
+		h.Local = f.address == 0
+		if f.ports > 0 {
+			ports := rest[2*f.address:]
+			h.Source = end(rest[:f.address], ports)
+			h.Destination = end(rest[f.address:2*f.address], ports[f.ports:])
+		}
+		if h.Secure, err = parseExtra(b, fixed+2*(f.address+f.ports)); err != nil {
+			return Header{}, 0, err
+		}
+		return h, n, nil
+	}
+	return Header{}, 0, errFamily
+}
+
+// end returns the address of 4 or 16 bytes with the port that ports starts with.
+func end(address, ports []byte) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(address)
+	return netip.AddrPortFrom(a.Unmap(), binary.BigEndian.Uint16(ports))
+}
+
+// Types of extra fields (section 2.2.1 ff.); all others are passed over.
+const (
+	typeChecksum = 0x03
+	typeTLS      = 0x20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// parseExtra parses the extra fields of the header b, from the position given
+// on: a byte for the type, two for the length of what follows.
+func parseExtra(b []byte, at int) (secure bool, err error) {
+	for at < len(b) {
+		start := at + 3
+		if start > len(b) {
+			return false, errExtra
+		}
+		end := start + int(binary.BigEndian.Uint16(b[at+1:]))
+		if end > len(b) {
+			return false, errExtra
+		}
+		switch value := b[start:end]; b[at] {
+		case typeTLS: // a byte of flags, four for the certificate, more fields
+			if len(value) < 5 {
+				return false, errExtra
+			}
+			secure = value[0]&1 != 0
+		case typeChecksum:
+			if len(value) != crc32.Size {
+				return false, errExtra
+			}
+			// It is that of the header with zeros in its own place.
+			sum := crc32.Update(0, castagnoli, b[:start])
+			sum = crc32.Update(sum, castagnoli, make([]byte, crc32.Size))
+			sum = crc32.Update(sum, castagnoli, b[end:])
+			if sum != binary.BigEndian.Uint32(value) {
+				return false, errChecksum
+			}
+		}
+		at = end
+	}
+	return secure, nil
+}

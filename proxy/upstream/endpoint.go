@@ -1,0 +1,248 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"xmppgate/framing"
+)
+
+// Timeouts of opening one stream. Total bounds all attempts for one session.
+const (
+	TCPTimeout    = 5 * time.Second
+	TLSTimeout    = 5 * time.Second
+	HeaderTimeout = 10 * time.Second
+	TotalTimeout  = 15 * time.Second
+)
+
+// fallbackDelay is how long the first address family has for itself (Happy
+// Eyeballs, RFC 8305, section 8).
+const fallbackDelay = 250 * time.Millisecond
+
+// keepAlive is how TCP notices that the other machine is gone. The kernel's
+// interval and count are left alone: each would be one more system call for
+// every connection.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: -1, Count: -1}
+
+// A security is how the bytes between the gateway and a server are protected.
+type security uint8
+
+const (
+	plain security = iota
+	startTLS
+	directTLS
+)
+
+// An endpoint is one place where a stream may be opened, with all that is to
+// be known for that.
+type endpoint struct {
+	server   string // Server.Name
+	network  string // "tcp" or "unix"
+	address  string // host:port, or a path; host may be a name
+	security security
+	identity string                 // what the certificate must be for if neither name= nor the session says; may be empty
+	options  *options               // of the URL, shared
+	allowed  func(netip.Addr) error // checked for each address before it is connected to; nil allows all
+	resolver *net.Resolver          // for host; nil means the system's
+	observer Observer               // never nil
+}
+
+// open connects, introduces the client (PROXY), secures the connection, sends
+// the header and waits for the server's header and the element behind it. The
+// error is an *Error; it wraps a *redirect when the server sent the client
+// elsewhere before anything else.
+//
+// A server that refuses what the client asks for, as in host-unknown, has
+// answered: its stream error is in Stream.Early and open succeeds. One that
+// says that it cannot serve now, as in system-shutdown, makes open fail; see
+// Error.stream.
+func (e *endpoint) open(ctx context.Context, r *Request) (*Stream, error) {
+	a := attempt{endpoint: e, request: r}
+	if err := a.run(ctx, PhaseTCP, a.dial); err != nil {
+		return nil, err
+	}
+	// The end of ctx ends whatever the connection is waiting for.
+	socket := a.conn
+	stop := context.AfterFunc(ctx, func() { socket.Close() })
+	err := a.converse(ctx)
+	if !stop() && err == nil {
+		err = a.explain(ctx, PhaseHeader, ctx.Err())
+	}
+	if err == nil {
+		return a.stream(), nil
+	}
+	if err.relay && ctx.Err() == nil {
+		err.stream = a.stream()
+	} else {
+		socket.Close()
+	}
+	return nil, err
+}
+
+// An attempt is one run of endpoint.open.
+type attempt struct {
+	*endpoint
+	request *Request
+	conn    net.Conn // the socket, later TLS on top of it
+	ahead   []byte   // the PROXY header, to be written before all else
+	early   []byte   // see Stream.Early
+}
+
+// stream hands over the connection, which then has no deadline any more.
+func (a *attempt) stream() *Stream {
+	a.conn.SetDeadline(time.Time{}) // fails on a closed connection only
+	return &Stream{Conn: a.conn, Early: a.early, Server: a.server}
+}
+
+// converse does what follows connecting.
+func (a *attempt) converse(ctx context.Context) *Error {
+	if a.security != plain {
+		if err := a.run(ctx, PhaseTLS, a.secure); err != nil {
+			return err
+		}
+	}
+	return a.run(ctx, PhaseHeader, a.greet)
+}
+
+// run runs one phase and tells the observer how it ended.
+func (a *attempt) run(ctx context.Context, phase string, f func(context.Context) error) *Error {
+	start := time.Now()
+	if err := f(ctx); err != nil {
+		failed := a.explain(ctx, phase, err)
+		a.observer.Opened(a.server, failed.Phase, failed.Result, time.Since(start))
+		return failed
+	}
+	a.observer.Opened(a.server, phase, ResultOK, time.Since(start))
+	return nil
+}
+
+// dial connects. Looking up the host is part of it.
+func (a *attempt) dial(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, TCPTimeout)
+	defer cancel()
+	d := net.Dialer{
+		FallbackDelay:   fallbackDelay,
+		KeepAliveConfig: keepAlive,
+		Resolver:        a.resolver,
+	}
+	if a.allowed != nil {
+		// Checked here, an answer of DNS cannot change in between.
+		d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			return a.check(address)
+		}
+	}
+	conn, err := d.DialContext(ctx, a.network, a.address)
+	if err != nil {
+		return err
+	}
+	a.conn = conn
+	if a.options.proxy != 0 {
+		if a.ahead, err = proxyHeader(a.options.proxy, a.request, conn); err != nil {
+			conn.Close()
+			return err
+		}
+	}
+	return nil
+}
+
+// check asks whether an address may be connected to.
+func (a *attempt) check(address string) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil // a Unix socket
+	}
+	if err := a.allowed(ap.Addr().WithZone("").Unmap()); err != nil {
+		return &failure{result: ResultForbidden, err: err}
+	}
+	return nil
+}
+
+// write writes b behind what has to come ahead of it, in one piece.
+func (a *attempt) write(b []byte) error {
+	b, a.ahead = append(a.ahead, b...), nil
+	_, err := a.conn.Write(b)
+	return err
+}
+
+// greet sends the client's header and reads the answer.
+func (a *attempt) greet(context.Context) error {
+	in := input{conn: a.conn, deadline: time.Now().Add(HeaderTimeout), limit: maxEarly}
+	if err := a.conn.SetDeadline(in.deadline); err != nil {
+		return err
+	}
+	if err := a.write(framing.AppendStream(nil, a.request.Header)); err != nil {
+		return err
+	}
+	if err := in.header(); err != nil {
+		return err
+	}
+	in.patience = featuresTimeout
+	u, err := in.next()
+	a.early = in.buf
+	switch {
+	case err != nil && !enough(err):
+		return err
+	case u.Kind == framing.End:
+		return &failure{result: ResultClosed, err: errEnd}
+	case u.Kind == framing.Header:
+		return badStream(errTwoHeaders)
+	case u.Class == framing.StreamError:
+		if err := judge(&in.down, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// judge looks at a stream error that came in the place of features. What the
+// client is to be told about its own request is no error.
+func judge(d *framing.Down, u framing.Unit) error {
+	c := d.StreamErrorCondition(u)
+	if c == framing.SeeOtherHost {
+		// Nonsense is the client's to see.
+		if to, ok := normalHost(d.SeeOtherHost(u)); ok {
+			return &failure{result: ResultStreamError, err: &redirect{to}, relay: true}
+		}
+		return nil
+	}
+	for _, unable := range unableConditions {
+		if c == unable {
+			return &failure{result: ResultStreamError, err: fmt.Errorf("stream error %s", c), relay: true}
+		}
+	}
+	return nil
+}
+
+// unableConditions say that this server cannot serve now, whatever is asked of
+// it; another may (RFC 6120, section 4.9.3). All other conditions answer the
+// request.
+var unableConditions = []framing.Condition{
+	framing.ConnectionTimeout,
+	framing.InternalServerError,
+	framing.RemoteConnectionFailed,
+	framing.Reset,
+	framing.ResourceConstraint,
+	framing.SystemShutdown,
+	framing.UndefinedCondition,
+}
+
+// An Observer is told what happens while streams are opened. Its methods must
+// be quick and may be called by several goroutines at once. server is
+// Server.Name, the other strings are constants of this package.
+type Observer interface {
+	// Opened is called for each phase that ends.
+	Opened(server, phase, result string, took time.Duration)
+	// FailedOver is called when a session goes on to another server than
+	// the one that was tried first.
+	FailedOver(from string)
+	// Redirected is called for each <see-other-host/> that is followed.
+	Redirected(server string)
+	// Health is called when a server is found up or down.
+	Health(server string, up bool)
+	// CertificateExpires is called for each verified certificate.
+	CertificateExpires(server string, at time.Time)
+}

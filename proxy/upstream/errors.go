@@ -1,0 +1,136 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+	"unicode"
+)
+
+// Phases of opening a stream, in order.
+const (
+	PhaseResolve = "resolve"
+	PhaseTCP     = "tcp" // or the Unix socket
+	PhaseTLS     = "tls" // STARTTLS included
+	PhaseHeader  = "header"
+)
+
+// Results of a phase. Every failed certificate check has one of its own, for
+// each asks somebody else to do something else.
+const (
+	ResultOK             = "ok"
+	ResultRefused        = "refused"
+	ResultTimeout        = "timeout"
+	ResultAbandoned      = "abandoned" // the client went away first
+	ResultNoServer       = "no-server" // DNS has no usable answer, or none of the servers is up
+	ResultForbidden      = "forbidden-address"
+	ResultNoSTARTTLS     = "no-starttls"
+	ResultInjected       = "injected" // bytes between <proceed/> and TLS
+	ResultBadALPN        = "bad-alpn"
+	ResultCertExpired    = "cert-expired"
+	ResultCertName       = "cert-name"
+	ResultCertSelfSigned = "cert-self-signed"
+	ResultCertUnknownCA  = "cert-unknown-ca"
+	ResultCertPin        = "cert-pin"
+	ResultCertInvalid    = "cert-invalid" // anything else
+	ResultClosed         = "closed"       // the server hung up
+	ResultStreamError    = "stream-error"
+	ResultBadStream      = "bad-stream" // what came is no XMPP stream
+	ResultError          = "error"
+)
+
+// An Error says why no stream could be opened at one server. It holds nothing
+// that a client said, but for the domain that a certificate is not for.
+type Error struct {
+	Server string // see Server.Name
+	Phase  string
+	Result string
+	Err    error // the cause
+
+	relay bool // whether the client may see what the server said
+
+	// stream is set if the server said in a stream error, which is in Early,
+	// that it cannot serve now or that another host can. If there is no other,
+	// the client may as well have it from this one. The connection is open:
+	// use it or close it.
+	stream *Stream
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("server %s: %s: %v", e.Server, strings.ToLower(e.Phase), e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// A failure is a cause whose result is known where it happens.
+type failure struct {
+	result string
+	err    error
+	relay  bool // see Error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+
+func (f *failure) Unwrap() error { return f.err }
+
+// explain makes an *Error of what went wrong in a phase. Once ctx has ended
+// everything else is a consequence.
+func (e *endpoint) explain(ctx context.Context, phase string, err error) *Error {
+	x := &Error{Server: e.server, Phase: phase, Result: ResultError, Err: err}
+	var lookup *net.DNSError
+	if errors.As(err, &lookup) {
+		x.Phase = PhaseResolve // the dialer does both
+	}
+	var known *failure
+	var timeout net.Error
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		x.Result, x.Err = ResultAbandoned, context.Cause(ctx)
+	case ctx.Err() != nil:
+		x.Result, x.Err = ResultTimeout, context.Cause(ctx)
+	case errors.As(err, &known):
+		x.Result, x.Err, x.relay = known.result, known.err, known.relay
+	case lookup != nil && lookup.IsNotFound:
+		x.Result = ResultNoServer
+	case errors.As(err, &timeout) && timeout.Timeout():
+		x.Result = ResultTimeout
+	case isAny(err, syscall.ECONNREFUSED, syscall.ENOENT):
+		x.Result = ResultRefused
+	case isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
+		x.Result, x.Err = ResultClosed, fmt.Errorf("the server hung up: %w", err)
+	}
+	return x
+}
+
+// isAny reports whether err is one of the targets.
+func isAny(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+}
+
+// A redirect is a server's <see-other-host/> (RFC 6120, section 4.9.3.19), in
+// the form host:port.
+type redirect struct{ to string }
+
+func (r *redirect) Error() string { return "see other host " + r.to }
+
+// maxText bounds what an error quotes of somebody else's words.
+const maxText = 200
+
+// printable returns s fit for a log: of bounded length and without characters
+// that do not print.
+func printable(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,144 @@
+package upstream
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"xmppgate/framing"
+)
+
+const (
+	// maxEarly bounds what is read of a stream before it is handed over. An
+	// element that is greater still is completed by whoever reads on.
+	maxEarly = 64 << 10
+
+	// maxCleartext bounds what a server may say before TLS.
+	maxCleartext = 16 << 10
+
+	// firstRead is what the header and the features of most servers fit in.
+	firstRead = 4 << 10
+
+	// featuresTimeout is how long nothing may come behind a header until the
+	// stream counts as open: servers from before XMPP 1.0 send no features
+	// (RFC 6120, section 4.7.5).
+	featuresTimeout = 500 * time.Millisecond
+)
+
+var (
+	errFull       = errors.New("the answer is too long")
+	errEnd        = errors.New("the server ended the stream at once")
+	errNoHeader   = errors.New("the server's answer does not start with a stream header")
+	errTwoHeaders = errors.New("the server sent two stream headers")
+	errTLS        = errors.New("the server answers with TLS; use tls://")
+)
+
+// An input cuts what a server says into units.
+type input struct {
+	conn     net.Conn
+	deadline time.Time
+	patience time.Duration // for each read; zero leaves it to the deadline
+	limit    int           // of len(buf)
+
+	down framing.Down
+	buf  []byte // all that was read
+	seen int    // how much of it the units so far are
+	err  error  // of the last read
+}
+
+// next returns the next unit, which is valid until the next call. The error is
+// a *failure, errFull, or what reading says.
+func (in *input) next() (framing.Unit, error) {
+	for {
+		u, n, err := in.down.Next(in.buf[in.seen:])
+		in.seen += n
+		switch {
+		case err != nil:
+			return u, badStream(err)
+		case u.Kind != framing.None:
+			return u, nil
+		case in.err != nil:
+			return u, in.err
+		case len(in.buf) == in.limit:
+			return u, errFull
+		}
+		in.read()
+	}
+}
+
+// read reads once.
+func (in *input) read() {
+	if in.patience != 0 {
+		d := time.Now().Add(in.patience)
+		if d.After(in.deadline) {
+			d = in.deadline
+		}
+		if in.err = in.conn.SetReadDeadline(d); in.err != nil {
+			return
+		}
+	}
+	if in.buf == nil {
+		in.buf = make([]byte, 0, firstRead)
+	}
+	in.buf = slices.Grow(in.buf, 1)
+	var n int
+	n, in.err = in.conn.Read(in.buf[len(in.buf):min(cap(in.buf), in.limit)])
+	in.buf = in.buf[:len(in.buf)+n]
+}
+
+// header expects the stream to start with a header.
+func (in *input) header() error {
+	u, err := in.next()
+	switch {
+	case len(in.buf) > 1 && (in.buf[0] == recordAlert || in.buf[0] == recordHandshake) && in.buf[1] == 3:
+		return badStream(errTLS)
+	case err == errFull:
+		return badStream(err)
+	case err != nil:
+		return err
+	case u.Kind != framing.Header:
+		return badStream(errNoHeader)
+	}
+	return nil
+}
+
+// The first byte of TLS records (RFC 8446, section 5.1).
+const (
+	recordAlert     = 21
+	recordHandshake = 22
+)
+
+// enough reports whether err says no more than that the element behind the
+// header is not complete.
+func enough(err error) bool { return err == errFull || errors.Is(err, os.ErrDeadlineExceeded) }
+
+func badStream(err error) error { return &failure{result: ResultBadStream, err: err} }
+
+// normalHost returns what a <see-other-host/> says in the form host:port, with
+// an IPv6 address in brackets; ok is false if it is neither a name nor an
+// address (RFC 6120, section 4.9.3.19).
+func normalHost(s string) (hostport string, ok bool) {
+	host, port := s, "5222"
+	if a, err := netip.ParseAddr(s); err != nil || !a.Is6() { // or it has colons of its own
+		if strings.LastIndexByte(s, ':') > strings.LastIndexByte(s, ']') {
+			if host, port, err = net.SplitHostPort(s); err != nil {
+				return "", false
+			}
+		} else if inner, ok := strings.CutPrefix(s, "["); ok {
+			if host, ok = strings.CutSuffix(inner, "]"); !ok {
+				return "", false
+			}
+		}
+		if strings.HasPrefix(s, "[") && !strings.Contains(host, ":") {
+			return "", false
+		}
+	}
+	if strings.Contains(host, "%") || checkHost(host) != nil || checkPort(port) != nil {
+		return "", false
+	}
+	return net.JoinHostPort(strings.ToLower(host), port), true
+}

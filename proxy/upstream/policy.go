@@ -1,0 +1,109 @@
+package upstream
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"slices"
+)
+
+// Policies: how the servers of a domain are put in the order in which a session
+// tries them.
+const (
+	// PolicyFirst keeps the configured order: a main server and its stand-ins.
+	PolicyFirst = "first"
+	// PolicyRoundRobin starts with the next server each time.
+	PolicyRoundRobin = "round-robin"
+	// PolicyLeastSessions starts with the server that has the fewest
+	// sessions of this gateway; among equals in turn.
+	PolicyLeastSessions = "least-sessions"
+	// PolicyHash sends a user to the same server each time, whichever
+	// replica of the gateway is asked and in whatever order the servers are
+	// configured there: a stream that is resumed (XEP-0198) is found where
+	// it was left. When a server is lost only its users move.
+	PolicyHash = "hash"
+)
+
+// A policy sorts candidates for one session. turn counts the sessions.
+type policy func(all []candidate, turn uint32, q *Request)
+
+var policies = map[string]policy{
+	PolicyFirst:         func([]candidate, uint32, *Request) {},
+	PolicyRoundRobin:    rotate,
+	PolicyLeastSessions: leastSessions,
+	PolicyHash:          highestScore,
+}
+
+// Policies returns the names of all policies.
+func Policies() []string { return slices.Sorted(maps.Keys(policies)) }
+
+// order returns the servers in the order in which q is to try them: those which
+// are up; those which are down, for when all are, trying is better than
+// refusing; the one to avoid.
+func (r *Router) order(group []candidate, q *Request) []candidate {
+	const up, down, avoid = 0, 1, 2
+	var classes [3][]candidate
+	for _, c := range group {
+		class := up
+		switch {
+		case c.name == q.Avoid:
+			class = avoid
+		case !c.up():
+			class = down
+		}
+		classes[class] = append(classes[class], c)
+	}
+	turn := r.turn.Add(1) - 1
+	for _, class := range classes {
+		r.policy(class, turn, q)
+	}
+	return slices.Concat(classes[:]...)
+}
+
+func rotate(all []candidate, turn uint32, _ *Request) {
+	if len(all) > 0 {
+		n := int(turn % uint32(len(all)))
+		copy(all, slices.Concat(all[n:], all[:n]))
+	}
+}
+
+func leastSessions(all []candidate, turn uint32, q *Request) {
+	rotate(all, turn, q)
+	sortBy(all, func(c candidate) int64 { return c.sessions.Load() })
+}
+
+// highestScore is rendezvous hashing: each server has a score for the user that
+// depends on nothing else.
+func highestScore(all []candidate, _ uint32, q *Request) {
+	key := q.JID
+	if key == "" && q.Client.IsValid() {
+		key = q.Client.Addr().Unmap().String()
+	}
+	key = cmp.Or(key, q.ID)
+	sortBy(all, func(c candidate) uint64 { return ^score(c.name, key) })
+}
+
+// score is the first 8 bytes, in network order, of the SHA-256 hash of the
+// server's name, a zero byte and the key. Replicas of different releases have
+// to agree on it.
+func score(server, key string) uint64 {
+	sum := sha256.Sum256([]byte(server + "\x00" + key))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// sortBy sorts by a key that is asked for once each: it may change meanwhile.
+func sortBy[K cmp.Ordered](all []candidate, key func(candidate) K) {
+	type keyed struct {
+		key K
+		candidate
+	}
+	sorted := make([]keyed, len(all))
+	for i, c := range all {
+		sorted[i] = keyed{key(c), c}
+	}
+	slices.SortStableFunc(sorted, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
+	for i, k := range sorted {
+		all[i] = k.candidate
+	}
+}

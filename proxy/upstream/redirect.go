@@ -1,0 +1,54 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+)
+
+// maxRedirects is how many a session follows.
+const maxRedirects = 3
+
+// follow opens a stream at an endpoint and goes where the server sends it (RFC
+// 6120, section 4.9.3.19): the place is a TCP endpoint, of no use to a client
+// that speaks WebSocket. seen are the addresses that led there.
+//
+// Security, options and the identity that the certificate must prove are the
+// same at the other place. So is what DNS may lead srv: to. A stream in plain
+// text is followed to the configured host and into private networks only. What
+// is not followed is a failure of the server, and holds its stream error.
+func (s *search) follow(ctx context.Context, q *Request, e endpoint, seen []string) (*Stream, *Error) {
+	stream, err := s.open(ctx, &e, q)
+	if err == nil {
+		return stream, nil
+	}
+	failure := asError(e.server, PhaseTCP, err)
+	seen = append(seen, e.address)
+	var to *redirect
+	if !errors.As(err, &to) || e.network != "tcp" || s.redirects == maxRedirects || slices.Contains(seen, to.to) {
+		return nil, failure
+	}
+	s.redirects++
+	s.observer.Redirected(e.server)
+	next := e
+	next.address = to.to
+	if e.security == plain {
+		next.allowed = local
+		if host(next.address) == host(seen[0]) {
+			next.allowed = nil
+		}
+	}
+	stream, further := s.follow(ctx, q, next, seen)
+	if further != nil && further.Result == ResultForbidden && further.stream == nil {
+		further.stream = failure.stream // the client may read it
+	} else {
+		failures{failure}.discard()
+	}
+	return stream, further
+}
+
+func host(address string) string {
+	h, _, _ := net.SplitHostPort(address)
+	return h
+}

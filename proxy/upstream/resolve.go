@@ -1,0 +1,357 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxTargets is how many of a domain's SRV records are used.
+	maxTargets = 16
+	// resolveTimeout bounds one lookup of SRV records.
+	resolveTimeout = 5 * time.Second
+	// Answers are kept for a moment: when ten thousand clients come back at
+	// once, DNS is asked once. net.Resolver does not tell their own TTL.
+	answerTTL  = 30 * time.Second
+	failureTTL = 5 * time.Second
+	// defaultPort is where a domain without SRV records is reached (RFC
+	// 6120, section 3.2.2).
+	defaultPort = 5222
+)
+
+// NewResolver returns a resolver that asks the DNS server at address, which is
+// host:port, instead of those of the system. Without a port it is 53.
+func NewResolver(address string) *net.Resolver {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		address = net.JoinHostPort(address, "53")
+	}
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, address)
+		},
+	}
+}
+
+// anyDomain tells whether the server is whatever DNS says about the session's
+// domain.
+func (s *Server) anyDomain() bool { return s.scheme.name == "srv" && s.host == "" }
+
+// nodeFor returns the name of the server's node in the group of a domain, and
+// the domain that DNS is asked about, if it is.
+func (s *Server) nodeFor(domain string) (name, about string) {
+	switch {
+	case s.anyDomain():
+		return s.Name + domain, domain
+	case s.scheme.name == "srv":
+		return s.Name, s.host
+	}
+	return s.Name, ""
+}
+
+// inDNS tells whether a domain can have SRV records: addresses have none.
+func inDNS(domain string) bool {
+	_, err := netip.ParseAddr(strings.Trim(domain, "[]"))
+	return domain != "" && err != nil
+}
+
+// A service finds the servers of one domain (RFC 6120, section 3.2.1, and
+// XEP-0368).
+type service struct {
+	domain   string
+	resolver *net.Resolver
+
+	mu   sync.Mutex
+	last *lookup
+}
+
+// A lookup is what DNS said, or is being asked.
+type lookup struct {
+	done    chan struct{} // closed when the rest is known
+	records []record
+	err     error
+	expires time.Time
+}
+
+// A record is an SRV record.
+type record struct {
+	net.SRV
+	security security
+}
+
+// Reasons to have no endpoint.
+var (
+	errNoService = errors.New("DNS says that the domain offers no XMPP service (SRV target .)")
+	errNoUsable  = errors.New("no usable SRV record")
+)
+
+// endpoints returns where DNS says that the domain is served, in an order of
+// its own for each session (RFC 2782).
+func (s *service) endpoints(ctx context.Context, c candidate, o Observer) ([]endpoint, error) {
+	start := time.Now()
+	records, err := s.records(ctx)
+	failure := resolveError(c.name, err)
+	o.Opened(c.name, PhaseResolve, failure.result(), time.Since(start))
+	if failure != nil {
+		return nil, failure
+	}
+	records = inOrder(slices.Clone(records), rand.IntN)
+	all := make([]endpoint, min(len(records), maxTargets))
+	for i := range all {
+		r := records[i]
+		e := c.server.at("tcp", net.JoinHostPort(r.Target, strconv.Itoa(int(r.Port))), r.security, o)
+		e.identity = s.domain
+		if !c.server.options.private {
+			e.allowed = public
+		}
+		all[i] = e
+	}
+	return all, nil
+}
+
+// records returns the records of the domain, from the last answer while that is
+// fresh. Sessions that come while DNS is being asked wait for the same answer.
+func (s *service) records(ctx context.Context) ([]record, error) {
+	s.mu.Lock()
+	a := s.last
+	if a == nil || a.stale() {
+		a = &lookup{done: make(chan struct{})}
+		s.last = a
+		go s.ask(a) // not bound to the session that happened to come first
+	}
+	s.mu.Unlock()
+	select {
+	case <-a.done:
+		return a.records, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (a *lookup) stale() bool {
+	select {
+	case <-a.done:
+		return time.Now().After(a.expires)
+	default:
+		return false
+	}
+}
+
+// ask looks up both services at once and merges what comes.
+func (s *service) ask(a *lookup) {
+	defer close(a.done)
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
+	defer cancel()
+	var xmpps, xmpp found
+	var both sync.WaitGroup
+	both.Go(func() { xmpps = s.lookup(ctx, "xmpps-client", directTLS) })
+	both.Go(func() { xmpp = s.lookup(ctx, "xmpp-client", startTLS) })
+	both.Wait()
+	a.records, a.err = s.merge(xmpps, xmpp)
+	ttl := answerTTL
+	if cmp.Or(a.err, xmpps.err, xmpp.err) != nil {
+		ttl = failureTTL
+	}
+	a.expires = time.Now().Add(ttl)
+}
+
+// A found is what DNS says about one service: records, that there is none, that
+// it is not offered, or nothing.
+type found struct {
+	records []record
+	refused bool  // the target is "."
+	err     error // DNS did not answer
+}
+
+// lookup asks about one service. The names are rooted: the search list of the
+// system does not apply.
+func (s *service) lookup(ctx context.Context, name string, sec security) (f found) {
+	resolver := s.resolver
+	if resolver == nil {
+		resolver = net.DefaultResolver
+	}
+	_, srvs, err := resolver.LookupSRV(ctx, name, "tcp", s.domain+".")
+	for _, srv := range srvs {
+		if srv.Target == "." {
+			f.refused = true
+		} else if srv.Port != 0 {
+			f.records = append(f.records, record{*srv, sec})
+		}
+	}
+	var missing *net.DNSError
+	switch {
+	case errors.As(err, &missing) && missing.IsNotFound:
+	case err != nil && len(f.records) == 0: // else only some names were invalid
+		f.err = err
+	case len(srvs) > 0 && len(f.records) == 0 && !f.refused:
+		f.err = errNoUsable
+	}
+	return f
+}
+
+// merge says where a domain is served:
+//
+//	xmpps-client  xmpp-client
+//	records       anything      the records of both
+//	anything      records       the same
+//	no answer     no records    an error: what was not heard is not known to be absent
+//	no records    no answer     the same
+//	none or "."   "."           nowhere
+//	none or "."   none          the domain itself, port 5222, STARTTLS
+//
+// The last is the fallback of xmpp-client (RFC 6120, section 3.2.2), so it is
+// the "." of xmpp-client that forbids it; the "." of xmpps-client says only
+// that there is no direct TLS.
+func (s *service) merge(xmpps, xmpp found) ([]record, error) {
+	if all := slices.Concat(xmpps.records, xmpp.records); len(all) > 0 {
+		return all, nil
+	}
+	if err := cmp.Or(xmpp.err, xmpps.err); err != nil {
+		return nil, err
+	}
+	if xmpp.refused {
+		return nil, errNoService
+	}
+	return []record{{net.SRV{Target: s.domain + ".", Port: defaultPort}, startTLS}}, nil
+}
+
+// inOrder sorts records by priority and, among those of the same priority, at
+// random by weight, as RFC 2782 has it ("Usage rules" of "Weight"). intn is
+// rand.IntN.
+func inOrder(all []record, intn func(int) int) []record {
+	for i := range all { // none of equals comes first by its place in the answer
+		j := i + intn(len(all)-i)
+		all[i], all[j] = all[j], all[i]
+	}
+	// Those of weight 0 come first, that they have a very small chance.
+	slices.SortStableFunc(all, func(a, b record) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), min(int(a.Weight), 1)-min(int(b.Weight), 1))
+	})
+	for left := all; len(left) > 0; left = left[1:] {
+		n, sum := 0, 0
+		for n < len(left) && left[n].Priority == left[0].Priority {
+			sum += int(left[n].Weight)
+			n++
+		}
+		pick, passed := intn(sum+1), int(left[0].Weight)
+		i := 0
+		for passed < pick {
+			i++
+			passed += int(left[i].Weight)
+		}
+		chosen := left[i]
+		copy(left[1:], left[:i])
+		left[0] = chosen
+	}
+	return all
+}
+
+// resolveError returns err as an *Error, or nil.
+func resolveError(server string, err error) *Error {
+	if err == nil {
+		return nil
+	}
+	result := ResultError
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, context.Canceled):
+		result = ResultAbandoned
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &dns) && dns.IsTimeout:
+		result = ResultTimeout
+	case errors.Is(err, errNoService), errors.Is(err, errNoUsable):
+		result = ResultNoServer
+	}
+	return &Error{Server: server, Phase: PhaseResolve, Result: result, Err: err}
+}
+
+func (e *Error) result() string {
+	if e == nil {
+		return ResultOK
+	}
+	return e.Result
+}
+
+// special are the addresses that are no place on the Internet, by the IANA
+// registries for special purposes (RFC 6890) and those for multicast: whoever
+// controls a domain's DNS could otherwise reach what only the gateway can.
+var special = prefixes(
+	"0.0.0.0/8",       // this network; 0.0.0.0 is this machine
+	"10.0.0.0/8",      // private
+	"100.64.0.0/10",   // carrier-grade NAT
+	"127.0.0.0/8",     // loopback
+	"169.254.0.0/16",  // link-local; cloud metadata
+	"172.16.0.0/12",   // private
+	"192.0.0.0/24",    // protocol assignments
+	"192.0.2.0/24",    // documentation
+	"192.88.99.0/24",  // 6to4 relays
+	"192.168.0.0/16",  // private
+	"198.18.0.0/15",   // benchmarks
+	"198.51.100.0/24", // documentation
+	"203.0.113.0/24",  // documentation
+	"224.0.0.0/4",     // multicast
+	"240.0.0.0/4",     // reserved; broadcast
+	"::/96",           // unspecified, loopback, IPv4-compatible
+	"64:ff9b:1::/48",  // NAT64 of the local network
+	"100::/64",        // discard
+	"2001::/32",       // Teredo
+	"2001:db8::/32",   // documentation
+	"3fff::/20",       // documentation
+	"fc00::/7",        // unique local
+	"fe80::/10",       // link-local
+	"fec0::/10",       // site-local
+	"ff00::/8",        // multicast
+)
+
+// embedding are the IPv6 prefixes with an IPv4 address behind them, to which a
+// packet finally goes, and the byte where that starts. (Those of IPv4-mapped
+// addresses are the same to netip.Addr.Unmap.)
+var embedding = []struct {
+	prefix netip.Prefix
+	at     int
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12}, // NAT64 (RFC 6052)
+	{netip.MustParsePrefix("2002::/16"), 2},     // 6to4 (RFC 3056)
+}
+
+func prefixes(all ...string) []netip.Prefix {
+	p := make([]netip.Prefix, len(all))
+	for i, s := range all {
+		p[i] = netip.MustParsePrefix(s)
+	}
+	return p
+}
+
+// public returns an error for an address that is not on the public Internet.
+func public(a netip.Addr) error {
+	real := a.WithZone("").Unmap()
+	for _, e := range embedding {
+		if e.prefix.Contains(real) {
+			b := real.As16()
+			real = netip.AddrFrom4([4]byte(b[e.at:]))
+		}
+	}
+	if !real.IsValid() || slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(real) }) {
+		return fmt.Errorf("%v is not a public address; private=true would allow it", a)
+	}
+	return nil
+}
+
+// local returns an error for an address that is neither this machine nor in a
+// private network.
+func local(a netip.Addr) error {
+	if a = a.Unmap(); !a.IsLoopback() && !a.IsPrivate() {
+		return fmt.Errorf("%v is not a private address; a stream in plain text does not go there", a)
+	}
+	return nil
+}

@@ -1,0 +1,394 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"xmppgate/framing"
+)
+
+// minAttempt is the least time that one server gets to answer. A session that
+// has less left does not start another attempt.
+const minAttempt = time.Second
+
+// noServer stands for the server in an Error when there was none to ask.
+const noServer = "none"
+
+// A Config says which servers a Router has and how it chooses among them.
+type Config struct {
+	// Default are the servers of the domains without a route.
+	Default []*Server
+	// Routes are the servers of a domain: A-labels in lower case.
+	Routes map[string][]*Server
+	// Policy is the name of a policy, see Policies. Empty means PolicyHash.
+	Policy string
+	// Resolver asks DNS. Nil means the system's.
+	Resolver *net.Resolver
+	// AllowList are the domains, as in Routes, that srv: may ask DNS about
+	// besides those with a route. No client can make the gateway ask about
+	// another one.
+	AllowList []string
+	// Observer is told what happens. Nil means nobody is.
+	Observer Observer
+}
+
+// A Router opens the stream of each session at one of its servers. Its methods
+// may be called by several goroutines at once.
+type Router struct {
+	observer Observer
+	resolver *net.Resolver
+	policy   policy
+	routes   map[string][]candidate // by domain
+	fallback []candidate            // of any other domain
+	all      []candidate            // one for each node
+	turn     atomic.Uint32          // sessions so far
+	changed  chan struct{}          // wakes Run
+
+	open func(context.Context, *endpoint, *Request) (*Stream, error) // (*endpoint).open but in tests
+}
+
+// NewRouter returns a Router. All its servers count as up until Run or a
+// session finds otherwise.
+func NewRouter(c Config) (r *Router, err error) {
+	r = &Router{
+		observer: c.Observer,
+		resolver: c.Resolver,
+		policy:   policies[cmp.Or(c.Policy, PolicyHash)],
+		routes:   map[string][]candidate{},
+		changed:  make(chan struct{}, 1),
+		open: func(ctx context.Context, e *endpoint, q *Request) (*Stream, error) {
+			return e.open(ctx, q)
+		},
+	}
+	if r.observer == nil {
+		r.observer = deaf{}
+	}
+	if r.policy == nil {
+		return nil, fmt.Errorf("unknown policy %q; there are %s", c.Policy, strings.Join(Policies(), ", "))
+	}
+	for _, s := range c.Default {
+		if s.anyDomain() && len(c.AllowList) == 0 {
+			return nil, fmt.Errorf("server %s: needs a list of the domains that DNS may be asked about", s.Name)
+		}
+	}
+	nodes := map[string]*node{}
+	for _, domain := range slices.Concat(c.AllowList, slices.Sorted(maps.Keys(c.Routes))) {
+		servers, routed := c.Routes[domain]
+		if routed && len(servers) == 0 {
+			return nil, fmt.Errorf("the route of %s has no server", domain)
+		}
+		if !routed {
+			servers = c.Default
+		}
+		if r.routes[domain], err = r.newGroup(c, nodes, domain, servers); err != nil {
+			return nil, err
+		}
+	}
+	if r.fallback, err = r.newGroup(c, nodes, "", c.Default); err != nil {
+		return nil, err
+	}
+	if len(r.all) == 0 {
+		return nil, errors.New("there is no server")
+	}
+	for _, n := range r.all {
+		r.observer.Health(n.name, true)
+	}
+	return r, nil
+}
+
+// newGroup returns the servers that sessions of one domain are sent to. An
+// empty domain stands for those that the operator did not name: srv: does not
+// apply to them, for that would have a client choose whom DNS is asked about.
+func (r *Router) newGroup(c Config, nodes map[string]*node, domain string, servers []*Server) (group []candidate, err error) {
+	for _, s := range servers {
+		if s.anyDomain() && !inDNS(domain) {
+			continue
+		}
+		name, about := s.nodeFor(domain)
+		n := nodes[name]
+		if n == nil {
+			n = &node{name: name, domain: domain}
+			if about != "" {
+				n.service = &service{domain: about, resolver: c.Resolver}
+			}
+			nodes[name] = n
+			r.all = append(r.all, candidate{n, s})
+		}
+		if slices.ContainsFunc(group, func(c candidate) bool { return c.node == n }) {
+			return nil, fmt.Errorf("server %s is listed twice", name)
+		}
+		group = append(group, candidate{n, s})
+	}
+	return group, nil
+}
+
+// A candidate is a server that a session may be sent to. Servers of the same
+// name, which differ in their options at most, share one node.
+type candidate struct {
+	*node
+	server *Server
+}
+
+// endpoints returns the places where the server listens, in the order in which
+// they are to be tried.
+func (c candidate) endpoints(ctx context.Context, o Observer) ([]endpoint, error) {
+	if c.service != nil {
+		return c.service.endpoints(ctx, c, o)
+	}
+	return []endpoint{c.server.endpoint(o)}, nil
+}
+
+// Connect opens a stream for one session at the first server that answers, in
+// the order of the policy, within TotalTimeout. Done is to be called on the
+// Stream when the session is over.
+//
+// Of the time that is left, each of k servers left to try gets the k-th part,
+// yet at least a second: one which swallows packets leaves time for the others.
+// When no server answers, the error tells what happened at each, and errors.As
+// finds the *Error of the first. But where a server has said in a stream error
+// that it cannot serve now, the Stream with that error is returned instead: the
+// client deserves to read it. When ctx is cancelled there is one *Error with
+// ResultAbandoned.
+func (r *Router) Connect(ctx context.Context, q *Request) (*Stream, error) {
+	group, ok := r.routes[q.Domain]
+	if !ok {
+		group = r.fallback
+	}
+	if len(group) == 0 {
+		return nil, &Error{Server: noServer, Phase: PhaseResolve, Result: ResultNoServer, Err: errors.New("no server for this domain")}
+	}
+	s := &search{Router: r, request: func(candidate) *Request { return q }}
+	stream := s.servers(ctx, r.order(group, q))
+	switch {
+	case stream != nil:
+		s.failed.discard()
+		return stream, nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		s.failed.discard()
+		return nil, s.failed.abandoned(ctx)
+	}
+	if stream = s.failed.complaint(); stream != nil {
+		return stream, nil
+	}
+	return nil, s.failed.asError()
+}
+
+// Check opens a stream at any server, as a session would, and closes it. An
+// error tells what happened at each of them.
+func (r *Router) Check(ctx context.Context) error {
+	s := &search{Router: r, request: candidate.probe, probe: true}
+	stream := s.servers(ctx, r.all)
+	s.failed.discard()
+	if stream == nil {
+		return s.failed.asError()
+	}
+	stream.hangUp()
+	return nil
+}
+
+// A ServerStatus says how one server does.
+type ServerStatus struct {
+	// Name is Server.Name; for srv: with the domain behind it.
+	Name string
+	// Up tells whether sessions are sent there as long as others are up.
+	Up bool
+	// Sessions is the number of sessions at the server, those included that
+	// are being opened.
+	Sessions int
+	// Err is why the last attempt failed; nil when it did not.
+	Err *Error
+}
+
+// Status returns the state of each server, always in the same order.
+func (r *Router) Status() []ServerStatus {
+	all := make([]ServerStatus, 0, len(r.all))
+	for _, n := range r.all {
+		up, err := n.status()
+		all = append(all, ServerStatus{n.name, up, int(n.sessions.Load()), err})
+	}
+	return all
+}
+
+// Ready tells whether any server is up. One that is down does not make the
+// gateway unready, nor does a whole route: the sessions of all other domains
+// would suffer for it.
+func (r *Router) Ready() bool {
+	return slices.ContainsFunc(r.all, func(c candidate) bool { return c.up() })
+}
+
+// A search is the attempt to open one stream.
+type search struct {
+	*Router
+	request   func(candidate) *Request
+	probe     bool // a health check, not a session
+	redirects int  // how many were followed
+	failed    failures
+}
+
+// servers tries servers until one answers.
+func (s *search) servers(ctx context.Context, all []candidate) *Stream {
+	ctx, cancel := context.WithTimeout(ctx, TotalTimeout)
+	defer cancel()
+	var last *node
+	return inTurn(ctx, all, func(ctx context.Context, c candidate) *Stream {
+		if last != nil && !s.probe {
+			s.observer.FailedOver(last.name)
+		}
+		last = c.node
+		return s.server(ctx, c)
+	})
+}
+
+// server tries one server and notes what that says of its health.
+func (s *search) server(ctx context.Context, c candidate) *Stream {
+	if !s.probe {
+		c.sessions.Add(1)
+	}
+	q, start := s.request(c), time.Now()
+	stream := s.endpoints(ctx, c, q)
+	var failure *Error
+	if stream == nil {
+		failure = s.failed[len(s.failed)-1]
+	}
+	switch {
+	case stream == nil && errors.Is(ctx.Err(), context.Canceled): // says nothing
+	case stream == nil && s.blamed(failure, q.Domain, time.Since(start)):
+		s.report(c.node, failure)
+	case stream != nil || s.probe: // any answer will do for a health check
+		s.report(c.node, nil)
+	}
+	switch {
+	case s.probe:
+	case stream == nil:
+		c.sessions.Add(-1)
+	default:
+		stream.done = func() { c.sessions.Add(-1) }
+	}
+	return stream
+}
+
+// endpoints tries the endpoints of one server until one answers. It returns
+// either a Stream or has added to s.failed.
+func (s *search) endpoints(ctx context.Context, c candidate, q *Request) *Stream {
+	endpoints, err := c.endpoints(ctx, s.observer)
+	if err != nil {
+		s.failed = append(s.failed, asError(c.name, PhaseResolve, err))
+		return nil
+	}
+	return inTurn(ctx, endpoints, func(ctx context.Context, e endpoint) *Stream {
+		e.server, e.resolver = c.name, s.resolver
+		stream, failure := s.follow(ctx, q, e, nil)
+		if failure != nil {
+			s.failed = append(s.failed, failure)
+		}
+		return stream
+	})
+}
+
+// inTurn calls try with one candidate after another until one has a Stream.
+// Each gets its share of the time until ctx ends.
+func inTurn[T any](ctx context.Context, candidates []T, try func(context.Context, T) *Stream) *Stream {
+	end, _ := ctx.Deadline()
+	for i, c := range candidates {
+		left := time.Until(end)
+		if i > 0 && (ctx.Err() != nil || left < minAttempt) {
+			break
+		}
+		share, cancel := context.WithTimeout(ctx, max(left/time.Duration(len(candidates)-i), minAttempt))
+		stream := try(share, c)
+		cancel()
+		if stream != nil {
+			return stream
+		}
+	}
+	return nil
+}
+
+// failures are what happened at the endpoints that were tried, in order.
+type failures []*Error
+
+func (f failures) Error() string {
+	all := make([]string, len(f))
+	for i, err := range f {
+		all[i] = err.Error()
+	}
+	return strings.Join(all, "; ")
+}
+
+func (f failures) Unwrap() []error {
+	all := make([]error, len(f))
+	for i, err := range f {
+		all[i] = err
+	}
+	return all
+}
+
+// asError returns f as one error.
+func (f failures) asError() error {
+	if len(f) == 1 {
+		return f[0]
+	}
+	return f
+}
+
+// abandoned returns the error of a session whose client went away. The phase is
+// the one it was in.
+func (f failures) abandoned(ctx context.Context) *Error {
+	last := f[len(f)-1]
+	return &Error{Server: last.Server, Phase: last.Phase, Result: ResultAbandoned, Err: context.Cause(ctx)}
+}
+
+// complaint returns the first Stream in which a server says that it cannot
+// serve, or nil. The others end.
+func (f failures) complaint() *Stream {
+	for i, err := range f {
+		if stream := err.stream; stream != nil {
+			f[i+1:].discard()
+			return stream
+		}
+	}
+	return nil
+}
+
+// discard ends the streams that came with the failures.
+func (f failures) discard() {
+	for _, err := range f {
+		if err.stream != nil {
+			err.stream.Conn.Close()
+		}
+	}
+}
+
+// asError returns err as an *Error about the server.
+func asError(server, phase string, err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Server: server, Phase: phase, Result: ResultError, Err: err}
+}
+
+// hangUp ends a stream that was opened only to see whether it can be.
+func (s *Stream) hangUp() {
+	s.Conn.SetDeadline(time.Now().Add(minAttempt))
+	io.WriteString(s.Conn, framing.EndTag)
+	s.Conn.Close()
+}
+
+// deaf is the Observer when there is none.
+type deaf struct{}
+
+func (deaf) Opened(server, phase, result string, took time.Duration) {}
+func (deaf) FailedOver(from string)                                  {}
+func (deaf) Redirected(server string)                                {}
+func (deaf) Health(server string, up bool)                           {}
+func (deaf) CertificateExpires(server string, at time.Time)          {}

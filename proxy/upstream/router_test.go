@@ -1,0 +1,496 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// A fakeConn is a connection to nowhere.
+type fakeConn struct {
+	net.Conn
+	mu      sync.Mutex
+	written bytes.Buffer
+	closed  int
+}
+
+func (c *fakeConn) SetDeadline(time.Time) error { return nil }
+
+func (c *fakeConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.written.Write(b)
+}
+
+func (c *fakeConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed++
+	return nil
+}
+
+func (c *fakeConn) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed > 0
+}
+
+// A diary is an Observer that writes one line for each event.
+type diary struct {
+	mu     sync.Mutex
+	events []string
+}
+
+func (r *diary) add(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, fmt.Sprintf(format, args...))
+}
+
+// take returns the events so far and forgets them.
+func (r *diary) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	events := r.events
+	r.events = nil
+	return events
+}
+
+func (r *diary) Opened(server, phase, result string, _ time.Duration) {
+	r.add("opened %s %s %s", server, phase, result)
+}
+func (r *diary) FailedOver(from string)                        { r.add("failed over from %s", from) }
+func (r *diary) Redirected(server string)                      { r.add("redirected by %s", server) }
+func (r *diary) Health(server string, up bool)                 { r.add("health %s %v", server, up) }
+func (r *diary) CertificateExpires(server string, _ time.Time) { r.add("certificate %s", server) }
+
+// A world is what the endpoints of a test do: the answer of each, by address.
+// An address without one answers with a stream.
+type world struct {
+	mu      sync.Mutex
+	answers map[string]answerFunc
+	tried   []string
+	conns   []*fakeConn
+	last    endpoint
+	request *Request
+}
+
+type answerFunc func(ctx context.Context, e *endpoint) (*Stream, error)
+
+func (w *world) set(address string, f answerFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.answers == nil {
+		w.answers = map[string]answerFunc{}
+	}
+	w.answers[address] = f
+}
+
+// take returns the addresses that were tried and forgets them.
+func (w *world) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	tried := w.tried
+	w.tried = nil
+	return tried
+}
+
+func (w *world) open(ctx context.Context, e *endpoint, q *Request) (*Stream, error) {
+	w.mu.Lock()
+	w.tried = append(w.tried, e.address)
+	w.last, w.request = *e, q
+	f := w.answers[e.address]
+	w.mu.Unlock()
+	if f != nil {
+		return f(ctx, e)
+	}
+	return w.stream(e), nil
+}
+
+func (w *world) stream(e *endpoint) *Stream {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := &fakeConn{}
+	w.conns = append(w.conns, c)
+	return &Stream{Conn: c, Server: e.server}
+}
+
+// fails makes an endpoint fail at once.
+func fails(phase, result string) answerFunc {
+	return func(ctx context.Context, e *endpoint) (*Stream, error) {
+		return nil, &Error{Server: e.server, Phase: phase, Result: result, Err: errors.New(result + " by the test")}
+	}
+}
+
+// silent is an endpoint that swallows packets.
+func silent(ctx context.Context, e *endpoint) (*Stream, error) {
+	<-ctx.Done()
+	result := ResultTimeout
+	if errors.Is(ctx.Err(), context.Canceled) {
+		result = ResultAbandoned
+	}
+	return nil, &Error{Server: e.server, Phase: PhaseTCP, Result: result, Err: ctx.Err()}
+}
+
+// complains is an endpoint that answers with a stream error: it cannot serve
+// now.
+func (w *world) complains(_ context.Context, e *endpoint) (*Stream, error) {
+	s := w.stream(e)
+	s.Early = []byte("<complaint/>")
+	return nil, &Error{Server: e.server, Phase: PhaseHeader, Result: ResultStreamError, Err: errors.New("stream error system-shutdown"), stream: s}
+}
+
+func parse(t testing.TB, urls ...string) []*Server {
+	t.Helper()
+	var all []*Server
+	for _, u := range urls {
+		s, err := ParseServer(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func newTestRouter(t testing.TB, c Config, w *world) *Router {
+	t.Helper()
+	r, err := NewRouter(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w != nil {
+		r.open = w.open
+	}
+	return r
+}
+
+// run starts r.Run. The function it returns ends it.
+func run(r *Router) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { r.Run(ctx); close(done) }()
+	return func() { cancel(); <-done }
+}
+
+func TestNewRouterRefuses(t *testing.T) {
+	tcp, srv := parse(t, "tcp://a"), parse(t, "srv:")
+	for _, test := range []struct {
+		name   string
+		config Config
+		want   string
+	}{
+		{"nothing", Config{}, "there is no server"},
+		{"policy", Config{Default: tcp, Policy: "x"}, `unknown policy "x"; there are first, hash, least-sessions, round-robin`},
+		{"empty route", Config{Routes: map[string][]*Server{"d.example": nil}}, "the route of d.example has no server"},
+		{"twice", Config{Default: parse(t, "tcp://a", "tcp://b", "tcp://a?proxy=v1")}, "server tcp://a is listed twice"},
+		{"only addresses for srv:", Config{Default: srv, AllowList: []string{"192.0.2.1"}}, "there is no server"},
+		{"srv: for anybody", Config{Default: srv, Routes: map[string][]*Server{"d.example": tcp}}, "server srv:: needs a list of the domains that DNS may be asked about"},
+	} {
+		if _, err := NewRouter(test.config); err == nil || err.Error() != test.want {
+			t.Errorf("%s: got %v, want %s", test.name, err, test.want)
+		}
+	}
+}
+
+// Cases: 34. RFC 6120, section 4.9.3.6. Nobody is asked about a domain that the operator did not name.
+func TestRoutes(t *testing.T) {
+	resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		t.Error("DNS was asked")
+		return nil, errors.New("no DNS in this test")
+	}}
+	w := &world{}
+	r := newTestRouter(t, Config{
+		Default:   parse(t, "srv:", "tcp://fallback"),
+		Routes:    map[string][]*Server{"a.example": parse(t, "tls://a"), "b.example": parse(t, "unix:/b")},
+		AllowList: []string{"192.0.2.1", "[2001:db8::1]"},
+		Policy:    PolicyFirst,
+		Resolver:  resolver,
+	}, w)
+	for domain, want := range map[string]string{
+		"a.example":     "a:5223",
+		"b.example":     "/b",
+		"c.example":     "fallback:5222",
+		"":              "fallback:5222",
+		"192.0.2.1":     "fallback:5222",
+		"[2001:db8::1]": "fallback:5222",
+	} {
+		s, err := r.Connect(t.Context(), &Request{Domain: domain})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Done()
+		if tried := w.take(); !slices.Equal(tried, []string{want}) {
+			t.Errorf("%q: went to %q, want %s", domain, tried, want)
+		}
+	}
+
+	r = newTestRouter(t, Config{Routes: map[string][]*Server{"a.example": parse(t, "srv:")}, Resolver: resolver}, w)
+	_, err := r.Connect(t.Context(), &Request{Domain: "secret.example"})
+	var e *Error
+	if !errors.As(err, &e) || e.Phase != PhaseResolve || e.Result != ResultNoServer || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFailover(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		servers int
+		script  func(w *world)
+		avoid   string
+		want    string        // the server or the error
+		tried   string        // hosts
+		took    time.Duration // exactly
+	}{
+		{name: "the first answers", servers: 3, want: "tcp://1", tried: "1"},
+		{name: "refused", servers: 3, want: "tcp://3", tried: "1 2 3", script: func(w *world) {
+			w.set("1:5222", fails(PhaseTCP, ResultRefused))
+			w.set("2:5222", fails(PhaseTLS, ResultCertExpired))
+		}},
+		{name: "a black hole gets its share", servers: 3, want: "tcp://2", tried: "1 2", took: 5 * time.Second,
+			script: func(w *world) { w.set("1:5222", silent) }},
+		{name: "the share of one that fails at once goes to the others", servers: 3, want: "tcp://3", tried: "1 2 3", took: 7500 * time.Millisecond,
+			script: func(w *world) {
+				w.set("1:5222", fails(PhaseTCP, ResultRefused))
+				w.set("2:5222", silent)
+			}},
+		{name: "only black holes", servers: 2, tried: "1 2", took: TotalTimeout,
+			want: "server tcp://1: tcp: context deadline exceeded; server tcp://2: tcp: context deadline exceeded",
+			script: func(w *world) {
+				w.set("1:5222", silent)
+				w.set("2:5222", silent)
+			}},
+		{name: "each has a second", servers: 30, tried: "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", took: TotalTimeout,
+			want: strings.TrimSuffix(strings.Repeat("server x: tcp: context deadline exceeded; ", 15), "; "),
+			script: func(w *world) {
+				for i := range 30 {
+					w.set(fmt.Sprintf("%d:5222", i+1), silent)
+				}
+			}},
+		{name: "one server has all the time", servers: 1, tried: "1", took: TotalTimeout,
+			want:   "server tcp://1: tcp: context deadline exceeded",
+			script: func(w *world) { w.set("1:5222", silent) }},
+		{name: "to avoid", servers: 3, avoid: "tcp://1", want: "tcp://2", tried: "2"},
+		{name: "better than nothing", servers: 2, avoid: "tcp://1", want: "tcp://1", tried: "2 1",
+			script: func(w *world) { w.set("2:5222", fails(PhaseTCP, ResultRefused)) }},
+		{name: "a complaint is no answer", servers: 2, want: "tcp://2", tried: "1 2",
+			script: func(w *world) { w.set("1:5222", w.complains) }},
+		{name: "a complaint is better than nothing", servers: 3, want: "tcp://2 <complaint/>", tried: "1 2 3",
+			script: func(w *world) {
+				w.set("1:5222", fails(PhaseTCP, ResultRefused))
+				w.set("2:5222", w.complains)
+				w.set("3:5222", w.complains)
+			}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, o := &world{}, &diary{}
+				var urls []string
+				for i := range test.servers {
+					urls = append(urls, fmt.Sprintf("tcp://%d", i+1))
+				}
+				r := newTestRouter(t, Config{Default: parse(t, urls...), Policy: PolicyFirst, Observer: o}, w)
+				o.take()
+				if test.script != nil {
+					test.script(w)
+				}
+				start := time.Now()
+				s, err := r.Connect(t.Context(), &Request{Avoid: test.avoid})
+				took := time.Since(start)
+
+				var got string
+				open := 0
+				if err != nil {
+					got = err.Error()
+					if test.servers == 30 {
+						for i := range 30 {
+							got = strings.ReplaceAll(got, fmt.Sprintf("server tcp://%d:", i+1), "server x:")
+						}
+					}
+					var first *Error
+					if !errors.As(err, &first) || first.Server != "tcp://1" {
+						t.Errorf("the first cause is %v", first)
+					}
+				} else {
+					got = strings.TrimSpace(s.Server + " " + string(s.Early))
+					open = 1
+				}
+				if got != test.want {
+					t.Errorf("got  %s\nwant %s", got, test.want)
+				}
+				var tried, from []string
+				for i, address := range w.take() {
+					name, _, _ := strings.Cut(address, ":")
+					if tried = append(tried, name); i > 0 {
+						from = append(from, "failed over from tcp://"+tried[i-1])
+					}
+				}
+				if got := strings.Join(tried, " "); got != test.tried {
+					t.Errorf("tried %s, want %s", got, test.tried)
+				}
+				if took != test.took {
+					t.Errorf("took %v, want %v", took, test.took)
+				}
+				if events := o.take(); !slices.Equal(events, from) {
+					t.Errorf("observed %q, want %q", events, from)
+				}
+				for _, c := range w.conns {
+					if !c.isClosed() {
+						open--
+					}
+				}
+				if open != 0 {
+					t.Errorf("%d connections too many or too few", -open)
+				}
+			})
+		})
+	}
+}
+
+func TestAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		w.set("1:5222", w.complains)
+		w.set("2:5222", silent)
+		r := newTestRouter(t, Config{Default: parse(t, "tcp://1", "tcp://2", "tcp://3"), Policy: PolicyFirst}, w)
+		for range ejectAfter {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(1500*time.Millisecond, cancel)
+			start := time.Now()
+			_, err := r.Connect(ctx, &Request{})
+			var e *Error
+			if !errors.As(err, &e) || e.Result != ResultAbandoned || e.Server != "tcp://2" || e.Phase != PhaseTCP {
+				t.Errorf("got %#v", err)
+			}
+			if took := time.Since(start); took != 1500*time.Millisecond {
+				t.Errorf("took %v", took)
+			}
+			if tried := w.take(); len(tried) != 2 {
+				t.Errorf("tried %q", tried)
+			}
+		}
+		for _, c := range w.conns {
+			if !c.isClosed() {
+				t.Error("the complaint is still open")
+			}
+		}
+		for _, s := range r.Status() {
+			if !s.Up || s.Sessions != 0 {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
+
+func TestSessionsAreCounted(t *testing.T) {
+	w := &world{}
+	r := newTestRouter(t, Config{Default: parse(t, "tcp://1", "tcp://2"), Policy: PolicyFirst}, w)
+	w.set("1:5222", fails(PhaseTCP, ResultRefused))
+	var streams []*Stream
+	for range 3 {
+		s, err := r.Connect(t.Context(), &Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, s)
+	}
+	status := r.Status()
+	if status[0].Sessions != 0 || status[1].Sessions != 3 {
+		t.Errorf("%+v", status)
+	}
+	if status[0].Err == nil || status[0].Err.Result != ResultRefused || status[1].Err != nil {
+		t.Errorf("%+v", status)
+	}
+	for _, s := range streams {
+		s.Done()
+	}
+	if n := r.Status()[1].Sessions; n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	w := &world{}
+	r := newTestRouter(t, Config{
+		Default:   parse(t, "tcp://1"),
+		Routes:    map[string][]*Server{"r.example": parse(t, "tcp://2")},
+		AllowList: []string{"a.example"},
+	}, w)
+	w.set("1:5222", fails(PhaseTCP, ResultRefused))
+	if err := r.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if q := w.request; q.Domain != "r.example" || string(q.Header.To) != `"r.example"` || q.Client.IsValid() {
+		t.Errorf("asked for %+v", q)
+	}
+	for _, c := range w.conns {
+		if !c.isClosed() || c.written.String() != "</stream:stream>" {
+			t.Errorf("wrote %q", c.written.String())
+		}
+	}
+	// A server that says it cannot serve is not one to be content with.
+	w.set("2:5222", w.complains)
+	err := r.Check(t.Context())
+	if want := "server tcp://1: tcp: refused by the test; server tcp://2: header: stream error system-shutdown"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if r.Ready() {
+		t.Error("ready without a server")
+	}
+}
+
+// Sessions come and go while servers and their health change.
+func TestConcurrently(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	for _, policy := range Policies() {
+		w := &world{}
+		r := newTestRouter(t, Config{Default: parse(t, "tcp://1", "tcp://2", "tcp://3"), Policy: policy, Observer: &diary{}}, w)
+		stop := run(r)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		var all sync.WaitGroup
+		all.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				address := fmt.Sprintf("%d:5222", i%2+1)
+				w.set(address, fails(PhaseTCP, ResultRefused))
+				r.Status()
+				r.Ready()
+				time.Sleep(time.Millisecond)
+				w.set(address, nil)
+			}
+		})
+		for i := range 8 {
+			all.Go(func() {
+				q := &Request{Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 1)}
+				for ctx.Err() == nil {
+					// The third server always answers.
+					s, err := r.Connect(context.Background(), q)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					s.Done()
+				}
+			})
+		}
+		all.Wait()
+		cancel()
+		stop()
+		for _, s := range r.Status() {
+			if s.Sessions != 0 {
+				t.Errorf("%s: %+v", policy, s)
+			}
+		}
+	}
+}

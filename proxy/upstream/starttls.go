@@ -1,0 +1,77 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+
+	"xmppgate/framing"
+)
+
+// startTLSElement asks for TLS (RFC 6120, section 5.4.2.1).
+const startTLSElement = `<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`
+
+var (
+	errNoSTARTTLS  = errors.New("the server does not offer STARTTLS; enable TLS there")
+	errRefused     = errors.New("the server refused STARTTLS; see its log")
+	errNoFeatures  = errors.New("the server sent no stream features")
+	errInjected    = errors.New("the server, or somebody on the way, sent more behind <proceed/>")
+	errClosedEarly = errors.New("the server ended the stream before TLS")
+)
+
+// startTLS negotiates TLS inside the stream, without falling back to anything
+// (RFC 6120, section 5.4). Nothing that is said here is authentic, so none of
+// it gets to the client and no redirect is followed.
+//
+// The header does not say who the client is (RFC 6120, section 4.7.1), and
+// <starttls/> does not wait for the features, which saves a round trip. Servers
+// drop what else comes before the handshake, so nothing does.
+func (a *attempt) startTLS(in *input) error {
+	out := framing.AppendStream(nil, framing.Attributes{To: a.request.Header.To, Version: []byte(`'1.0'`)})
+	if err := a.write(append(out, startTLSElement...)); err != nil {
+		return err
+	}
+	if err := in.header(); err != nil {
+		return err
+	}
+	u, err := in.element()
+	switch {
+	case err != nil:
+		return err
+	case u.Class != framing.Features:
+		return badStream(errNoFeatures)
+	case !in.down.OffersSTARTTLS(u):
+		return &failure{result: ResultNoSTARTTLS, err: errNoSTARTTLS}
+	}
+	u, err = in.element()
+	switch {
+	case err != nil:
+		return err
+	case u.Class != framing.Proceed:
+		return &failure{result: ResultNoSTARTTLS, err: errRefused}
+	}
+	// What came in the clear must not be taken for what came under TLS, not
+	// even white space (RFC 6120, section 5.4.2.3).
+	if in.seen != len(in.buf) {
+		return &failure{result: ResultInjected, err: errInjected}
+	}
+	return nil
+}
+
+// element returns the next unit, which must be an element and no stream error.
+func (in *input) element() (framing.Unit, error) {
+	u, err := in.next()
+	switch {
+	case err == errFull:
+		return u, badStream(err)
+	case err != nil:
+		return u, err
+	case u.Kind == framing.Header:
+		return u, badStream(errTwoHeaders)
+	case u.Kind == framing.End:
+		return u, &failure{result: ResultClosed, err: errClosedEarly}
+	case u.Class == framing.StreamError:
+		c := in.down.StreamErrorCondition(u)
+		return u, &failure{result: ResultStreamError, err: fmt.Errorf("stream error %s before TLS", c)}
+	}
+	return u, nil
+}

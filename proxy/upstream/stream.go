@@ -1,0 +1,26 @@
+package upstream
+
+import "net"
+
+// A Stream is a connection to a server that has answered the header of a
+// Request.
+type Stream struct {
+	// Conn is the connection: a *net.TCPConn, a *net.UnixConn, or a
+	// *tls.Conn that polltls.Client made.
+	Conn net.Conn
+	// Early is what was read of the stream: the server's header, at least,
+	// and as a rule the element behind it.
+	Early []byte
+	// Server is the name of the configured server, see Server.Name.
+	Server string
+
+	done func()
+}
+
+// Done tells the Router that the session is over. It may be called on a
+// Stream once.
+func (s *Stream) Done() {
+	if s.done != nil {
+		s.done()
+	}
+}

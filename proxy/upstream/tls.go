@@ -1,0 +1,151 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// alpn is the protocol of direct TLS (XEP-0368, section 3).
+const alpn = "xmpp-client"
+
+// maxTLSConfigs bounds how many identities of one server are remembered.
+// Clients choose them where there is no list of domains.
+const maxTLSConfigs = 1024
+
+// newTLS makes the client's end of TLS on conn.
+func newTLS(conn net.Conn, cfg *tls.Config) *tls.Conn { return tls.Client(conn, cfg) }
+
+// secure starts TLS and makes sure of the server.
+func (a *attempt) secure(context.Context) error {
+	deadline := time.Now().Add(TLSTimeout)
+	if err := a.conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	switch {
+	case a.security == startTLS:
+		in := input{conn: a.conn, deadline: deadline, limit: maxCleartext}
+		if err := a.startTLS(&in); err != nil {
+			return err
+		}
+	case a.ahead != nil:
+		if err := a.write(nil); err != nil {
+			return err
+		}
+	}
+	conn := newTLS(a.conn, a.options.tls.get(a.options, a.reference()))
+	if err := conn.Handshake(); err != nil {
+		return explainHandshake(err)
+	}
+	state := conn.ConnectionState()
+	if p := state.NegotiatedProtocol; p != "" && p != alpn {
+		return &failure{result: ResultBadALPN, err: errALPN}
+	}
+	a.observer.CertificateExpires(a.server, state.PeerCertificates[0].NotAfter)
+	a.conn = conn
+	return nil
+}
+
+// reference returns what the certificate has to prove: the domain that the
+// client asks for, never the host that was dialled, for that is what DNS says
+// (RFC 6120, section 13.7.2.1).
+func (a *attempt) reference() reference {
+	name := cmp.Or(a.options.name, a.request.Domain, a.identity)
+	name = strings.TrimSuffix(name, ".")
+	name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
+	if addr, err := netip.ParseAddr(name); err == nil {
+		name = addr.WithZone("").Unmap().String()
+	}
+	return reference{name, a.security}
+}
+
+// A reference is what a certificate has to prove (RFC 6125, section 6.2).
+type reference struct {
+	name     string
+	security security // for the SRV-ID; and ALPN belongs to direct TLS
+}
+
+// tlsConfigs are the configurations of one server, one for each reference, for
+// they hold the session tickets: no session proves a name that the handshake
+// which started it did not. The zero value is empty.
+type tlsConfigs struct {
+	mu    sync.Mutex
+	byRef map[reference]*tls.Config
+}
+
+// get returns the configuration for ref, made from o if need be.
+func (c *tlsConfigs) get(o *options, ref reference) *tls.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cfg, ok := c.byRef[ref]; ok {
+		return cfg
+	}
+	if c.byRef == nil {
+		c.byRef = make(map[reference]*tls.Config)
+	}
+	if len(c.byRef) >= maxTLSConfigs {
+		// Any will do: what is used comes back.
+		for old := range c.byRef {
+			delete(c.byRef, old)
+			break
+		}
+	}
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		ServerName: ref.name,
+		// Instead of crypto/tls, which knows fewer kinds of names. This is
+		// called for resumed sessions, too.
+		InsecureSkipVerify: true,
+		VerifyConnection:   func(s tls.ConnectionState) error { return o.verify(ref, s.PeerCertificates) },
+		// Tickets are filed by ServerName, so there is one at most.
+		ClientSessionCache: tls.NewLRUClientSessionCache(1),
+	}
+	if ref.security == directTLS {
+		cfg.NextProtos = []string{alpn}
+	}
+	if o.certificate != nil {
+		cfg.Certificates = []tls.Certificate{*o.certificate}
+	}
+	c.byRef[ref] = cfg
+	return cfg
+}
+
+var (
+	errALPN   = errors.New("the server wants to speak another protocol than xmpp-client; is it an XMPP server?")
+	errNotTLS = errors.New("the server does not answer with TLS; use starttls:// or tcp://")
+)
+
+// Alerts that have a meaning of their own (RFC 8446, section 6).
+const (
+	alertUnrecognizedName = tls.AlertError(112)
+	alertNoProtocol       = tls.AlertError(120)
+)
+
+// explainHandshake finds the result of a failed handshake.
+func explainHandshake(err error) error {
+	var notTLS tls.RecordHeaderError
+	if errors.As(err, &notTLS) {
+		return &failure{result: ResultBadStream, err: errNotTLS}
+	}
+	// crypto/tls has no types for these.
+	var remote *net.OpError
+	if errors.As(err, &remote) && remote.Op == "remote error" {
+		switch remote.Err.Error() {
+		case alertUnrecognizedName.Error():
+			return &failure{result: ResultCertName, err: fmt.Errorf("the server has no certificate for the domain; set ?name= to the name it knows: %w", err)}
+		case alertNoProtocol.Error():
+			return &failure{result: ResultBadALPN, err: errALPN}
+		}
+	}
+	if strings.HasSuffix(err.Error(), "ALPN protocol") {
+		return &failure{result: ResultBadALPN, err: errALPN}
+	}
+	return err
+}
