@@ -287,41 +287,49 @@ func TestCancel(t *testing.T) {
 		phase     string
 	}{
 		{"header", "tcp://%s", func(p *peer) { p.expect(t, chatHeader) }, PhaseHeader},
-		{"features", "tcp://%s", func(p *peer) { p.send(reply) }, PhaseHeader},
+		{"features", "tcp://%s", func(p *peer) { p.receive(1); p.send(reply) }, PhaseHeader},
 		{"STARTTLS", "starttls://%s", func(p *peer) { p.expect(t, clearHeader) }, PhaseTLS},
-		{"proceed", "starttls://%s", func(p *peer) { p.send(reply + tlsFeatures) }, PhaseTLS},
-		{"handshake", "starttls://%s", func(p *peer) { p.send(reply + tlsFeatures + proceed) }, PhaseTLS},
-		{"direct TLS", "tls://%s", func(*peer) {}, PhaseTLS},
-		{"header in TLS", "tls://%s?ca=" + ca.file, func(p *peer) { p.secure(serverConfig(cert)) }, PhaseHeader},
+		{"proceed", "starttls://%s", func(p *peer) { p.receive(1); p.send(reply + tlsFeatures) }, PhaseTLS},
+		{"handshake", "starttls://%s", func(p *peer) { p.receive(1); p.send(reply + tlsFeatures + proceed) }, PhaseTLS},
+		{"direct TLS", "tls://%s", func(p *peer) { p.receive(1) }, PhaseTLS},
+		{"header in TLS", "tls://%s?ca=" + ca.file, func(p *peer) { p.secure(serverConfig(cert)); p.expect(t, chatHeader) }, PhaseHeader},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			gone := make(chan struct{}, 1)
+			waiting, gone := make(chan struct{}, 1), make(chan struct{}, 1)
 			address := serve(t, func(p *peer) {
 				defer func() { gone <- struct{}{} }()
 				test.script(p)
+				waiting <- struct{}{}
 				p.drain()
 			})
-			for _, want := range []string{ResultAbandoned, ResultTimeout} {
-				ctx := cancelAfter(t, 50*time.Millisecond)
-				if want == ResultTimeout {
-					var cancel context.CancelFunc
-					ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
-					defer cancel()
-				}
-				e, _ := endpointAt(t, test.url, address)
-				start := time.Now()
-				_, err := closeLaterCtx(t, ctx, &e)
-				if got := resultOf(err); got != test.phase+" "+want {
-					t.Errorf("%s, want %s %s: %v", got, test.phase, want, err)
-				}
-				if took := time.Since(start); took > featuresTimeout {
-					t.Errorf("took %v", took)
-				}
-				<-gone // the connection is closed
+			ctx, cancel := context.WithCancel(t.Context())
+			canceled := make(chan time.Time, 1)
+			go func() {
+				<-waiting
+				canceled <- time.Now()
+				cancel()
+			}()
+			e, _ := endpointAt(t, test.url, address)
+			_, err := closeLaterCtx(t, ctx, &e)
+			if got := resultOf(err); got != test.phase+" "+ResultAbandoned {
+				t.Errorf("%s, want %s %s: %v", got, test.phase, ResultAbandoned, err)
 			}
+			if took := time.Since(<-canceled); took > 2*time.Second {
+				t.Errorf("took %v", took)
+			}
+			<-gone // the connection is closed
 		})
 	}
+	t.Run("deadline", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		e, _ := endpointAt(t, "starttls://%s", serve(t, (*peer).drain))
+		if _, err := closeLaterCtx(t, ctx, &e); err == nil || err.Result != ResultTimeout {
+			t.Errorf("%s: %v", resultOf(err), err)
+		}
+	})
 	t.Run("resolve", func(t *testing.T) {
 		t.Parallel()
 		e, _ := endpointAt(t, "tcp://xmpp.example", "")

@@ -94,7 +94,7 @@ func (in *input) read() {
 func (in *input) header() error {
 	u, err := in.next()
 	switch {
-	case len(in.buf) > 1 && (in.buf[0] == recordAlert || in.buf[0] == recordHandshake) && in.buf[1] == 3:
+	case len(in.buf) > 0 && (in.buf[0] == recordAlert || in.buf[0] == recordHandshake):
 		return badStream(errTLS)
 	case err == errFull:
 		return badStream(err)
@@ -106,7 +106,7 @@ func (in *input) header() error {
 	return nil
 }
 
-// The first byte of TLS records (RFC 8446, section 5.1).
+// The first byte of TLS records (RFC 8446, section 5.1), and of no XML.
 const (
 	recordAlert     = 21
 	recordHandshake = 22

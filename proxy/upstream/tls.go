@@ -106,6 +106,9 @@ func (c *tlsConfigs) get(o *options, ref reference) *tls.Config {
 		VerifyConnection:   func(s tls.ConnectionState) error { return o.verify(ref, s.PeerCertificates) },
 		// Tickets are filed by ServerName, so there is one at most.
 		ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		// A stream is many small writes; and polltls would copy the
+		// configuration for each connection to set this.
+		DynamicRecordSizingDisabled: true,
 	}
 	if ref.security == directTLS {
 		cfg.NextProtos = []string{alpn}
