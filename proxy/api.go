@@ -6,6 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"xmppgate/framing"
+	"xmppgate/proxy/origin"
+	"xmppgate/proxy/upstream"
 )
 
 // A Gateway accepts WebSocket connections that speak the subprotocol xmpp
@@ -15,14 +19,34 @@ import (
 // Its fields are read when the first connection is served and must not change
 // afterwards. Every field but Dial has a zero value that works.
 type Gateway struct {
-	// Dial connects to the XMPP server for one session. The context is
-	// cancelled when that takes too long or the client goes away. Required.
-	Dial func(ctx context.Context) (net.Conn, error)
+	// Dial finds the XMPP server of one session and opens a stream to it, as
+	// upstream.Router.Connect does. If the Stream has no Early bytes, the
+	// session sends the header. The context is cancelled when that takes too
+	// long or the client goes away. Required.
+	Dial func(context.Context, *upstream.Request) (*upstream.Stream, error)
 
-	// Direct is the address that Dial connects to without further ado: a
-	// *net.TCPAddr or a *net.UnixAddr. A loop that can do that for less does
-	// not call Dial then. Nil means that only Dial knows.
+	// Direct is the one address that Dial connects to, if there is nothing
+	// else to it: a *net.TCPAddr or a *net.UnixAddr of a server that speaks
+	// in plain text. A loop that can do that for less does not call Dial
+	// then. Nil means that only Dial knows.
 	Direct net.Addr
+
+	// SeeOther maps what servers call each other in <see-other-host/>, as in
+	// "node2.example.org:5222", to the WebSocket URLs that clients get
+	// instead (RFC 7395, section 3.6.1). A server that is not in it is gone
+	// to before the client authenticates, and is the client's to find later.
+	SeeOther map[string]string
+
+	// ChannelBinding says what becomes of the SASL mechanisms that a gateway
+	// which ends TLS breaks. HideExternal removes the mechanism EXTERNAL,
+	// which a gateway with a certificate of its own is offered; no client
+	// may use it in any case.
+	ChannelBinding framing.ChannelBinding
+	HideExternal   bool
+
+	// Origin says who tells the address of a client other than its
+	// connection does. The zero value means nobody.
+	Origin origin.Policy
 
 	// Domains are the domains a client may name in the to attribute of its
 	// header. Nil means any: the server decides.
@@ -89,6 +113,7 @@ type SessionInfo struct {
 	ID     uint64
 	Remote netip.AddrPort // the client
 	Domain string         // the to attribute of its header; empty before it came
+	Server string         // where its stream leads, see upstream.Stream; empty for Direct
 	Phase  string         // see Phases
 	// Resumable tells whether XEP-0198 resumption is on.
 	Resumable bool

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"net"
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/upstream"
 )
 
 // Defaults of the fields of Gateway.
@@ -173,8 +173,12 @@ func (g *Gateway) admit(remote netip.AddrPort) *session {
 	}
 	g.conns++
 	s := &session{g: g, remote: remote, busy: g.MaxSessions > 0 && g.conns > g.MaxSessions}
-	s.down.MaxStanza = g.maxStanza
+	s.down = g.newDown()
 	return s
+}
+
+func (g *Gateway) newDown() framing.Down {
+	return framing.Down{MaxStanza: g.maxStanza, Binding: g.ChannelBinding, NoExternal: g.HideExternal}
 }
 
 // started looks whether a Shutdown has missed s: it may have listed the
@@ -235,6 +239,7 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 
 	defer g.connOver()
 
+	s.leave()
 	age := now - s.began
 	if !s.upgraded && s.ending != endInternal {
 		g.observer.Upgraded(s.rare.result, age)
@@ -330,6 +335,9 @@ func (s *session) info() SessionInfo {
 		Since: s.g.epoch.Add(s.began),
 		Idle:  s.g.clock() - max(s.lastIn[client], s.lastIn[server]),
 		Up:    s.relayed[up], Down: s.relayed[down], Ping: s.ping,
+	}
+	if s.stream != nil {
+		info.Server = s.stream.Server
 	}
 	switch {
 	case s.ending != endNone, s.closing != endNone:
@@ -477,21 +485,11 @@ func normalDomain(s string) string {
 	return strings.ToLower(s)
 }
 
-// dial starts to connect s to its server; the outcome is an event of s.
-func (g *Gateway) dial(w *workspace, s *session) {
-	s.need().dialed = w.now
-	if g.Direct != nil && s.link.connect(w, g.Direct) {
-		return
-	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	s.rare.cancelDial = cancel
-	go g.connect(ctx, cancel, s.link)
-}
-
-func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l link) {
+// connect asks Dial for a stream and tells the session.
+func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l link, q *upstream.Request) {
 	defer cancel(nil)
 	begun := time.Now()
-	conn, err := g.Dial(ctx)
+	stream, err := g.Dial(ctx, q)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -500,7 +498,7 @@ func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l
 		l.post(func(s *session, w *workspace) { s.dialFailed(w, fmt.Errorf("dial server: %w", err)) })
 		return
 	}
-	l.attach(conn)
+	l.attach(stream)
 }
 
 // dialError is what package net makes of err.
@@ -536,47 +534,6 @@ func dialResult(err error) string {
 		return dialTimedOut
 	}
 	return dialOther
-}
-
-// Check connects to the server and waits for its stream header, which is what
-// makes the gateway ready. Any header will do: a server that refuses the
-// domain is up.
-func (g *Gateway) Check(ctx context.Context) error {
-	g.init()
-	conn, err := g.Dial(ctx)
-	if err != nil {
-		return fmt.Errorf("dial server: %w", err)
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(past) })()
-
-	a := framing.Attributes{Version: framing.Quote("1.0"), To: framing.Quote("localhost")}
-	if len(g.domains) > 0 {
-		a.To = framing.Quote(g.domains[0])
-	}
-	if _, err := conn.Write(framing.AppendStream(nil, a)); err != nil {
-		return fmt.Errorf("send stream header: %w", err)
-	}
-	var (
-		d   framing.Down
-		buf = make([]byte, 0, maxHeader)
-	)
-	for len(buf) < cap(buf) {
-		n, err := conn.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		u, n, ferr := d.Next(buf)
-		switch {
-		case ferr != nil:
-			return fmt.Errorf("read stream header: %w", ferr)
-		case u.Kind == framing.Header:
-			io.WriteString(conn, framing.EndTag)
-			return nil
-		case err != nil:
-			return fmt.Errorf("read stream header: %w", err)
-		}
-		buf = buf[:copy(buf, buf[n:])]
-	}
-	return errors.New("read stream header: too long")
 }
 
 // nobody observes nothing.

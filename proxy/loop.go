@@ -3,9 +3,12 @@ package proxy
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"xmppgate/proxy/upstream"
 )
 
 // A loop drives sessions: it reads and writes their connections, keeps their
@@ -49,9 +52,12 @@ type link interface {
 	// connect begins to connect to the server, during an event; the outcome
 	// is the event connected. It reports false if the loop cannot do that.
 	connect(w *workspace, to net.Addr) bool
-	// attach gives the session its connection to the server. It closes conn
+	// attach gives the session its connection to the server. It closes that
 	// when the session has ended.
-	attach(conn net.Conn)
+	attach(stream *upstream.Stream)
+	// local is the address that the client has connected to, invalid for a
+	// Unix socket. It is called during an event.
+	local() netip.AddrPort
 	// post runs f as an event of the session.
 	post(f func(*session, *workspace))
 	// view runs f while no event of the session runs.
@@ -65,6 +71,8 @@ type transport interface {
 	// means that sd will never take anything again; what it has sent may
 	// still be read.
 	write(sd side, pieces [][]byte) (n int, broken bool)
+	// sealed is how many bytes that write has taken it has yet to send.
+	sealed(sd side) int
 	// unsent is how many bytes the peer of sd has yet to take of what was
 	// written, or -1 when that is not known.
 	unsent(sd side) int
@@ -173,7 +181,7 @@ func (h *hold) flush(w *workspace, sd side) {
 		n := out.size
 		if o.attached && !o.broken && !o.shut {
 			n = 0
-			if len(o.pending) == 0 {
+			if len(o.pending) == 0 && h.t.sealed(sd) == 0 {
 				if n, o.broken = h.t.write(sd, out.take()); o.broken {
 					n = out.size
 				}
@@ -193,8 +201,23 @@ func (h *hold) flush(w *workspace, sd side) {
 			return
 		}
 		out.reset()
+		if h.sealed(w, sd) {
+			return
+		}
 		h.s.drained(w, sd)
 	}
+}
+
+// sealed starts the patience with a side that has not taken all of what was
+// written, if so.
+func (h *hold) sealed(w *workspace, sd side) bool {
+	o := &h.sides[sd]
+	if !o.attached || o.shut || o.broken || h.t.sealed(sd) == 0 {
+		return false
+	}
+	h.s.blocked[sd] = true
+	h.progress(w, sd)
+	return true
 }
 
 // wrote notes that n pending bytes of sd were written. The caller settles.
@@ -204,11 +227,24 @@ func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
 	o.pending = o.pending[min(n, len(o.pending)):]
 	if o.broken || len(o.pending) == 0 {
 		o.pending, o.stallDue = nil, 0
+		if h.sealed(w, sd) {
+			return
+		}
 		h.s.blocked[sd] = false
 		h.s.drained(w, sd)
 		return
 	}
 	if n > 0 {
+		h.progress(w, sd)
+	}
+}
+
+// sent notes that n sealed bytes of sd were sent. The caller settles.
+func (h *hold) sent(w *workspace, sd side, n int, broken bool) {
+	switch {
+	case broken || h.t.sealed(sd) == 0 && len(h.sides[sd].pending) == 0:
+		h.wrote(w, sd, 0, broken)
+	case n > 0:
 		h.progress(w, sd)
 	}
 }
@@ -225,7 +261,13 @@ func (h *hold) follow(w *workspace, sd side) {
 	if !o.attached || o.shut {
 		return
 	}
-	if h.s.leg[sd] == legFinishing && !o.finished && len(o.pending) == 0 {
+	if h.s.leg[sd] == legNone { // the session wants another one
+		h.t.shut(sd)
+		*o = output{}
+		h.s.blocked[sd] = false
+		return
+	}
+	if h.s.leg[sd] == legFinishing && !o.finished && len(o.pending) == 0 && h.t.sealed(sd) == 0 {
 		o.finished = true
 		if !h.t.finish(sd) {
 			h.s.setLeg(w, sd, legClosed, 0)

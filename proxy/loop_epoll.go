@@ -3,9 +3,11 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"sync"
@@ -15,6 +17,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"xmppgate/proxy/polltls"
+	"xmppgate/proxy/upstream"
 )
 
 // epoll is the loop of Linux: a few workers, each with an epoll descriptor of
@@ -407,6 +412,7 @@ type slot struct {
 	fd         [2]int32      // -1 for none
 	interest   [2]uint32     // what epoll reports; zero for a descriptor that is not registered
 	connecting net.Addr      // not nil while fd[server] is no connection yet
+	tls        *polltls.Conn // of the server; nil without
 	refeed     [2]bool       // the window holds bytes that the session would not take yet
 	large      [2]bool       // what comes is larger than usual
 	alarm      time.Duration // what the wheel was last set to; zero when it has fired
@@ -428,23 +434,41 @@ func (l *slot) event(f func(*session, *workspace)) {
 
 func (l *slot) post(f func(*session, *workspace)) { l.event(f) }
 
-func (l *slot) attach(conn net.Conn) {
-	fd, err := detach(conn)
+func (l *slot) attach(stream *upstream.Stream) {
+	var (
+		fd     int
+		secure *polltls.Conn
+		err    error
+	)
+	if t, ok := stream.Conn.(*tls.Conn); ok {
+		secure, fd, err = polltls.Take(t, detach)
+	} else {
+		fd, err = detach(stream.Conn)
+	}
 	if err != nil {
-		conn.Close()
+		stream.Conn.Close()
+		stream.Done()
 		l.event(func(s *session, w *workspace) { s.dialFailed(w, err) })
 		return
 	}
 	l.event(func(s *session, w *workspace) {
 		if s.ending != endNone {
 			closeNow(uintptr(fd))
+			stream.Done()
 			return
 		}
-		l.fd[server] = int32(fd)
+		l.fd[server], l.tls = int32(fd), secure
 		l.sides[server].attached = true
-		s.attached(w)
+		early := stream.Early
+		s.attached(w, stream)
+		stream.Conn, stream.Early = nil, nil
+		if len(early) > 0 {
+			l.feed(w, server, early, true)
+		}
 	})
 }
+
+func (l *slot) local() netip.AddrPort { return localAddr(uintptr(l.fd[client])) }
 
 func (l *slot) connect(w *workspace, to net.Addr) bool {
 	fd, err := connectNow(to)
@@ -499,7 +523,7 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 		return true
 	}
 	o := &l.sides[sd]
-	if o.shut {
+	if !o.attached || o.shut {
 		return false
 	}
 	more = events != unix.EPOLLIN
@@ -509,9 +533,8 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 		// client said to a server that does not listen.
 		l.eof(w, client, syscall.ECONNRESET)
 	}
-	if len(o.pending) > 0 && events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		n, err := writePiece(uintptr(l.fd[sd]), o.pending)
-		l.wrote(w, sd, n, err != nil)
+	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		l.writePending(w, sd)
 	}
 	if events&^unix.EPOLLOUT != 0 && l.turn(sd) && !l.refeed[sd] {
 		more = l.read(w, sd) || more
@@ -519,10 +542,44 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 		l.settle(w)
 	}
 	l.again(w)
+	for l.buffered(sd) && l.turn(sd) && !l.refeed[sd] && !l.gone {
+		l.read(w, sd)
+		l.again(w)
+	}
 	if o.attached && !o.shut && l.wanted(sd)&unix.EPOLLIN == 0 {
 		l.register(sd) // or it is reported again at once
 	}
 	return more
+}
+
+// writePending writes what sd did not take before.
+func (l *slot) writePending(w *workspace, sd side) {
+	o := &l.sides[sd]
+	if c := l.secure(sd); c != nil {
+		if c.Pending() == 0 {
+			return
+		}
+		n, broken := c.Flush()
+		if !broken && c.Pending() == 0 && len(o.pending) > 0 {
+			broken = c.Write([][]byte{o.pending})
+			l.wrote(w, sd, len(o.pending), broken)
+			return
+		}
+		l.sent(w, sd, n, broken)
+		return
+	}
+	if len(o.pending) > 0 {
+		n, err := writePiece(uintptr(l.fd[sd]), o.pending)
+		l.wrote(w, sd, n, err != nil)
+	}
+}
+
+// secure is the TLS of sd, nil without.
+func (l *slot) secure(sd side) *polltls.Conn {
+	if sd == server {
+		return l.tls
+	}
+	return nil
 }
 
 // read reads sd once and settles. It reports whether there may be more to read.
@@ -532,10 +589,28 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 	if l.large[sd] {
 		space = l.k.buf
 	}
-	if win.n > 0 {
-		space = win.space()
+	var (
+		n   int
+		err error
+	)
+	if c := l.secure(sd); c != nil {
+		// Into a window there might go less than a record.
+		if n, err = c.Read(space); err == polltls.ErrAgain {
+			err = syscall.EAGAIN
+		}
+		more = true
+		if win.n > 0 && n > 0 {
+			win.add(space[:n])
+			l.feed(w, sd, win.bytes(), false)
+			return more
+		}
+	} else {
+		if win.n > 0 {
+			space = win.space()
+		}
+		n, err = readNow(uintptr(l.fd[sd]), space)
+		more = n == len(space)
 	}
-	n, err := readNow(uintptr(l.fd[sd]), space)
 	switch {
 	case err == syscall.EAGAIN:
 		l.settle(w)
@@ -550,7 +625,7 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 	default:
 		l.feed(w, sd, space[:n], true)
 	}
-	return n == len(space)
+	return more
 }
 
 // feed hands b to the session, settles and keeps what the session wants again.
@@ -585,6 +660,11 @@ func (l *slot) again(w *workspace) {
 	}
 }
 
+func (l *slot) buffered(sd side) bool {
+	c := l.secure(sd)
+	return c != nil && c.Buffered()
+}
+
 func (l *slot) expired() {
 	w := &l.k.ws
 	l.mu.Lock()
@@ -600,13 +680,38 @@ func (l *slot) expired() {
 }
 
 func (l *slot) write(sd side, pieces [][]byte) (n int, broken bool) {
+	if c := l.secure(sd); c != nil {
+		broken = c.Write(pieces)
+		for _, p := range pieces {
+			n += len(p)
+		}
+		return n, broken
+	}
 	n, err := writeNow(uintptr(l.fd[sd]), pieces)
 	return n, err != nil
 }
 
-func (l *slot) unsent(sd side) int { return unsentNow(uintptr(l.fd[sd])) }
+func (l *slot) sealed(sd side) int {
+	if c := l.secure(sd); c != nil {
+		return c.Pending()
+	}
+	return 0
+}
+
+func (l *slot) unsent(sd side) int {
+	n := unsentNow(uintptr(l.fd[sd]))
+	if n >= 0 {
+		n += l.sealed(sd)
+	}
+	return n
+}
 
 func (l *slot) finish(sd side) bool {
+	if c := l.secure(sd); c != nil {
+		if c.CloseNotify(); c.Pending() > 0 {
+			return true // who does not even take that is closed a little later
+		}
+	}
 	finishNow(uintptr(l.fd[sd]))
 	return true
 }
@@ -614,7 +719,13 @@ func (l *slot) finish(sd side) bool {
 func (l *slot) shut(sd side) {
 	closeNow(uintptr(l.fd[sd])) // which ends its registration
 	l.fd[sd], l.interest[sd] = -1, 0
-	l.refeed[sd] = false
+	l.refeed[sd], l.large[sd] = false, false
+	if sd == server {
+		l.tls = nil
+	}
+	if l.win[sd].n > 0 {
+		l.win[sd].release()
+	}
 }
 
 func (l *slot) update(now, due time.Duration) {
@@ -662,8 +773,8 @@ func (l *slot) wanted(sd side) (want uint32) {
 	if l.turn(sd) && !l.refeed[sd] {
 		want = reading
 	}
-	if len(l.sides[sd].pending) > 0 {
-		want |= unix.EPOLLOUT
+	if len(l.sides[sd].pending) > 0 || l.sealed(sd) > 0 || l.buffered(sd) && l.turn(sd) {
+		want |= unix.EPOLLOUT // what is buffered needs a turn, epoll knows nothing of it
 	}
 	if want == 0 {
 		want = unix.EPOLLONESHOT

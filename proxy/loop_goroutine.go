@@ -4,9 +4,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
+
+	"xmppgate/proxy/upstream"
 )
 
 // goroutines is the loop that leaves waiting to the Go runtime: a goroutine
@@ -19,9 +22,9 @@ func (goroutines) start(s *session, conn net.Conn) {
 	p.s, p.t = s, p
 	p.wake.L = &p.mu
 	s.link = p
-	p.use(client, conn)
+	e := p.use(client, conn)
 	p.event(func(s *session, w *workspace) { s.begin(w) })
-	go p.pumpClient()
+	go p.pump(client, e)
 }
 
 func (goroutines) listen(l net.Listener, g *Gateway) listener { return &anyListener{l, g} }
@@ -51,47 +54,57 @@ var past = time.Unix(1, 0)
 // A pair is a link of the goroutine loop.
 type pair struct {
 	hold
-	wake  sync.Cond // on hold.mu: a pump may have reason to go on
-	ends  [2]endpoint
+	wake  sync.Cond    // on hold.mu: a pump may have reason to go on
+	ends  [2]*endpoint // nil before there is a connection
 	timer *time.Timer
 	armed time.Duration // when timer fires; zero when it does not
 }
 
-// An endpoint is one connection of a pair.
+// An endpoint is one connection of a pair. It belongs to its pump, which ends
+// when another one takes its place.
 type endpoint struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil when conn is no socket
-	win     window          // belongs to the pump
-	refeed  bool            // win holds bytes that the session would not take yet
-	writing bool            // writePending runs
+	win     window
+	refeed  bool // win holds bytes that the session would not take yet
+	writing bool // writePending runs
 }
 
-func (p *pair) use(sd side, conn net.Conn) {
-	e := &p.ends[sd]
-	e.conn = conn
+func (p *pair) use(sd side, conn net.Conn) *endpoint {
+	e := &endpoint{conn: conn}
 	if c, ok := conn.(syscall.Conn); ok && directSockets {
 		e.raw, _ = c.SyscallConn()
 	}
+	p.ends[sd] = e
 	p.sides[sd].attached = true
+	return e
 }
 
 func (p *pair) connect(*workspace, net.Addr) bool { return false }
 
-func (p *pair) attach(conn net.Conn) {
-	attached := false
+func (p *pair) local() netip.AddrPort { return addrPort(p.ends[client].conn.LocalAddr()) }
+
+func (p *pair) attach(stream *upstream.Stream) {
+	var e *endpoint
 	p.event(func(s *session, w *workspace) {
 		if s.ending != endNone {
 			return
 		}
-		attached = true
-		p.use(server, conn)
-		s.attached(w)
+		e = p.use(server, stream.Conn)
+		s.attached(w, stream)
 	})
-	if !attached {
-		conn.Close()
+	if e == nil {
+		stream.Conn.Close()
+		stream.Done()
 		return
 	}
-	go p.pumpServer()
+	for early := stream.Early; len(early) > 0; {
+		n := copy(e.win.space(), early)
+		early = early[n:]
+		p.feed(server, e, n)
+	}
+	stream.Conn, stream.Early = nil, nil
+	go p.pump(server, e)
 }
 
 // write tries once, without waiting.
@@ -109,6 +122,8 @@ func (p *pair) write(sd side, pieces [][]byte) (n int, broken bool) {
 	}
 	return n, err != nil
 }
+
+func (p *pair) sealed(side) int { return 0 }
 
 func (p *pair) unsent(sd side) int {
 	n := -1
@@ -130,10 +145,10 @@ func (p *pair) finish(sd side) bool {
 func (p *pair) shut(sd side) { p.ends[sd].conn.SetDeadline(past) }
 
 func (p *pair) update(now, due time.Duration) {
-	for sd := range p.ends {
-		if len(p.sides[sd].pending) > 0 && !p.ends[sd].writing {
-			p.ends[sd].writing = true
-			go p.writePending(side(sd))
+	for sd, e := range p.ends {
+		if e != nil && len(p.sides[sd].pending) > 0 && !e.writing {
+			e.writing = true
+			go p.writePending(side(sd), e)
 		}
 	}
 	p.arm(now, due)
@@ -173,14 +188,22 @@ const writeChunk = 64 << 10
 
 // writePending writes what sd did not take at once. It lives until all is
 // written or the connection fails.
-func (p *pair) writePending(sd side) {
-	e, o := &p.ends[sd], &p.sides[sd]
+func (p *pair) writePending(sd side, e *endpoint) {
+	o := &p.sides[sd]
 	for more := true; more; {
 		p.mu.Lock()
 		chunk := o.pending[:min(len(o.pending), writeChunk)]
+		current := p.ends[sd] == e
 		p.mu.Unlock()
+		if !current {
+			return
+		}
 		n, err := e.conn.Write(chunk)
 		p.event(func(s *session, w *workspace) {
+			if p.ends[sd] != e {
+				more = false
+				return
+			}
 			p.wrote(w, sd, n, err != nil)
 			more = len(o.pending) > 0
 			e.writing = more
@@ -188,41 +211,41 @@ func (p *pair) writePending(sd side) {
 	}
 }
 
-func (p *pair) pumpClient() { p.pump(client) }
-func (p *pair) pumpServer() { p.pump(server) }
-
-// pump reads sd until its leg is closed.
-func (p *pair) pump(sd side) {
-	e := &p.ends[sd]
-	for p.awaitTurn(sd) {
+// pump reads e, which is or was the connection of sd, until its leg is closed.
+func (p *pair) pump(sd side, e *endpoint) {
+	for p.awaitTurn(sd, e) {
 		var err error
 		switch {
 		case e.refeed:
-			p.feed(sd, 0)
+			p.feed(sd, e, 0)
 		case e.raw != nil:
-			err = p.readSocket(sd)
+			err = p.readSocket(sd, e)
 		default:
 			var n int
 			n, err = e.conn.Read(e.win.space())
 			if n > 0 {
-				p.feed(sd, n)
+				p.feed(sd, e, n)
 			}
 		}
 		if err != nil {
-			p.event(func(s *session, w *workspace) { p.eof(w, sd, err) })
+			p.event(func(s *session, w *workspace) {
+				if p.ends[sd] == e {
+					p.eof(w, sd, err)
+				}
+			})
 		}
 	}
 	e.win.release()
 	e.conn.Close()
 }
 
-// awaitTurn waits until it is the turn of sd. It returns false when the leg is
-// closed.
-func (p *pair) awaitTurn(sd side) bool {
+// awaitTurn waits until it is the turn of e. It returns false when its leg is
+// closed or another connection has taken its place.
+func (p *pair) awaitTurn(sd side, e *endpoint) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		if p.s.leg[sd] == legClosed {
+		if p.s.leg[sd] == legClosed || p.s.leg[sd] == legNone || p.ends[sd] != e {
 			return false
 		}
 		if p.turn(sd) {
@@ -232,16 +255,15 @@ func (p *pair) awaitTurn(sd side) bool {
 	}
 }
 
-// readSocket reads until it is no longer the turn of sd. All reading happens
+// readSocket reads until it is no longer the turn of e. All reading happens
 // in one callback: a second call of Read could lose a wake-up of the first.
 // While it waits it holds no buffer.
-func (p *pair) readSocket(sd side) error {
-	e := &p.ends[sd]
+func (p *pair) readSocket(sd side, e *endpoint) error {
 	var failed error
 	err := e.raw.Read(func(fd uintptr) bool {
 		for {
 			p.mu.Lock()
-			turn := p.turn(sd)
+			turn := p.ends[sd] == e && p.turn(sd)
 			p.mu.Unlock()
 			if !turn {
 				return true
@@ -263,7 +285,7 @@ func (p *pair) readSocket(sd side) error {
 			// runtime tells of data and of the FIN behind it once, not
 			// twice. A test that writes and closes a moment later would
 			// not notice.
-			p.feed(sd, n)
+			p.feed(sd, e, n)
 			if e.refeed {
 				return true
 			}
@@ -276,11 +298,13 @@ func (p *pair) readSocket(sd side) error {
 }
 
 // feed hands n new bytes of the window to the session.
-func (p *pair) feed(sd side, n int) {
-	e := &p.ends[sd]
+func (p *pair) feed(sd side, e *endpoint, n int) {
 	b := e.win.filled(n)
 	var rest []byte
 	p.event(func(s *session, w *workspace) {
+		if p.ends[sd] != e {
+			return
+		}
 		rest = s.receive(w, sd, b)
 		e.refeed = len(rest) > 0 && !s.reads(sd)
 	})

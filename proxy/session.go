@@ -8,12 +8,15 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 	"unique"
 
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/upstream"
 )
 
 // A side is one of the two connections of a session.
@@ -79,6 +82,7 @@ type session struct {
 	id     uint64
 	remote netip.AddrPort
 	domain unique.Handle[string] // the to attribute of the header, decoded
+	stream *upstream.Stream      // nil without a connection that Gateway.Dial has made
 	began  time.Duration
 
 	phase   [2]phase
@@ -87,7 +91,9 @@ type session struct {
 	closing ending // the orderly ending that is under way
 
 	busy     bool // the gateway has no room for it
+	proxied  bool // its PROXY header was read
 	upgraded bool // its HTTP request was answered with 101
+	secure   bool // it is encrypted on its way to the gateway
 
 	// Flags of the opening and of SASL.
 	openSent      bool // the client has got <open/>
@@ -127,11 +133,25 @@ type rare struct {
 	header     []byte                  // for the server, may not be written yet
 	cancelDial context.CancelCauseFunc // not nil while the dial runs
 	dialed     time.Duration           // when it began
+	request    *upstream.Request       // until SASL starts: another server may have to take over
+	dials      int                     // how many there were
+	known      known                   // what the client has of an earlier server
+	listener   netip.AddrPort          // where the client says that it has connected
 	pong       []byte                  // payload of the ping to answer when the client reads again
 	pinged     bool                    // there is such a ping
 	unread     int                     // answers of our own that wait for the client
 	result     string                  // of a request that was not upgraded
 	cause      error                   // what made the session end, for the log
+}
+
+// A known is what must not be sent to a client once more.
+type known struct{ header, features bool }
+
+// spare forgets rare when none of it is needed.
+func (s *session) spare() {
+	if r := s.rare; r != nil && r.header == nil && r.cancelDial == nil && r.request == nil && !r.pinged && r.unread == 0 && r.cause == nil {
+		s.rare = nil
+	}
 }
 
 func (s *session) need() *rare {
@@ -464,14 +484,87 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 		s.refuse(w, endBadOpen, condition, "", "")
 		return
 	}
-	s.hold(m)
+	s.hold(m.Attributes)
 	if first {
-		s.wait(w, endDialFailed, dialTimeout)
-		s.g.dial(w, s)
+		s.need().request = s.newRequest(m.Attributes)
+		s.dial(w)
 		return
 	}
 	s.waitForSASL(w)
 	s.release(w)
+}
+
+// newRequest describes the session to whoever finds its server. It must not
+// alias the buffer that was read into.
+func (s *session) newRequest(a framing.Attributes) *upstream.Request {
+	r := &upstream.Request{
+		Domain:   normalDomain(s.domainName()),
+		Header:   a.Clone(),
+		Client:   s.remote,
+		Listener: s.rare.listener,
+		Secure:   s.secure,
+		ID:       strconv.FormatUint(s.id, 10),
+	}
+	if !r.Listener.IsValid() {
+		r.Listener = s.link.local()
+	}
+	if a.From != nil {
+		if jid, err := framing.Unquote(a.From); err == nil {
+			r.JID, _, _ = strings.Cut(jid, "/")
+		}
+	}
+	return r
+}
+
+// dial starts to connect to a server; the outcome is an event.
+func (s *session) dial(w *workspace) {
+	r := s.rare
+	r.dialed = w.now
+	r.dials++
+	if s.g.Direct != nil && r.dials == 1 {
+		s.wait(w, endDialFailed, dialTimeout)
+		if s.link.connect(w, s.g.Direct) {
+			return
+		}
+	}
+	s.wait(w, endDialFailed, upstream.TotalTimeout)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	r.cancelDial = cancel
+	request := *r.request
+	go s.g.connect(ctx, cancel, s.link, &request)
+}
+
+// maxDials bounds the servers that a session goes through, those not counted
+// which Gateway.Dial tries.
+const maxDials = 3
+
+// redial replaces a server that cannot serve, unless the client has begun to
+// authenticate there. It may know of the server's header and its features; those
+// of the next server are not shown to it.
+func (s *session) redial(w *workspace) bool {
+	r := s.rare
+	if r == nil || r.request == nil || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
+		return false
+	}
+	r.known = known{header: s.openSent, features: s.saslOffered}
+	if s.stream != nil {
+		r.request.Avoid = s.stream.Server
+		s.leave()
+	}
+	s.setLeg(w, server, legNone, 0)
+	s.phase[down], s.headerSent = idle, false
+	s.down = s.g.newDown()
+	s.hold(r.request.Header)
+	s.dial(w)
+	return true
+}
+
+// leave ends the use of a server.
+func (s *session) leave() {
+	if s.stream != nil {
+		s.stream.Done()
+		s.stream = nil
+	}
 }
 
 // waitForSASL bounds how long a header is held: meanwhile nobody listens to
@@ -479,8 +572,8 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 func (s *session) waitForSASL(w *workspace) { s.wait(w, endServerSilent, saslTimeout) }
 
 // hold keeps a header and stops reading the client.
-func (s *session) hold(m framing.Message) {
-	s.need().header = framing.AppendStream(nil, m.Attributes)
+func (s *session) hold(a framing.Attributes) {
+	s.need().header = framing.AppendStream(nil, a)
 }
 
 // release writes the held header unless something still holds it. It is always
@@ -490,10 +583,13 @@ func (s *session) release(w *workspace) {
 		return
 	}
 	w.out[server].add(s.rare.header)
+	s.released(w)
+}
+
+// released notes that the held header was sent.
+func (s *session) released(w *workspace) {
 	s.rare.header = nil
-	if !s.rare.pinged {
-		s.rare = nil
-	}
+	s.spare()
 	s.headerSent = true
 	if s.phase[down] == open {
 		s.phase[down] = restart
@@ -553,6 +649,10 @@ func (s *session) clientElement(w *workspace, m framing.Message) {
 		}
 		s.saslRunning = m.Class == framing.Auth
 	}
+	if r := s.rare; r != nil && r.request != nil {
+		r.request = nil // no other server knows what this one is told
+		s.spare()
+	}
 	s.relayed[up].count(m.Class, len(m.Raw))
 	w.out[server].add(m.Raw)
 }
@@ -605,6 +705,9 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 			s.serverEnd(w)
 		default:
 			s.serverElement(w, u)
+			if s.leg[server] == legNone {
+				return nil // what follows is of no interest any more
+			}
 		}
 	}
 	return nil
@@ -616,6 +719,10 @@ func (s *session) serverHeader(w *workspace, u framing.Unit) {
 	}
 	if s.await == endServerSilent {
 		s.waitForNothing()
+	}
+	if r := s.rare; r != nil && r.known.header {
+		r.known.header = false
+		return
 	}
 	s.openSent = true
 	s.appendOpen(w, u.Attributes)
@@ -643,6 +750,13 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 		return
 	}
 	if !s.step(w, down, element) {
+		return
+	}
+	if u.Class == framing.StreamError && s.elsewhere(w, u) {
+		return
+	}
+	if r := s.rare; r != nil && r.known.features && u.Class == framing.Features {
+		r.known.features = false
 		return
 	}
 	s.relayed[down].count(u.Class, len(u.Raw))
@@ -681,6 +795,37 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 	}
 }
 
+// elsewhere acts on a stream error that speaks of another server: the client
+// cannot, for it names a TCP endpoint (RFC 6120, section 4.9.3.19).
+func (s *session) elsewhere(w *workspace, u framing.Unit) bool {
+	switch s.down.StreamErrorCondition(u) {
+	case framing.SeeOtherHost:
+		if !s.followed() && s.redial(w) {
+			return true
+		}
+		uri, ok := s.g.SeeOther[s.down.SeeOtherHost(u)]
+		if ok && !s.closeSent {
+			s.closeSent = true
+			msg := framing.AppendSeeOther(nil, uri)
+			s.appendText(w, len(msg))
+			w.out[client].add(msg)
+			s.endWith(w, endServerError, nil)
+		}
+		return ok
+	case framing.SystemShutdown:
+		return s.chosen() && s.redial(w)
+	}
+	return false
+}
+
+// followed reports whether Gateway.Dial has looked at what the server said
+// first; where it sends sessions is followed there.
+func (s *session) followed() bool { return s.chosen() && s.relayed[down] == (Traffic{}) }
+
+// chosen reports whether Gateway.Dial has chosen the server, and may choose
+// another.
+func (s *session) chosen() bool { return s.stream != nil && s.stream.Server != "" }
+
 var errDialTimeout = fmt.Errorf("no connection within %v", dialTimeout)
 
 var errUpgradedStream = errors.New("the server started TLS or compression unasked")
@@ -694,14 +839,20 @@ func (s *session) connected(w *workspace, to net.Addr, err error) {
 		s.dialFailed(w, dialError(to, err))
 		return
 	}
-	s.attached(w)
+	s.attached(w, nil)
 }
 
-// attached gives the session its connection to the server.
-func (s *session) attached(w *workspace) {
+// attached gives the session its connection to the server: stream, if it was
+// Gateway.Dial that made it. What came Early is yet to be received.
+func (s *session) attached(w *workspace, stream *upstream.Stream) {
 	s.need().cancelDial = nil
+	s.stream = stream
 	s.leg[server] = legOpen
 	s.lastIn[server] = w.now
+	if stream != nil && stream.Early != nil {
+		s.released(w)
+		return
+	}
 	s.release(w)
 }
 
@@ -716,6 +867,9 @@ func (s *session) dialFailed(w *workspace, err error) {
 func (s *session) eof(w *workspace, sd side, err error) {
 	if errors.Is(err, io.EOF) {
 		err = nil
+	}
+	if sd == server && s.chosen() && s.redial(w) {
+		return
 	}
 	s.setLeg(w, sd, legClosed, 0)
 	if sd == client {

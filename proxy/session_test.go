@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -15,16 +16,20 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/upstream"
 )
 
 // An idleLink lets a session be driven without a loop.
 type idleLink struct{}
 
-func (idleLink) attach(net.Conn)                   {}
+func (idleLink) attach(*upstream.Stream)           {}
 func (idleLink) post(func(*session, *workspace))   {}
 func (idleLink) connect(*workspace, net.Addr) bool { return false }
+func (idleLink) local() netip.AddrPort             { return netip.AddrPort{} }
 func (idleLink) view(func(*session))               {}
-func neverDial(context.Context) (net.Conn, error)  { return nil, context.Canceled }
+func neverDial(context.Context, *upstream.Request) (*upstream.Stream, error) {
+	return nil, context.Canceled
+}
 
 // newTestSession returns a session whose stream is open both ways.
 func newTestSession(t testing.TB) (*session, *workspace) {
@@ -37,7 +42,7 @@ func newTestSession(t testing.TB) (*session, *workspace) {
 	s.receive(w, client, []byte(goodRequest+"\r\n"))
 	rest := s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
 	s.rare.cancelDial(nil)
-	s.attached(w)
+	s.attached(w, nil)
 	if rest := s.receive(w, server, []byte(testHeader)); len(rest) != 0 {
 		t.Fatalf("%d bytes of the header are left", len(rest))
 	}

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"xmppgate/proxy/upstream"
 )
 
 // directSockets tells that the loops may use the descriptors of sockets
@@ -48,6 +50,16 @@ func addressOf(a *unix.RawSockaddrAny) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), networkOrder(a.Port))
 	}
 	return netip.AddrPort{}
+}
+
+// localAddr is the address of this end of a socket.
+func localAddr(fd uintptr) netip.AddrPort {
+	var a unix.RawSockaddrAny
+	size := uint32(unsafe.Sizeof(a))
+	if _, _, e := syscall.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size))); e != 0 {
+		return netip.AddrPort{}
+	}
+	return addressOf(&a)
 }
 
 // networkOrder turns a port from the order of the network to that of the
@@ -107,7 +119,7 @@ func keepAlive(fd uintptr) {
 	for _, o := range [...][3]uintptr{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, uintptr(KeepAlive.Idle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, uintptr(upstream.KeepAlive.Idle / time.Second)},
 	} {
 		value := int32(o[2])
 		syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o[0], o[1], uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)

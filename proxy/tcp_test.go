@@ -4,21 +4,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/upstream"
 )
 
 // What net.Pipe cannot show: half-close, resets, buffers of the kernel. Each
@@ -47,11 +47,16 @@ type bench struct {
 }
 
 // dialTo is the option to use another server than the bench's own.
-func dialTo(t testing.TB, upstream string) func(*Gateway) {
+func dialTo(network, address string) func(*Gateway) {
 	return func(g *Gateway) {
-		var err error
-		if g.Dial, g.Direct, err = ParseUpstream(upstream); err != nil {
-			t.Fatal(err)
+		g.Dial = func(ctx context.Context, _ *upstream.Request) (*upstream.Stream, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			return &upstream.Stream{Conn: conn}, err
+		}
+		if network == "unix" {
+			g.Direct = &net.UnixAddr{Net: network, Name: address}
+		} else {
+			g.Direct = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address))
 		}
 	}
 }
@@ -63,7 +68,7 @@ func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	if b.upstream, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	dialTo(t, "tcp://"+b.upstream.Addr().String())(b.g)
+	dialTo("tcp", b.upstream.Addr().String())(b.g)
 	for _, o := range options {
 		o(b.g)
 	}
@@ -384,7 +389,7 @@ func TestUnixSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer upstream.Close()
-		b := newBench(t, l, dialTo(t, "unix:"+path))
+		b := newBench(t, l, dialTo("unix", path))
 		go func() {
 			conn, err := upstream.Accept()
 			if err != nil {
@@ -525,66 +530,4 @@ func (g *Gateway) readingNow() int {
 		})
 	}
 	return n
-}
-
-// Readiness is a stream header of the server, whatever it says.
-func TestCheck(t *testing.T) {
-	for _, c := range []struct {
-		name, answer string
-		want         string
-	}{
-		{"header", testHeader, ""},
-		{"refusal", "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='' xmlns='jabber:client'><stream:error/></stream:stream>", ""},
-		{"other protocol", "220 mail.example.org ESMTP\r\n", "read stream header: "},
-		{"nothing", "", "read stream header: "},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			go func() {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				conn.Read(make([]byte, 1000))
-				io.WriteString(conn, c.answer)
-				conn.Close()
-			}()
-			dial, _, err := ParseUpstream("tcp://" + l.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
-			defer cancel()
-			err = (&Gateway{Dial: dial}).Check(ctx)
-			if (err == nil) != (c.want == "") || err != nil && !strings.HasPrefix(err.Error(), c.want) {
-				t.Errorf("got %v, want %q", err, c.want)
-			}
-		})
-	}
-	dial, _, err := ParseUpstream("tcp://127.0.0.1:1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := (&Gateway{Dial: dial}).Check(context.Background()); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("got %v, want connection refused", err)
-	}
-}
-
-func TestParseUpstream(t *testing.T) {
-	for _, c := range []struct {
-		s  string
-		ok bool
-	}{
-		{"tcp://127.0.0.1:5222", true}, {"tcp://[::1]:5222", true}, {"tcp://prosody:xmpp-client", true}, {"unix:/run/x.sock", true},
-		{"tcp://127.0.0.1", false}, {"tcp://:5222", false}, {"tcp://h:port", false}, {"tcp://h:70000", false}, {"unix:x.sock", false},
-		{"", false}, {"127.0.0.1:5222", false}, {"tls://h:5223", false},
-	} {
-		if _, _, err := ParseUpstream(c.s); (err == nil) != c.ok {
-			t.Errorf("%q: %v", c.s, err)
-		}
-	}
 }

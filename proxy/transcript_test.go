@@ -27,6 +27,8 @@ import (
 
 	"github.com/gobwas/ws"
 	"golang.org/x/tools/txtar"
+
+	"xmppgate/proxy/upstream"
 )
 
 var update = flag.Bool("update", false, "rewrite the effects in testdata with what happened")
@@ -497,7 +499,7 @@ func (st *stage) serverEnd() net.Conn {
 	return st.server
 }
 
-func (st *stage) dial(ctx context.Context) (net.Conn, error) {
+func (st *stage) dial(ctx context.Context, _ *upstream.Request) (*upstream.Stream, error) {
 	st.mu.Lock()
 	refuses, hangs := st.refuses, st.hangs
 	st.mu.Unlock()
@@ -513,7 +515,7 @@ func (st *stage) dial(ctx context.Context) (net.Conn, error) {
 	st.server = far
 	st.mu.Unlock()
 	go st.readServer(far)
-	return near, nil
+	return &upstream.Stream{Conn: near}, nil
 }
 
 func (st *stage) perform(batch []line) {

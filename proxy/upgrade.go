@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/gobwas/ws"
+
+	"xmppgate/proxy/origin"
 )
 
 // Limits of an HTTP request.
@@ -47,13 +49,14 @@ var (
 	refusePlain    = refusal{"no-upgrade", 426, "Upgrade: websocket\r\nConnection: Upgrade\r\n", "This is a WebSocket endpoint (RFC 7395)."}
 	refuseVersion  = refusal{"bad-version", 426, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", "Use version 13 of the WebSocket protocol."}
 	refuseProtocol = refusal{"no-subprotocol", 400, "", "Offer the WebSocket subprotocol xmpp (Sec-WebSocket-Protocol: xmpp)."}
+	refuseNoProxy  = refusal{"no-proxy-header", 400, "", "A PROXY header is expected from this address."}
 	refuseOrigin   = refusal{"bad-origin", 403, "", "This origin may not connect."}
 )
 
 // UpgradeResults lists the results that Observer.Upgraded is told.
 func UpgradeResults() []string {
 	results := []string{upgradeOK, upgradeGone}
-	for _, r := range []refusal{refuseBusy, refuseTooLarge, refuseTimeout, refuseBad, refuseMethod, refusePath, refusePlain, refuseVersion, refuseProtocol, refuseOrigin} {
+	for _, r := range []refusal{refuseBusy, refuseTooLarge, refuseTimeout, refuseBad, refuseMethod, refusePath, refusePlain, refuseVersion, refuseProtocol, refuseNoProxy, refuseOrigin} {
 		results = append(results, r.result)
 	}
 	return results
@@ -114,6 +117,22 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 	if s.ending != endNone {
 		return nil
 	}
+	if !s.proxied && s.g.Origin.SendsHeader(s.remote.Addr()) {
+		h, n, err := origin.ParseHeader(b)
+		switch {
+		case err != nil:
+			s.turnAway(w, &refuseNoProxy)
+			return nil
+		case n == 0:
+			return b
+		}
+		b = b[n:]
+		s.proxied = true
+		if !h.Local {
+			s.remote, s.secure = h.Source, h.Secure
+			s.need().listener = h.Destination
+		}
+	}
 	// What was looked through before ends s.partial bytes into b.
 	from := max(s.partial-3, 0)
 	s.partial = len(b)
@@ -130,11 +149,13 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		return nil
 	}
 	s.partial = 0
-	response, refused := s.g.answer(b[:size])
+	r, response, refused := s.g.answer(b[:size])
 	if refused != nil {
 		s.turnAway(w, refused)
 		return nil
 	}
+	remote, secure := s.g.Origin.Client(s.remote, r.Header)
+	s.remote, s.secure = remote, s.secure || secure
 	w.out[client].add(response)
 	s.upgraded = true
 	s.g.upgraded(s, w.now)
@@ -146,20 +167,20 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 }
 
 // answer checks a request and returns what to respond.
-func (g *Gateway) answer(head []byte) (response []byte, refused *refusal) {
+func (g *Gateway) answer(head []byte) (r *http.Request, response []byte, refused *refusal) {
 	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
 	if err != nil {
-		return nil, &refuseBad
+		return nil, nil, &refuseBad
 	}
 	for _, rule := range handshakeRules {
 		if rule.violated(g, r) {
-			return nil, rule.refusal
+			return nil, nil, rule.refusal
 		}
 	}
 	if response, err = handshake(head); err != nil {
-		return nil, &refuseBad
+		return nil, nil, &refuseBad
 	}
-	return response, nil
+	return r, response, nil
 }
 
 // unserved is the answer to a request that is not complete when e happens; nil

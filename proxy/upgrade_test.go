@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/tools/txtar"
+
+	"xmppgate/proxy/upstream"
 )
 
 // TestUpgrade plays testdata/upgrade/*.txtar: request and response, both to
@@ -55,7 +57,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-func noServer(context.Context) (net.Conn, error) {
+func noServer(context.Context, *upstream.Request) (*upstream.Stream, error) {
 	return nil, errors.New("nothing is dialled for a handshake")
 }
 
@@ -165,7 +167,11 @@ func TestUpgradeResults(t *testing.T) {
 }
 
 func ExampleGateway() {
-	dial, _, err := ParseUpstream("tcp://127.0.0.1:5222")
+	server, err := upstream.ParseServer("starttls://xmpp.example.org?name=example.org")
+	if err != nil {
+		panic(err)
+	}
+	router, err := upstream.NewRouter(upstream.Config{Default: []*upstream.Server{server}})
 	if err != nil {
 		panic(err)
 	}
@@ -173,7 +179,7 @@ func ExampleGateway() {
 	if err != nil {
 		panic(err)
 	}
-	g := &Gateway{Dial: dial}
+	g := &Gateway{Dial: router.Connect, Direct: router.Direct()}
 	go g.Serve(l)
 	// WebSocket clients connect to l, with the path /xmpp-websocket.
 	fmt.Println(g.Shutdown(context.Background()))

@@ -77,6 +77,14 @@ func (w *window) filled(n int) []byte {
 	return w.bytes()
 }
 
+// add appends bytes that were read elsewhere.
+func (w *window) add(b []byte) {
+	if w.n+len(b) > len(w.buf.b) {
+		w.move(w.bytes(), getBuffer(2*(w.n+len(b))))
+	}
+	w.n += copy(w.buf.b[w.n:], b)
+}
+
 // keep drops all but rest, which aliases the buffer.
 func (w *window) keep(rest []byte) {
 	switch {

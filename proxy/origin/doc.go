@@ -27,6 +27,10 @@ type Policy struct {
 	// Forwarders are the HTTP proxies whose X-Forwarded-For and Forwarded
 	// are believed.
 	Forwarders []netip.Prefix
+
+	// Unix tells that a client on a Unix socket, which has no address, is
+	// one of the Forwarders: whoever may open the socket is trusted.
+	Unix bool
 }
 
 // SendsHeader reports whether connections from peer start with a PROXY header,
@@ -36,6 +40,15 @@ func (p *Policy) SendsHeader(peer netip.Addr) bool { return contains(p.Proxies, 
 // Client is [Forwarded] for the forwarders of p. peer is what the PROXY header
 // says, if there is one.
 func (p *Policy) Client(peer netip.AddrPort, headers http.Header) (client netip.AddrPort, secure bool) {
+	if p.Unix && !peer.IsValid() {
+		// It stands for the socket: loopback is on this machine, too.
+		local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+		client, secure = Forwarded(local, headers, append(p.Forwarders[:len(p.Forwarders):len(p.Forwarders)], netip.PrefixFrom(local.Addr(), 32)))
+		if client == local {
+			client = peer
+		}
+		return client, secure
+	}
 	return Forwarded(peer, headers, p.Forwarders)
 }
 

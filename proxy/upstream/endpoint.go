@@ -16,17 +16,17 @@ const (
 	TCPTimeout    = 5 * time.Second
 	TLSTimeout    = 5 * time.Second
 	HeaderTimeout = 10 * time.Second
-	TotalTimeout  = 15 * time.Second
+	TotalTimeout  = 10 * time.Second
 )
 
 // fallbackDelay is how long the first address family has for itself (Happy
 // Eyeballs, RFC 8305, section 8).
 const fallbackDelay = 250 * time.Millisecond
 
-// keepAlive is how TCP notices that the other machine is gone. The kernel's
+// KeepAlive is how TCP notices that the other machine is gone. The kernel's
 // interval and count are left alone: each would be one more system call for
 // every connection.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: -1, Count: -1}
+var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: -1, Count: -1}
 
 // A security is how the bytes between the gateway and a server are protected.
 type security uint8
@@ -126,7 +126,7 @@ func (a *attempt) dial(ctx context.Context) error {
 	defer cancel()
 	d := net.Dialer{
 		FallbackDelay:   fallbackDelay,
-		KeepAliveConfig: keepAlive,
+		KeepAliveConfig: KeepAlive,
 		Resolver:        a.resolver,
 	}
 	if a.allowed != nil {

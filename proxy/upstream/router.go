@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -180,6 +181,27 @@ func (r *Router) Connect(ctx context.Context, q *Request) (*Stream, error) {
 		return stream, nil
 	}
 	return nil, s.failed.asError()
+}
+
+// Direct returns the address of the server if there is one only, at a fixed
+// address and in plain text: then there is nothing to Connect but to connect. It
+// is nil otherwise.
+func (r *Router) Direct() net.Addr {
+	if len(r.all) != 1 || r.all[0].service != nil {
+		return nil
+	}
+	s := r.all[0].server
+	if s.scheme.security != plain || s.options.proxy != 0 {
+		return nil
+	}
+	network, address := s.address()
+	if network == "unix" {
+		return &net.UnixAddr{Net: network, Name: address}
+	}
+	if a, err := netip.ParseAddrPort(address); err == nil {
+		return net.TCPAddrFromAddrPort(a)
+	}
+	return nil
 }
 
 // Check opens a stream at any server, as a session would, and closes it. An

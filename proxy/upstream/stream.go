@@ -9,7 +9,8 @@ type Stream struct {
 	// *tls.Conn that polltls.Client made.
 	Conn net.Conn
 	// Early is what was read of the stream: the server's header, at least,
-	// and as a rule the element behind it.
+	// and as a rule the element behind it. Nil means that the header was not
+	// sent; a Router never returns that.
 	Early []byte
 	// Server is the name of the configured server, see Server.Name.
 	Server string

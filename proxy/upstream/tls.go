@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"xmppgate/proxy/polltls"
 )
 
 // alpn is the protocol of direct TLS (XEP-0368, section 3).
@@ -19,9 +21,6 @@ const alpn = "xmpp-client"
 // maxTLSConfigs bounds how many identities of one server are remembered.
 // Clients choose them where there is no list of domains.
 const maxTLSConfigs = 1024
-
-// newTLS makes the client's end of TLS on conn.
-func newTLS(conn net.Conn, cfg *tls.Config) *tls.Conn { return tls.Client(conn, cfg) }
 
 // secure starts TLS and makes sure of the server.
 func (a *attempt) secure(context.Context) error {
@@ -40,7 +39,7 @@ func (a *attempt) secure(context.Context) error {
 			return err
 		}
 	}
-	conn := newTLS(a.conn, a.options.tls.get(a.options, a.reference()))
+	conn := polltls.Client(a.conn, a.options.tls.get(a.options, a.reference()))
 	if err := conn.Handshake(); err != nil {
 		return explainHandshake(err)
 	}
