@@ -124,10 +124,9 @@ func (s *search) report(n *node, failure *Error) {
 	}
 	n.mu.Lock()
 	changed := n.note(time.Now(), failure, s.probe)
-	up := !n.down
 	if changed {
 		// Under the lock, so that the observer sees changes in order.
-		s.observer.Health(n.name, up)
+		s.observer.Health(n.name, failure)
 	}
 	n.mu.Unlock()
 	if changed {
