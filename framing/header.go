@@ -1,16 +1,9 @@
 package framing
 
-import "bytes"
-
 // Attributes of a header. Each is the source text of the value including its
 // quotes, or nil when absent; they alias the input. Values are never unescaped
 // and quoted again on the way through: what was one attribute stays one.
 type Attributes struct{ To, From, ID, Version, Lang []byte }
-
-// Clone returns a copy that does not alias the input.
-func (a Attributes) Clone() Attributes {
-	return Attributes{bytes.Clone(a.To), bytes.Clone(a.From), bytes.Clone(a.ID), bytes.Clone(a.Version), bytes.Clone(a.Lang)}
-}
 
 // set stores the value of an attribute if it is one that headers carry over.
 // raw includes the quotes.

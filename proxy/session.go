@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -130,11 +131,12 @@ type session struct {
 
 // A rare is what most sessions do not need most of the time.
 type rare struct {
-	header     []byte                  // for the server, may not be written yet
+	header     []byte                  // for the server, also for the next one until SASL starts
+	held       bool                    // it may not be written yet
 	cancelDial context.CancelCauseFunc // not nil while the dial runs
 	dialed     time.Duration           // when it began
-	request    *upstream.Request       // until SASL starts: another server may have to take over
 	dials      int                     // how many there were
+	avoid      string                  // the server that has failed
 	known      known                   // what the client has of an earlier server
 	listener   netip.AddrPort          // where the client says that it has connected
 	pong       []byte                  // payload of the ping to answer when the client reads again
@@ -149,7 +151,7 @@ type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
 func (s *session) spare() {
-	if r := s.rare; r != nil && r.header == nil && r.cancelDial == nil && r.request == nil && !r.pinged && r.unread == 0 && r.cause == nil {
+	if r := s.rare; r != nil && r.header == nil && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.cause == nil {
 		s.rare = nil
 	}
 }
@@ -163,7 +165,7 @@ func (s *session) need() *rare {
 
 // holds reports whether a header for the server waits: for the dial, for the end
 // of SASL, or for earlier bytes. Until it has left the client is not read.
-func (s *session) holds() bool { return s.rare != nil && s.rare.header != nil }
+func (s *session) holds() bool { return s.rare != nil && s.rare.held }
 
 func (s *session) cause() error {
 	if s.rare == nil {
@@ -486,7 +488,6 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 	}
 	s.hold(m.Attributes)
 	if first {
-		s.need().request = s.newRequest(m.Attributes)
 		s.dial(w)
 		return
 	}
@@ -494,26 +495,28 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 	s.release(w)
 }
 
-// newRequest describes the session to whoever finds its server. It must not
-// alias the buffer that was read into.
-func (s *session) newRequest(a framing.Attributes) *upstream.Request {
-	r := &upstream.Request{
+// request describes the session to whoever finds its server.
+func (s *session) request() *upstream.Request {
+	header := bytes.Clone(s.rare.header)
+	u, _, _ := new(framing.Down).Next(header)
+	q := &upstream.Request{
 		Domain:   NormalDomain(s.domainName()),
-		Header:   a.Clone(),
+		Header:   u.Attributes,
 		Client:   s.remote,
 		Listener: s.rare.listener,
 		Secure:   s.secure,
 		ID:       strconv.FormatUint(s.id, 10),
+		Avoid:    s.rare.avoid,
 	}
-	if !r.Listener.IsValid() {
-		r.Listener = s.link.local()
+	if !q.Listener.IsValid() {
+		q.Listener = s.link.local()
 	}
-	if a.From != nil {
-		if jid, err := framing.Unquote(a.From); err == nil {
-			r.JID, _, _ = strings.Cut(jid, "/")
+	if from := u.Attributes.From; from != nil {
+		if jid, err := framing.Unquote(from); err == nil {
+			q.JID, _, _ = strings.Cut(jid, "/")
 		}
 	}
-	return r
+	return q
 }
 
 // dial starts to connect to a server; the outcome is an event.
@@ -530,8 +533,7 @@ func (s *session) dial(w *workspace) {
 	s.wait(w, endDialFailed, upstream.TotalTimeout)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	r.cancelDial = cancel
-	request := *r.request
-	go s.g.connect(ctx, cancel, s.link, &request)
+	go s.g.connect(ctx, cancel, s.link, s.request())
 }
 
 // maxDials bounds the servers that a session goes through, those not counted
@@ -543,18 +545,18 @@ const maxDials = 3
 // of the next server are not shown to it.
 func (s *session) redial(w *workspace) bool {
 	r := s.rare
-	if r == nil || r.request == nil || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
+	if r == nil || r.header == nil || s.relayed[up] != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
 		return false
 	}
 	r.known = known{header: s.openSent, features: s.saslOffered}
 	if s.stream != nil {
-		r.request.Avoid = s.stream.Server
+		r.avoid = s.stream.Server
 		s.leave()
 	}
 	s.setLeg(w, server, legNone, 0)
 	s.phase[down], s.headerSent = idle, false
 	s.down = s.g.newDown()
-	s.hold(r.request.Header)
+	r.held = true
 	s.dial(w)
 	return true
 }
@@ -573,7 +575,8 @@ func (s *session) waitForSASL(w *workspace) { s.wait(w, endServerSilent, saslTim
 
 // hold keeps a header and stops reading the client.
 func (s *session) hold(a framing.Attributes) {
-	s.need().header = framing.AppendStream(nil, a)
+	r := s.need()
+	r.header, r.held = framing.AppendStream(nil, a), true
 }
 
 // release writes the held header unless something still holds it. It is always
@@ -588,8 +591,10 @@ func (s *session) release(w *workspace) {
 
 // released notes that the held header was sent.
 func (s *session) released(w *workspace) {
-	s.rare.header = nil
-	s.spare()
+	if s.rare.held = false; s.relayed[up] != (Traffic{}) {
+		s.rare.header = nil
+		s.spare()
+	}
 	s.headerSent = true
 	if s.phase[down] == open {
 		s.phase[down] = restart
@@ -649,8 +654,8 @@ func (s *session) clientElement(w *workspace, m framing.Message) {
 		}
 		s.saslRunning = m.Class == framing.Auth
 	}
-	if r := s.rare; r != nil && r.request != nil {
-		r.request = nil // no other server knows what this one is told
+	if r := s.rare; r != nil && r.header != nil {
+		r.header = nil // no other server knows what this one is told
 		s.spare()
 	}
 	s.relayed[up].count(m.Class, len(m.Raw))
@@ -1031,7 +1036,7 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 	s.ending = e
 	s.waitForNothing()
 	if r := s.rare; r != nil {
-		r.header = nil
+		r.header, r.held = nil, false
 		if r.cancelDial != nil && e == endDialFailed {
 			r.cause = errDialTimeout
 			r.cancelDial(context.DeadlineExceeded)
