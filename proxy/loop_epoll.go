@@ -28,11 +28,12 @@ import (
 // descriptors are taken out of the Go runtime's poller, which would wake up
 // for them too.
 //
-// The descriptors are level-triggered: a session gets one read per wake-up, so
-// that one that floods waits for its next turn like all others, and a short
-// read needs no second one to make sure. What must not be read is registered
-// for one event at most: a hang-up is reported whether asked for or not, and
-// again and again.
+// The descriptors are edge-triggered, which saves the kernel a second look at
+// each of them: it says once that there is something. A session gets one read
+// per wake-up, so that one that floods waits for its next turn like all others;
+// when that may have left something, and when a side is to be read again, the
+// kernel is asked anew by registering the descriptor once more. A short read
+// leaves nothing.
 type epoll struct {
 	clock   func() time.Duration
 	begin   sync.Once
@@ -539,6 +540,7 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 	if events&^unix.EPOLLOUT != 0 && l.turn(sd) && !l.refeed[sd] {
 		more = l.read(w, sd) || more
 	} else {
+		more = true
 		l.settle(w)
 	}
 	l.again(w)
@@ -546,8 +548,12 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 		l.read(w, sd)
 		l.again(w)
 	}
-	if o.attached && !o.shut && l.wanted(sd)&unix.EPOLLIN == 0 {
-		l.register(sd) // or it is reported again at once
+	if more && o.attached && !o.shut {
+		// What is left is reported once more. But a hang-up is reported
+		// whether asked for or not, so who is not to be read is left alone.
+		if want := l.wanted(sd); want != unix.EPOLLONESHOT || l.interest[sd] != want {
+			l.watch(sd, want)
+		}
 	}
 	return more
 }
@@ -598,7 +604,7 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 		if n, err = c.Read(space); err == polltls.ErrAgain {
 			err = syscall.EAGAIN
 		}
-		more = true
+		more = !c.Drained()
 		if win.n > 0 && n > 0 {
 			win.add(space[:n])
 			l.feed(w, sd, win.bytes(), false)
@@ -795,5 +801,5 @@ func (l *slot) watch(sd side, want uint32) {
 		op = unix.EPOLL_CTL_ADD
 	}
 	l.interest[sd] = want
-	unix.EpollCtl(l.k.ep, op, int(l.fd[sd]), &unix.EpollEvent{Events: want, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation})
+	unix.EpollCtl(l.k.ep, op, int(l.fd[sd]), &unix.EpollEvent{Events: want | unix.EPOLLET, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation})
 }

@@ -619,3 +619,26 @@ func (g *Gateway) readingNow() int {
 	}
 	return n
 }
+
+// A server may put every byte into a record of its own: what one read of the
+// socket brings is then little of what there is.
+func TestTinyRecords(t *testing.T) {
+	for _, l := range loops {
+		if !strings.HasSuffix(l, overTLS) {
+			continue
+		}
+		t.Run(l, func(t *testing.T) {
+			b := newBench(t, l)
+			cl, srv := b.connect()
+			stanza := "<message><body>" + strings.Repeat("x", 20000) + "</body></message>"
+			go func() {
+				for i := range len(stanza) {
+					io.WriteString(srv, stanza[i:i+1])
+				}
+			}()
+			if m := b.message(cl); m != strings.Replace(stanza, "<message", `<message xmlns="jabber:client"`, 1) {
+				t.Errorf("got %.100q", m)
+			}
+		})
+	}
+}

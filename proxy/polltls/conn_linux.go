@@ -58,6 +58,7 @@ type Conn struct {
 	fd      int32
 	reading bool // Read runs
 	more    bool // see Buffered
+	drained bool // see Drained
 	closed  bool // close_notify was sent, and nothing may follow it
 	broken  bool // nothing more is sent
 }
@@ -156,6 +157,10 @@ func (c *Conn) read(b []byte) (n int) {
 // having arrived: the loop has to read before it waits.
 func (c *Conn) Buffered() bool { return c.more }
 
+// Drained reports whether the last Read that received anything has received all
+// there was: the socket tells when more comes, also if it tells only once.
+func (c *Conn) Drained() bool { return c.drained }
+
 // decrypt reads of one record. It returns ErrAgain when more has to be received
 // for that.
 func (c *Conn) decrypt(b []byte) (int, error) {
@@ -173,13 +178,16 @@ func (c *Conn) decrypt(b []byte) (int, error) {
 // has lent to crypto/tls, see stow.
 func (c *Conn) receive(n int) *lentBuffer {
 	n = min(max(n, maxRecord), maxReceive)
+	c.drained = false
 	if tlsLayout == nil {
 		c.budget = n // crypto/tls receives
 		return nil
 	}
 	in := tlsLayout.inside(c.tls)
 	lent := lentBuffers.Get().(*lentBuffer)
-	n, err := receive(c.fd, in.lend(lent[:n]))
+	room := in.lend(lent[:n])
+	n, err := receive(c.fd, room)
+	c.drained = n < len(room)
 	in.extend(n)
 	if err != ErrAgain {
 		c.err = err
@@ -316,7 +324,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	n, err := receive(w.fd, b[:want])
 	w.budget -= n
 	if n < want {
-		w.budget = 0 // that was all, for now
+		w.budget, w.drained = 0, true // that was all, for now
 	}
 	return n, err
 }
