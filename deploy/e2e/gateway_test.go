@@ -120,7 +120,18 @@ func (g *gateway) get(path string) (string, error) {
 	return string(body), err
 }
 
-// metric returns the sum of all samples of a metric.
+// awaitMetric waits until a metric, see [gateway.metric], has this value.
+func (g *gateway) awaitMetric(name string, want float64) error {
+	return poll(patience, func() error {
+		got, err := g.metric(name)
+		if err == nil && got != want {
+			err = fmt.Errorf("%s is %v, want %v", name, got, want)
+		}
+		return err
+	})
+}
+
+// metric returns the sum of all samples of a metric, or of those that start with its name and some labels.
 func (g *gateway) metric(name string) (float64, error) {
 	page, err := g.get("/metrics")
 	if err != nil {
@@ -129,7 +140,7 @@ func (g *gateway) metric(name string) (float64, error) {
 	sum, found := 0.0, false
 	for line := range strings.Lines(page) {
 		rest, ok := strings.CutPrefix(line, name)
-		if !ok || rest[0] != ' ' && rest[0] != '{' {
+		if !ok || !strings.ContainsAny(name, "{") && rest[0] != ' ' && rest[0] != '{' {
 			continue
 		}
 		fields := strings.Fields(rest[strings.LastIndexByte(rest, '}')+1:])
