@@ -64,16 +64,45 @@ func (c *phaseCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 var (
+	serverUpDesc = prometheus.NewDesc("xmppgate_upstream_up",
+		"1 while sessions are sent to an XMPP server, 0 while it is down.", []string{"server"}, nil)
+	serverSessionsDesc = prometheus.NewDesc("xmppgate_upstream_sessions",
+		"Live sessions at an XMPP server, those that connect included.", []string{"server"}, nil)
+)
+
+// A serverCollector reports the state of the servers.
+type serverCollector struct{ source Source }
+
+func (c *serverCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- serverUpDesc
+	ch <- serverSessionsDesc
+}
+
+func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.source.Servers() {
+		isUp := 0.0
+		if s.Up {
+			isUp = 1
+		}
+		ch <- value(serverUpDesc, isUp, s.Name)
+		ch <- value(serverSessionsDesc, float64(s.Sessions), s.Name)
+	}
+}
+
+// connectionLabels are those of every series of a session.
+var connectionLabels = []string{"id", "remote", "server"}
+
+var (
 	connectionBytesDesc = prometheus.NewDesc("xmppgate_connection_bytes_total",
-		"Bytes of XML relayed by one live session.", []string{"id", "remote", "direction"}, nil)
+		"Bytes of XML relayed by one live session.", append(slices.Clip(connectionLabels), "direction"), nil)
 	connectionStanzasDesc = prometheus.NewDesc("xmppgate_connection_stanzas_total",
-		"First-level elements relayed by one live session.", []string{"id", "remote", "direction"}, nil)
+		"First-level elements relayed by one live session.", append(slices.Clip(connectionLabels), "direction"), nil)
 	connectionStartDesc = prometheus.NewDesc("xmppgate_connection_start_time_seconds",
-		"Start of one live session, in seconds since 1970.", []string{"id", "remote"}, nil)
+		"Start of one live session, in seconds since 1970.", connectionLabels, nil)
 	connectionIdleDesc = prometheus.NewDesc("xmppgate_connection_idle_seconds",
-		"Time since the last byte of one live session.", []string{"id", "remote"}, nil)
+		"Time since the last byte of one live session.", connectionLabels, nil)
 	connectionPingDesc = prometheus.NewDesc("xmppgate_connection_ping_seconds",
-		"Last WebSocket ping round trip of one live session; absent before the first.", []string{"id", "remote"}, nil)
+		"Last WebSocket ping round trip of one live session; absent before the first.", connectionLabels, nil)
 	connectionsOmittedDesc = prometheus.NewDesc("xmppgate_connections_omitted",
 		"Live sessions that are not shown because others have relayed more bytes.", nil, nil)
 )
@@ -100,14 +129,14 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 	shown := all[:min(len(all), c.limit)]
 	for i := range shown {
 		s := &shown[i]
-		ch <- counter(connectionBytesDesc, s.Up.Bytes, s.ID, s.Remote, up)
-		ch <- counter(connectionBytesDesc, s.Down.Bytes, s.ID, s.Remote, down)
-		ch <- counter(connectionStanzasDesc, s.Up.stanzas(), s.ID, s.Remote, up)
-		ch <- counter(connectionStanzasDesc, s.Down.stanzas(), s.ID, s.Remote, down)
-		ch <- value(connectionStartDesc, float64(s.Since.UnixMilli())/1e3, s.ID, s.Remote)
-		ch <- value(connectionIdleDesc, s.Idle.Seconds(), s.ID, s.Remote)
+		ch <- counter(connectionBytesDesc, s.Up.Bytes, s.ID, s.Remote, s.Server, up)
+		ch <- counter(connectionBytesDesc, s.Down.Bytes, s.ID, s.Remote, s.Server, down)
+		ch <- counter(connectionStanzasDesc, s.Up.stanzas(), s.ID, s.Remote, s.Server, up)
+		ch <- counter(connectionStanzasDesc, s.Down.stanzas(), s.ID, s.Remote, s.Server, down)
+		ch <- value(connectionStartDesc, float64(s.Since.UnixMilli())/1e3, s.ID, s.Remote, s.Server)
+		ch <- value(connectionIdleDesc, s.Idle.Seconds(), s.ID, s.Remote, s.Server)
 		if s.Ping > 0 {
-			ch <- value(connectionPingDesc, s.Ping.Seconds(), s.ID, s.Remote)
+			ch <- value(connectionPingDesc, s.Ping.Seconds(), s.ID, s.Remote, s.Server)
 		}
 	}
 	ch <- value(connectionsOmittedDesc, float64(len(all)-len(shown)))

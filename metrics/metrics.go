@@ -2,13 +2,14 @@
 //
 // It keeps two registries. The first has a fixed number of series, whatever
 // clients do: every label value comes from a closed set that the caller hands
-// in, and every series exists from the start so that rate sees its zero. The
+// in, and every series exists from the start so that rate sees its zero; but
+// how it goes to open a stream has too many combinations that never occur. The
 // second has a few series for each of the busiest sessions; they come and go
 // with the session and are served on a path of their own, so that only those
 // who want them pay.
 //
 // Rare events arrive through the methods of [Metrics], which fit
-// proxy.Observer. What happens for every stanza is counted by the sessions
+// proxy.Observer and upstream.Observer. What happens for every stanza is counted by the sessions
 // themselves and read from a [Source] when Prometheus asks: sessions share no
 // counter.
 package metrics
@@ -31,6 +32,15 @@ type Source interface {
 	Totals() (up, down Traffic)
 	// Connections walks over the live sessions in any order.
 	Connections() iter.Seq[Connection]
+	// Servers returns the state of each of Options.Servers.
+	Servers() []Server
+}
+
+// A Server is one XMPP server.
+type Server struct {
+	Name     string
+	Up       bool // sessions are sent there
+	Sessions int
 }
 
 // Traffic counts what was relayed in one direction.
@@ -46,6 +56,7 @@ func (t Traffic) stanzas() uint64 { return t.Messages + t.Presences + t.IQs + t.
 type Connection struct {
 	ID       string
 	Remote   string // address of the client
+	Server   string // one of Options.Servers; empty before it is chosen
 	Phase    string // one of Options.Phases
 	Since    time.Time
 	Idle     time.Duration
@@ -56,9 +67,9 @@ type Connection struct {
 // bytes is what connections are ranked by.
 func (c *Connection) bytes() uint64 { return c.Up.Bytes + c.Down.Bytes }
 
-// Options are the facts that do not change while the gateway runs. The four
-// sets of label values are closed: an event with a value outside its set is
-// not counted, so that no mistake elsewhere can add series.
+// Options are the facts that do not change while the gateway runs. The sets of
+// label values are closed: an event with a value outside its set is not
+// counted, so that no mistake elsewhere can add series.
 type Options struct {
 	Version, Revision string // of the program, for xmppgate_build_info
 
@@ -66,6 +77,9 @@ type Options struct {
 	UpgradeResults []string
 	DialResults    []string
 	Phases         []string
+	Servers        []string
+	OpenPhases     []string
+	OpenResults    []string
 
 	// SessionsLimit bounds the sessions that live at once; zero means none.
 	SessionsLimit int
@@ -88,6 +102,31 @@ type Metrics struct {
 	dialDuration    prometheus.Histogram
 	pingRoundTrip   prometheus.Histogram
 	sessionDuration prometheus.Histogram
+
+	opens       *prometheus.CounterVec
+	openTimes   *prometheus.HistogramVec
+	failovers   map[string]prometheus.Counter
+	redirects   map[string]prometheus.Counter
+	certificate *prometheus.GaugeVec
+	servers     set
+	openPhases  set
+	openResults set
+}
+
+// A set holds the values that a label may have.
+type set map[string]struct{}
+
+func newSet(values []string) set {
+	s := make(set, len(values))
+	for _, v := range values {
+		s[v] = struct{}{}
+	}
+	return s
+}
+
+func (s set) has(value string) bool {
+	_, ok := s[value]
+	return ok
 }
 
 // New registers the metrics of a gateway that source describes.
@@ -107,6 +146,25 @@ func New(source Source, o Options) *Metrics {
 		pingRoundTrip:   histogram(totals, "xmppgate_ping_round_trip_seconds", "Time from a WebSocket ping to its pong.", prometheus.ExponentialBuckets(0.001, 2, 15)),
 		// About a factor of four, at the boundaries that people ask about.
 		sessionDuration: histogram(totals, "xmppgate_session_duration_seconds", "Age of sessions at their end.", []float64{0.1, 0.5, 2, 10, 60, 300, 1200, 3600, 14400, 43200, 86400}),
+
+		opens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "xmppgate_upstream_opens_total",
+			Help: "Phases of opening a stream to an XMPP server that are over, by outcome; health checks included.",
+		}, []string{"server", "phase", "result"}),
+		openTimes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "xmppgate_upstream_open_duration_seconds",
+			Help:    "Time that a phase of opening a stream to an XMPP server took.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
+		}, []string{"server", "phase"}),
+		failovers: counters(totals, "xmppgate_upstream_failovers_total", "Sessions that went on to another XMPP server, by the one that had failed them.", "server", o.Servers),
+		redirects: counters(totals, "xmppgate_upstream_redirects_total", "Redirects of XMPP servers that the gateway followed.", "server", o.Servers),
+		certificate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "xmppgate_upstream_certificate_expiry_timestamp_seconds",
+			Help: "When the certificate that an XMPP server showed last expires, in seconds since 1970.",
+		}, []string{"server"}),
+		servers:     newSet(o.Servers),
+		openPhases:  newSet(o.OpenPhases),
+		openResults: newSet(o.OpenResults),
 	}
 
 	prometheus.WrapRegistererWith(prometheus.Labels{
@@ -124,6 +182,8 @@ func New(source Source, o Options) *Metrics {
 		}),
 		&trafficCollector{source},
 		&phaseCollector{source, o.Phases},
+		&serverCollector{source},
+		m.opens, m.openTimes, m.certificate,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -164,6 +224,27 @@ func (m *Metrics) Pinged(roundTrip time.Duration) {
 func (m *Metrics) Ended(ending string, age time.Duration) {
 	increment(m.ended, ending)
 	m.sessionDuration.Observe(age.Seconds())
+}
+
+// Opened counts a phase of opening a stream to an XMPP server.
+func (m *Metrics) Opened(server, phase, result string, took time.Duration) {
+	if m.servers.has(server) && m.openPhases.has(phase) && m.openResults.has(result) {
+		m.opens.WithLabelValues(server, phase, result).Inc()
+		m.openTimes.WithLabelValues(server, phase).Observe(took.Seconds())
+	}
+}
+
+// FailedOver counts a session that went on to another server.
+func (m *Metrics) FailedOver(from string) { increment(m.failovers, from) }
+
+// Redirected counts a redirect that the gateway followed.
+func (m *Metrics) Redirected(server string) { increment(m.redirects, server) }
+
+// CertificateExpires records until when the certificate of a server is valid.
+func (m *Metrics) CertificateExpires(server string, at time.Time) {
+	if m.servers.has(server) {
+		m.certificate.WithLabelValues(server).Set(float64(at.Unix()))
+	}
 }
 
 func increment(counters map[string]prometheus.Counter, value string) {

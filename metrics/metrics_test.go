@@ -25,9 +25,11 @@ var update = flag.Bool("update", false, "rewrite testdata")
 type fakeSource struct {
 	up, down    Traffic
 	connections []Connection
+	servers     []Server
 }
 
 func (f *fakeSource) Totals() (up, down Traffic)        { return f.up, f.down }
+func (f *fakeSource) Servers() []Server                 { return f.servers }
 func (f *fakeSource) Connections() iter.Seq[Connection] { return slices.Values(f.connections) }
 
 var options = Options{
@@ -36,6 +38,9 @@ var options = Options{
 	UpgradeResults: []string{"ok", "refused"},
 	DialResults:    []string{"ok", "timeout"},
 	Phases:         []string{"negotiating", "open"},
+	Servers:        []string{"tcp://a:5222", "srv:example.org"},
+	OpenPhases:     []string{"tcp", "tls"},
+	OpenResults:    []string{"ok", "refused"},
 	SessionsLimit:  500, ConnectionsLimit: 2,
 }
 
@@ -43,10 +48,11 @@ var options = Options{
 func gateway() *fakeSource {
 	started := time.Unix(1700000000, 250e6)
 	return &fakeSource{
-		up:   Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 1000},
-		down: Traffic{Messages: 5, Presences: 6, IQs: 7, Nonzas: 8, Bytes: 9000},
+		up:      Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 1000},
+		down:    Traffic{Messages: 5, Presences: 6, IQs: 7, Nonzas: 8, Bytes: 9000},
+		servers: []Server{{Name: "tcp://a:5222", Up: true, Sessions: 2}, {Name: "srv:example.org"}},
 		connections: []Connection{
-			{ID: "1", Remote: "192.0.2.1:5000", Phase: "open", Since: started, Idle: 1500 * time.Millisecond, Up: Traffic{IQs: 1, Bytes: 10}, Down: Traffic{IQs: 1, Bytes: 20}},
+			{ID: "1", Remote: "192.0.2.1:5000", Server: "tcp://a:5222", Phase: "open", Since: started, Idle: 1500 * time.Millisecond, Up: Traffic{IQs: 1, Bytes: 10}, Down: Traffic{IQs: 1, Bytes: 20}},
 			{ID: "2", Remote: "[2001:db8::2]:5001", Phase: "open", Since: started, Ping: 25 * time.Millisecond, Up: Traffic{Messages: 9, Bytes: 100}, Down: Traffic{Messages: 4, Presences: 1, Bytes: 200}},
 			{ID: "3", Remote: "192.0.2.3:5002", Phase: "negotiating", Since: started},
 		},
@@ -109,6 +115,12 @@ func TestRunning(t *testing.T) {
 	m.Upgraded("refused", time.Millisecond)
 	m.Dialed("ok", 3*time.Millisecond)
 	m.Dialed("timeout", 10*time.Second)
+	m.Opened("tcp://a:5222", "tcp", "ok", 3*time.Millisecond)
+	m.Opened("srv:example.org", "tcp", "ok", time.Millisecond)
+	m.Opened("srv:example.org", "tls", "refused", time.Second)
+	m.FailedOver("srv:example.org")
+	m.Redirected("tcp://a:5222")
+	m.CertificateExpires("srv:example.org", time.Unix(1800000000, 0))
 	m.Pinged(25 * time.Millisecond)
 	m.Ended("client-closed", time.Hour)
 	m.Ended("client-closed", 48*time.Hour)
@@ -127,6 +139,8 @@ func TestBuildInfo(t *testing.T) {
 
 func TestLint(t *testing.T) {
 	m := New(gateway(), options)
+	m.Opened("tcp://a:5222", "tcp", "ok", 0)
+	m.CertificateExpires("tcp://a:5222", time.Now())
 	for _, r := range []*prometheus.Registry{m.totals, m.connections} {
 		problems, err := testutil.GatherAndLint(r)
 		if err != nil {
@@ -148,6 +162,12 @@ func TestClosedSets(t *testing.T) {
 	}
 	m.Upgraded("made up", 0)
 	m.Dialed("made up", 0)
+	m.Opened("made up", "tcp", "ok", 0)
+	m.Opened("tcp://a:5222", "made up", "ok", 0)
+	m.Opened("tcp://a:5222", "tcp", "made up", 0)
+	m.FailedOver("made up")
+	m.Redirected("made up")
+	m.CertificateExpires("made up", time.Now())
 	m.Ended("made up", 0)
 	source.connections = append(gateway().connections, Connection{Phase: "made up"})
 	after, err := testutil.GatherAndCount(m.totals)
@@ -208,6 +228,8 @@ func TestObserverAllocatesNothing(t *testing.T) {
 	n := testing.AllocsPerRun(100, func() {
 		m.Upgraded("ok", time.Millisecond)
 		m.Dialed("timeout", time.Millisecond)
+		m.Opened("tcp://a:5222", "tcp", "ok", time.Millisecond)
+		m.FailedOver("tcp://a:5222")
 		m.Pinged(time.Millisecond)
 		m.Ended("shutdown", time.Millisecond)
 	})

@@ -93,9 +93,9 @@ type Gateway struct {
 type Observer interface {
 	// Upgraded is called once for every HTTP request. See UpgradeResults.
 	Upgraded(result string, took time.Duration)
-	// Dialed is called once for every attempt to connect to the server. See
-	// DialResults.
-	Dialed(result string, took time.Duration)
+	// Dialed is called once for every attempt to connect to the server,
+	// which was to Gateway.Direct or by Gateway.Dial. See DialResults.
+	Dialed(result string, direct bool, took time.Duration)
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
 	// Ended is called once for every session. See Endings.

@@ -41,7 +41,7 @@ type state struct {
 	observer     Observer
 	records      records
 	paths        []string
-	domains      []string // in the form of normalDomain; nil means any
+	domains      []string // in the form of NormalDomain; nil means any
 	maxStanza    int
 	pingInterval time.Duration
 	streamID     func() string
@@ -72,7 +72,7 @@ func (g *Gateway) init() {
 			g.paths = DefaultPaths
 		}
 		for _, d := range g.Domains {
-			g.domains = append(g.domains, normalDomain(d))
+			g.domains = append(g.domains, NormalDomain(d))
 		}
 		g.maxStanza = orDefault(g.MaxStanza, DefaultMaxStanza)
 		g.pingInterval = orDefault(g.PingInterval, DefaultPingInterval)
@@ -452,7 +452,7 @@ func (g *Gateway) domain(to []byte) (string, framing.Condition) {
 		}
 		// Without a list there is nothing to compare with but itself.
 		if name = s; g.domains != nil {
-			name = normalDomain(s)
+			name = NormalDomain(s)
 		}
 	}
 	switch {
@@ -471,10 +471,10 @@ func (g *Gateway) domain(to []byte) (string, framing.Condition) {
 // 2.3.4).
 const maxDomain = 255
 
-// normalDomain is the form in which domains are compared: ASCII, lower case,
+// NormalDomain is the form in which domains are compared: ASCII, lower case,
 // no final dot. A name that is no domain keeps its spelling; one that is too
 // long is not even looked at, for the time that takes grows with the square.
-func normalDomain(s string) string {
+func NormalDomain(s string) string {
 	if len(s) > maxDomain {
 		return s
 	}
@@ -493,7 +493,7 @@ func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	g.dialed(err, time.Since(begun))
+	g.dialed(err, false, time.Since(begun))
 	if err != nil {
 		l.post(func(s *session, w *workspace) { s.dialFailed(w, fmt.Errorf("dial server: %w", err)) })
 		return
@@ -506,7 +506,9 @@ func dialError(to net.Addr, err error) error {
 	return fmt.Errorf("dial server: %w", &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: os.NewSyscallError("connect", err)})
 }
 
-func (g *Gateway) dialed(err error, took time.Duration) { g.observer.Dialed(dialResult(err), took) }
+func (g *Gateway) dialed(err error, direct bool, took time.Duration) {
+	g.observer.Dialed(dialResult(err), direct, took)
+}
 
 // Results of a dial, see Observer.
 const (
@@ -539,7 +541,7 @@ func dialResult(err error) string {
 // nobody observes nothing.
 type nobody struct{}
 
-func (nobody) Upgraded(string, time.Duration) {}
-func (nobody) Dialed(string, time.Duration)   {}
-func (nobody) Pinged(time.Duration)           {}
-func (nobody) Ended(string, time.Duration)    {}
+func (nobody) Upgraded(string, time.Duration)     {}
+func (nobody) Dialed(string, bool, time.Duration) {}
+func (nobody) Pinged(time.Duration)               {}
+func (nobody) Ended(string, time.Duration)        {}

@@ -482,7 +482,7 @@ func (l *slot) connect(w *workspace, to net.Addr) bool {
 	l.fd[server], l.connecting = int32(fd), to
 	l.s.need().cancelDial = func(cause error) {
 		l.disconnect()
-		l.s.g.dialed(cause, l.s.g.clock()-l.s.rare.dialed)
+		l.s.g.dialed(cause, true, l.s.g.clock()-l.s.rare.dialed)
 	}
 	l.watch(server, unix.EPOLLOUT)
 	return true

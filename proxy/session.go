@@ -498,7 +498,7 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 // alias the buffer that was read into.
 func (s *session) newRequest(a framing.Attributes) *upstream.Request {
 	r := &upstream.Request{
-		Domain:   normalDomain(s.domainName()),
+		Domain:   NormalDomain(s.domainName()),
 		Header:   a.Clone(),
 		Client:   s.remote,
 		Listener: s.rare.listener,
@@ -834,7 +834,7 @@ var errUpgradedStream = errors.New("the server started TLS or compression unaske
 
 // connected tells how it went to connect to the server.
 func (s *session) connected(w *workspace, to net.Addr, err error) {
-	s.g.dialed(err, w.now-s.rare.dialed)
+	s.g.dialed(err, true, w.now-s.rare.dialed)
 	if err != nil {
 		s.dialFailed(w, dialError(to, err))
 		return

@@ -315,7 +315,7 @@ func TestLongDomains(t *testing.T) {
 	if _, c := g.domain(to); c != framing.HostUnknown {
 		t.Errorf("got %q", c)
 	}
-	if n := testing.AllocsPerRun(10, func() { normalDomain(long.String()) }); n > 0 {
+	if n := testing.AllocsPerRun(10, func() { NormalDomain(long.String()) }); n > 0 {
 		t.Errorf("%v allocations: the name was looked at", n)
 	}
 	for _, d := range []string{"proto.test", "PROTO.test.", "Proto.Test"} {

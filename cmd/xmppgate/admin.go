@@ -4,25 +4,35 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
-// A gateway is what the admin endpoints ask.
+// A gateway is what the admin endpoints ask about sessions.
 type gateway interface {
 	// Sessions walks over the live sessions in any order.
 	Sessions() iter.Seq[proxy.SessionInfo]
-	// Check connects to the XMPP server and waits for its header.
+}
+
+// servers is what they ask about servers, see upstream.Router.
+type servers interface {
+	Direct() net.Addr
+	Ready() bool
+	Status() []upstream.ServerStatus
 	Check(ctx context.Context) error
 }
 
@@ -43,7 +53,7 @@ const adminIndex = `xmppgate
 /metrics/connections  for Prometheus, single sessions
 /connections          sessions as JSON: ?sort=bytes|age|idle|messages&limit=100
 /healthz              200 while the process lives
-/readyz               200 while the XMPP server answers and nobody asked to drain
+/readyz               200 while an XMPP server answers and nobody asked to drain
 /drain                POST or GET: accept nobody, close sessions
 `
 
@@ -95,8 +105,8 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusServiceUnavailable, "draining\n")
 		return
 	}
-	if err := a.ready.check(r.Context(), a.gateway); err != nil {
-		answer(w, http.StatusServiceUnavailable, fmt.Sprintf("the XMPP server does not answer: %v\n", err))
+	if err := a.ready.check(r.Context()); err != nil {
+		answer(w, http.StatusServiceUnavailable, fmt.Sprintf("no XMPP server answers: %v\n", err))
 		return
 	}
 	answer(w, http.StatusOK, "ok\n")
@@ -112,24 +122,34 @@ func (a *admin) beginDrain(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusAccepted, "draining\n")
 }
 
-// A readiness remembers for a moment whether the XMPP server answers, so that
-// those who ask cannot load it. The zero value knows nothing yet.
+// A readiness tells whether any XMPP server answers.
+//
+// As a rule sessions and health checks have found out. But until one of them
+// has come to an end all servers count as up; and the sessions of a server that
+// is connected to directly tell nothing, so health checks alone would take long
+// to see that it is gone. Then the server is asked, and the answer remembered
+// for a moment, so that those who ask the gateway cannot load it.
 type readiness struct {
-	mu   sync.Mutex
-	at   time.Time
-	last error
+	servers servers
+
+	mu       sync.Mutex
+	answered bool // any server, ever
+	at       time.Time
+	last     error
 }
 
 const (
-	readyFor     = 2 * time.Second
+	readyFor     = time.Second
 	readyTimeout = 2 * time.Second
 )
 
-// check asks the gateway unless the last answer is fresh. Others who ask at
-// the same time wait for that one answer.
-func (r *readiness) check(ctx context.Context, g gateway) error {
+// check returns why no server answers, or nil.
+func (r *readiness) check(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.answered && r.servers.Direct() == nil {
+		return r.known()
+	}
 	if !r.at.IsZero() && time.Since(r.at) < readyFor {
 		return r.last
 	}
@@ -137,9 +157,24 @@ func (r *readiness) check(ctx context.Context, g gateway) error {
 	// spoil it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
 	defer cancel()
-	r.last = g.Check(ctx)
+	r.last = r.servers.Check(ctx)
 	r.at = time.Now()
+	r.answered = r.answered || r.last == nil
 	return r.last
+}
+
+// known returns what the last attempt at each server came to, when all are down.
+func (r *readiness) known() error {
+	if r.servers.Ready() {
+		return nil
+	}
+	var failures []string
+	for _, s := range r.servers.Status() {
+		if s.Err != nil {
+			failures = append(failures, s.Err.Error())
+		}
+	}
+	return errors.New(strings.Join(failures, "; "))
 }
 
 // A listedTraffic is one direction of a listed session.
@@ -156,6 +191,7 @@ type listedSession struct {
 	ID          uint64        `json:"id"`
 	Remote      string        `json:"remote"`
 	Domain      string        `json:"domain"`
+	Server      string        `json:"server"`
 	Phase       string        `json:"phase"`
 	Resumable   bool          `json:"resumable"`
 	Since       time.Time     `json:"since"`
@@ -202,6 +238,7 @@ func (a *admin) listConnections(w http.ResponseWriter, r *http.Request) {
 			ID:          i.ID,
 			Remote:      remote(i),
 			Domain:      i.Domain,
+			Server:      i.Server,
 			Phase:       i.Phase,
 			Resumable:   i.Resumable,
 			Since:       i.Since,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -18,23 +19,32 @@ import (
 	"time"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
 // A fakeGateway has the sessions and the answer that a test gives it.
 type fakeGateway struct {
 	sessions []proxy.SessionInfo
 	check    func(context.Context) error
+	direct   net.Addr
+	status   []upstream.ServerStatus
 }
 
 func (f *fakeGateway) Sessions() iter.Seq[proxy.SessionInfo] { return slices.Values(f.sessions) }
 func (f *fakeGateway) Check(ctx context.Context) error       { return f.check(ctx) }
+func (f *fakeGateway) Direct() net.Addr                      { return f.direct }
+func (f *fakeGateway) Status() []upstream.ServerStatus       { return f.status }
+
+func (f *fakeGateway) Ready() bool {
+	return slices.ContainsFunc(f.status, func(s upstream.ServerStatus) bool { return s.Up })
+}
 
 // newAdmin returns the endpoints of g with something to drain.
 func newAdmin(g *fakeGateway) *admin {
 	text := func(s string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s) })
 	}
-	return &admin{gateway: g, drain: newDrain(), metrics: text("totals"), connections: text("single"), limit: 3}
+	return &admin{gateway: g, ready: readiness{servers: g}, drain: newDrain(), metrics: text("totals"), connections: text("single"), limit: 3}
 }
 
 func request(a *admin, method, target string) *httptest.ResponseRecorder {
@@ -107,7 +117,7 @@ func TestReadyz(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
 		answers := errors.New("connection refused")
-		a := newAdmin(&fakeGateway{check: func(context.Context) error { asked.Add(1); return answers }})
+		a := newAdmin(&fakeGateway{direct: &net.TCPAddr{}, check: func(context.Context) error { asked.Add(1); return answers }})
 		expect := func(status int, body string, times int32) {
 			t.Helper()
 			w := request(a, "GET", "/readyz")
@@ -115,7 +125,7 @@ func TestReadyz(t *testing.T) {
 				t.Errorf("%d %q, the server was asked %d times, want %d", w.Code, w.Body, asked.Load(), times)
 			}
 		}
-		down := "the XMPP server does not answer: connection refused\n"
+		down := "no XMPP server answers: connection refused\n"
 		expect(503, down, 1)
 		answers = nil
 		time.Sleep(readyFor - time.Millisecond)
@@ -125,6 +135,34 @@ func TestReadyz(t *testing.T) {
 		a.drain.begin()
 		expect(503, "draining\n", 2)
 	})
+}
+
+// With several servers their health says it, once any has answered.
+func TestReadyzOfServers(t *testing.T) {
+	var answers error
+	g := &fakeGateway{check: func(context.Context) error { return answers }, status: []upstream.ServerStatus{
+		{Name: "a", Up: true, Err: &upstream.Error{Server: "a", Phase: "tcp", Err: errors.New("refused")}},
+		{Name: "b"},
+		{Name: "c", Err: &upstream.Error{Server: "c", Phase: "tls", Err: errors.New("expired")}},
+	}}
+	a := newAdmin(g)
+	for _, step := range []struct {
+		answers error
+		up      bool
+		status  int
+		body    string
+	}{
+		{errors.New("too early"), true, 503, "no XMPP server answers: too early\n"},
+		{nil, true, 200, "ok\n"},
+		{errors.New("not asked"), true, 200, "ok\n"},
+		{nil, false, 503, "no XMPP server answers: server a: tcp: refused; server c: tls: expired\n"},
+	} {
+		answers, g.status[0].Up = step.answers, step.up
+		a.ready.at = time.Time{}
+		if w := request(a, "GET", "/readyz"); w.Code != step.status || w.Body.String() != step.body {
+			t.Errorf("%d %q, want %d %q", w.Code, w.Body, step.status, step.body)
+		}
+	}
 }
 
 // Many probes at once are one dial, and the one that asked first may leave.
@@ -172,7 +210,7 @@ func TestReadyzGivesUp(t *testing.T) {
 func TestConnections(t *testing.T) {
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	g := &fakeGateway{sessions: []proxy.SessionInfo{
-		{ID: 1, Remote: netip.MustParseAddrPort("192.0.2.1:1000"), Domain: "example.org", Phase: "open", Resumable: true, Since: since, Idle: 1500 * time.Millisecond, Ping: 20 * time.Millisecond,
+		{ID: 1, Remote: netip.MustParseAddrPort("192.0.2.1:1000"), Domain: "example.org", Server: "tcp://one:5222", Phase: "open", Resumable: true, Since: since, Idle: 1500 * time.Millisecond, Ping: 20 * time.Millisecond,
 			Up: proxy.Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 10}, Down: proxy.Traffic{Messages: 5, Bytes: 20}},
 		{ID: 2, Since: since.Add(-time.Hour), Up: proxy.Traffic{Bytes: 500}},
 		{ID: 3, Since: since.Add(time.Hour), Idle: time.Hour, Down: proxy.Traffic{IQs: 99, Bytes: 1}},
@@ -204,7 +242,7 @@ func TestConnections(t *testing.T) {
 	}
 
 	g.sessions = g.sessions[:1]
-	const want = `[{"id":1,"remote":"192.0.2.1:1000","domain":"example.org","phase":"open","resumable":true,"since":"2026-01-02T03:04:05Z","idle_seconds":1.5,"ping_seconds":0.02,` +
+	const want = `[{"id":1,"remote":"192.0.2.1:1000","domain":"example.org","server":"tcp://one:5222","phase":"open","resumable":true,"since":"2026-01-02T03:04:05Z","idle_seconds":1.5,"ping_seconds":0.02,` +
 		`"up":{"messages":1,"presences":2,"iqs":3,"nonzas":4,"bytes":10},"down":{"messages":5,"presences":0,"iqs":0,"nonzas":0,"bytes":20}}]`
 	if got := strings.TrimSpace(request(a, "GET", "/connections").Body.String()); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
 const prefix = "XMPPGATE_"
@@ -31,8 +31,14 @@ const prefix = "XMPPGATE_"
 type config struct {
 	Listen                 list          `env:"LISTEN" envDefault:":5280" help:"where clients connect: host:port or unix:/path, comma separated"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated"`
-	Upstream               string        `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP server: tcp://host:port or unix:/path"`
-	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; empty leaves it to the server"`
+	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
+	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`
+	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; domain=URL or domain=URL|URL gives one servers of its own; empty leaves it to the server"`
+	DNS                    string        `env:"DNS" help:"the DNS server that is asked for the names of servers, host:port; empty means the system's"`
+	ChannelBinding         string        `env:"CHANNEL_BINDING" envDefault:"pass" help:"what becomes of SASL mechanisms that bind to TLS: pass, strip, or end-point where gateway and server have the same certificate"`
+	ProxyProtocol          list          `env:"PROXY_PROTOCOL" help:"networks or addresses whose connections start with a PROXY header, comma separated"`
+	TrustedProxies         list          `env:"TRUSTED_PROXIES" help:"networks or addresses whose X-Forwarded-For and Forwarded are believed, comma separated; unix stands for clients on a Unix socket"`
+	SeeOther               list          `env:"SEE_OTHER" help:"where clients go that a server sends elsewhere and the gateway cannot follow: host:port=wss://host/path, comma separated"`
 	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, such as https://chat.example.org, comma separated; empty means any"`
 	AdminListen            list          `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
 	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message in bytes, each way; at least 10000"`
@@ -45,11 +51,9 @@ type config struct {
 	LogLevel               slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
 	LogFormat              string        `env:"LOG_FORMAT" envDefault:"auto" help:"text, json, or auto: text on a terminal and JSON elsewhere"`
 	UnsafeAdmin            bool          `env:"UNSAFE_ADMIN" envDefault:"false" help:"accept an ADMIN_LISTEN that other machines can reach, where a container or firewall keeps them out"`
-	UnsafeUpstream         bool          `env:"UNSAFE_UPSTREAM" envDefault:"false" help:"accept an UPSTREAM without encryption on another machine, where the network is trusted: compose, Kubernetes"`
+	UnsafeUpstream         bool          `env:"UNSAFE_UPSTREAM" envDefault:"false" help:"accept servers without encryption on another machine, where the network is trusted: compose, Kubernetes"`
 
-	// dial and direct are Upstream, understood.
-	dial   func(context.Context) (net.Conn, error)
-	direct net.Addr
+	parsed
 }
 
 // A list is comma separated; spaces around its items are dropped.
@@ -134,17 +138,9 @@ func (c *config) check(r *report) {
 			r.add("PATH", "%q is not a URL path: write one such as /xmpp-websocket", path)
 		}
 	}
-	var err error
-	if c.dial, c.direct, err = proxy.ParseUpstream(c.Upstream); err != nil {
-		r.add("UPSTREAM", "%w", err)
-	} else if address, plain := strings.CutPrefix(c.Upstream, "tcp://"); plain && !local(address) && !c.UnsafeUpstream {
-		r.add("UPSTREAM", "passwords and messages would cross the network without encryption: write tcp://127.0.0.1:5222 or unix:/path, or set %sUNSAFE_UPSTREAM=true where the network is trusted, as with service names of compose and Kubernetes", prefix)
-	}
-	for _, domain := range c.Domains {
-		if strings.ContainsAny(domain, "@/=*<>\"'& ") {
-			r.add("DOMAINS", "%q is not a domain: write names such as example.org, or nothing to leave it to the server", domain)
-		}
-	}
+	c.checkServers(r)
+	c.checkOrigin(r)
+	c.checkSeeOther(r)
 	for _, origin := range c.Origins {
 		if u, err := url.Parse(origin); origin != "null" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
 			r.add("ORIGINS", "%q is not an origin: write scheme and host only, such as https://chat.example.org, or nothing to accept any", origin)
@@ -172,19 +168,43 @@ func (c *config) check(r *report) {
 	if c.ConnectionMetricsLimit < 0 {
 		r.add("CONNECTION_METRICS_LIMIT", "negative: write 0 to show none")
 	}
-	if !slices.Contains([]string{"auto", "text", "json"}, c.LogFormat) {
-		r.add("LOG_FORMAT", "not a format: write auto, text or json")
-	}
-	if !slices.Contains([]string{proxy.LoopAuto, proxy.LoopGoroutine}, c.Loop) {
-		r.add("LOOP", "not a loop: write auto or goroutine")
+	for _, v := range []struct {
+		name, value string
+		known       []string
+	}{
+		{"UPSTREAM_POLICY", c.UpstreamPolicy, upstream.Policies()},
+		{"CHANNEL_BINDING", c.ChannelBinding, slices.Sorted(maps.Keys(bindings))},
+		{"LOG_FORMAT", c.LogFormat, []string{"auto", "text", "json"}},
+		{"LOOP", c.Loop, []string{proxy.LoopAuto, proxy.LoopGoroutine}},
+	} {
+		if last := len(v.known) - 1; !slices.Contains(v.known, v.value) {
+			r.add(v.name, "no such choice: write %s or %s", strings.Join(v.known[:last], ", "), v.known[last])
+		}
 	}
 }
 
 // warnings are about values that are allowed and probably not wanted.
 func (c *config) warnings() (warnings []string) {
-	if c.PingInterval >= time.Minute {
-		warnings = append(warnings, fmt.Sprintf("%sPING_INTERVAL=%v: many proxies cut connections that are silent for 60s", prefix, c.PingInterval))
+	warn := func(name string, value any, text string) {
+		warnings = append(warnings, fmt.Sprintf("%s%s=%v: %s", prefix, name, value, text))
 	}
+	if c.PingInterval >= time.Minute {
+		warn("PING_INTERVAL", c.PingInterval, "many proxies cut connections that are silent for 60s")
+	}
+	if c.ChannelBinding != bindingPass {
+		warn("CHANNEL_BINDING", c.ChannelBinding, "clients refuse to log in if the server protects its list of mechanisms (XEP-0474), as ejabberd does: rather have the server offer no channel binding, and pass")
+	}
+	for name, networks := range map[string][]netip.Prefix{"PROXY_PROTOCOL": c.origin.Proxies, "TRUSTED_PROXIES": c.origin.Forwarders} {
+		for _, n := range networks {
+			if n.Bits() == 0 {
+				warn(name, n, "anybody can claim to be anybody: write the networks of the proxies only")
+			}
+		}
+	}
+	if c.idle {
+		warn("UPSTREAM", c.Upstream, "not used: every domain has servers of its own")
+	}
+	slices.Sort(warnings)
 	return warnings
 }
 
@@ -229,8 +249,18 @@ type report struct {
 
 // add reports the value of a variable.
 func (r *report) add(name, format string, args ...any) {
-	if name = prefix + name; !r.seen[name] {
-		r.errs = append(r.errs, fmt.Errorf("%s=%q: %w", name, r.environ[name], fmt.Errorf(format, args...)))
+	r.addError(name, fmt.Errorf(format, args...))
+}
+
+// addError is add for an error, with a line of its own for each that is joined
+// in it.
+func (r *report) addError(name string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			r.addError(name, err)
+		}
+	} else if name = prefix + name; !r.seen[name] {
+		r.errs = append(r.errs, fmt.Errorf("%s=%q: %w", name, r.environ[name], err))
 	}
 }
 

@@ -18,17 +18,20 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.dial == nil {
-		t.Error("no upstream")
+	router, err := c.newRouter(&observer{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, ok := c.direct.(*net.TCPAddr); !ok {
-		t.Errorf("the address of the upstream is %v", c.direct)
+	if a, ok := router.Direct().(*net.TCPAddr); !ok || a.String() != "127.0.0.1:5222" {
+		t.Errorf("the address of the server is %v", router.Direct())
 	}
-	c.dial, c.direct = nil, nil
+	c.parsed = parsed{}
 	want := &config{
 		Listen:                 list{":5280"},
 		Path:                   proxy.DefaultPaths,
-		Upstream:               "tcp://127.0.0.1:5222",
+		Upstream:               list{"tcp://127.0.0.1:5222"},
+		UpstreamPolicy:         "hash",
+		ChannelBinding:         "pass",
 		AdminListen:            list{"127.0.0.1:9280"},
 		MaxStanzaBytes:         proxy.DefaultMaxStanza,
 		PingInterval:           proxy.DefaultPingInterval,
@@ -73,7 +76,7 @@ func TestEmptyIsUnset(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.AdminListen = nil // the exception: empty means none
-	got.dial, want.dial = nil, nil
+	got.parsed, want.parsed = parsed{}, parsed{}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}

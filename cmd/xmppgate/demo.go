@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
 // demoOptions are the flags of the demo. It takes no environment: it shows the
@@ -55,7 +56,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var o demoOptions
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.upstream, "upstream", "", "use this `server` instead of an own one: tcp://host:port")
+	flags.StringVar(&o.upstream, "upstream", "", "use this `server` instead of an own one: tcp://host:port, or any other URL of XMPPGATE_UPSTREAM but srv:")
 	flags.StringVar(&o.gateway, "gateway", "", "serve only the page, for the gateway at this WebSocket `URL`")
 	flags.StringVar(&o.domain, "domain", "localhost", "XMPP `domain` of the accounts")
 	flags.StringVar(&o.password, "password", "", "`password` that the page fills in, for accounts made to be shown")
@@ -97,8 +98,8 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 	page := demoPage{Endpoint: o.gateway, Domain: o.domain, Password: o.password}
 	where := []string{} // "what  where" lines for the reader
 
-	upstream := o.upstream
-	if upstream == "" && o.gateway == "" {
+	address := o.upstream
+	if address == "" && o.gateway == "" {
 		server, err := startProsody(ctx, stderr)
 		if err != nil {
 			return err
@@ -108,13 +109,13 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 			<-server.exited
 			failed <- fmt.Errorf("prosody ended by itself\n%s", server.logTail())
 		}()
-		upstream = "tcp://" + server.addr
+		address = "tcp://" + server.addr
 		page.Domain, page.Password = demoDomain, demoPassword
-		where = append(where, fmt.Sprintf("server   %s  Prosody, in %s", upstream, server.dir))
+		where = append(where, fmt.Sprintf("server   %s  Prosody, in %s", address, server.dir))
 	}
 
 	if o.gateway == "" {
-		endpoint, stop, err := startDemoGateway(upstream, o.listen, stderr, failed)
+		endpoint, stop, err := startDemoGateway(address, o.listen, stderr, failed)
 		if err != nil {
 			return err
 		}
@@ -163,8 +164,12 @@ func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) err
 }
 
 // startDemoGateway relays until stop is called and returns the URL for clients.
-func startDemoGateway(upstream, listen string, log io.Writer, failed chan<- error) (endpoint string, stop func(), err error) {
-	dial, direct, err := proxy.ParseUpstream(upstream)
+func startDemoGateway(server, listen string, log io.Writer, failed chan<- error) (endpoint string, stop func(), err error) {
+	parsed, err := upstream.ParseServer(server)
+	if err != nil {
+		return "", nil, err
+	}
+	router, err := upstream.NewRouter(upstream.Config{Default: []*upstream.Server{parsed}})
 	if err != nil {
 		return "", nil, err
 	}
@@ -177,8 +182,8 @@ func startDemoGateway(upstream, listen string, log io.Writer, failed chan<- erro
 		return "", nil, fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", listen)
 	}
 	gateway := &proxy.Gateway{
-		Dial:   dial,
-		Direct: direct,
+		Dial:   router.Connect,
+		Direct: router.Direct(),
 		Log:    slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		// Origins stays open: other web clients may try this gateway too,
 		// and it is as private as the loopback interface.

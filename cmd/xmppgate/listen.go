@@ -10,7 +10,7 @@ import (
 	"strings"
 	"syscall"
 
-	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
 // listenAll opens every address, or none.
@@ -62,7 +62,7 @@ func listen(address string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	lc := net.ListenConfig{KeepAliveConfig: proxy.KeepAlive}
+	lc := net.ListenConfig{KeepAliveConfig: upstream.KeepAlive}
 	return lc.Listen(context.Background(), network, name)
 }
 

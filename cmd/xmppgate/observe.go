@@ -2,30 +2,101 @@ package main
 
 import (
 	"iter"
+	"log/slog"
 	"strconv"
+	"strings"
+	"time"
 
 	"xmppgate/metrics"
 	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
 // This file brings proxy and metrics together, which do not know each other.
 
-var _ proxy.Observer = (*metrics.Metrics)(nil)
+// An observer tells metrics and the log what a gateway and its router do.
+type observer struct {
+	*metrics.Metrics        // nil until observe
+	direct           string // the server, when sessions connect to it without the router
+	log              *slog.Logger
+}
+
+var (
+	_ proxy.Observer    = (*observer)(nil)
+	_ upstream.Observer = (*observer)(nil)
+)
+
+// observe begins to observe: a router tells about its servers while it is made,
+// before there can be metrics with their names.
+func (o *observer) observe(m *metrics.Metrics, r *upstream.Router) {
+	o.Metrics, o.direct = m, directName(r)
+}
+
+// Dialed implements proxy.Observer. A session that connects without the router
+// passes the same phase.
+func (o *observer) Dialed(result string, direct bool, took time.Duration) {
+	o.Metrics.Dialed(result, took)
+	if direct {
+		o.Opened(o.direct, upstream.PhaseTCP, result, took)
+	}
+}
+
+// Health implements upstream.Observer. The metrics ask the router.
+func (o *observer) Health(server string, up bool) {
+	switch {
+	case o.Metrics == nil: // not yet known, and so taken for up
+	case up:
+		o.log.Info("server is up", "server", server)
+	default:
+		o.log.Warn("server is down", "server", server)
+	}
+}
+
+// newRouter returns a router that tells o what it does.
+func (c *config) newRouter(o *observer) (*upstream.Router, error) {
+	u := c.upstream
+	u.Observer = o
+	return upstream.NewRouter(u)
+}
+
+// serverNames returns the names of all servers, comma separated.
+func serverNames(r *upstream.Router) string {
+	var names []string
+	for _, s := range r.Status() {
+		names = append(names, s.Name)
+	}
+	return strings.Join(names, ",")
+}
+
+// directName returns the name of the server that sessions connect to without
+// the router, or nothing.
+func directName(r *upstream.Router) string {
+	if r.Direct() == nil {
+		return ""
+	}
+	return r.Status()[0].Name
+}
 
 // newMetrics makes the metrics of a gateway, with the label values that proxy
 // declares.
-func newMetrics(g *proxy.Gateway, b build, sessions, connections int, draining func() bool) *metrics.Metrics {
-	var endings []string
+func newMetrics(s source, b build, sessions, connections int, draining func() bool) *metrics.Metrics {
+	var endings, servers []string
 	for _, e := range proxy.Endings() {
 		endings = append(endings, e.Name)
 	}
-	return metrics.New(source{g}, metrics.Options{
+	for _, status := range s.router.Status() {
+		servers = append(servers, status.Name)
+	}
+	return metrics.New(s, metrics.Options{
 		Version:          b.version,
 		Revision:         b.revision,
 		Endings:          endings,
 		UpgradeResults:   proxy.UpgradeResults(),
 		DialResults:      proxy.DialResults(),
 		Phases:           proxy.Phases(),
+		Servers:          servers,
+		OpenPhases:       upstream.Phases(),
+		OpenResults:      upstream.Results(),
 		SessionsLimit:    sessions,
 		ConnectionsLimit: connections,
 		Draining:         draining,
@@ -33,7 +104,10 @@ func newMetrics(g *proxy.Gateway, b build, sessions, connections int, draining f
 }
 
 // A source presents a gateway to metrics.
-type source struct{ gateway *proxy.Gateway }
+type source struct {
+	gateway *proxy.Gateway
+	router  *upstream.Router
+}
 
 func (s source) Totals() (up, down metrics.Traffic) {
 	u, d := s.gateway.Totals()
@@ -42,8 +116,39 @@ func (s source) Totals() (up, down metrics.Traffic) {
 
 func (s source) Connections() iter.Seq[metrics.Connection] {
 	return func(yield func(metrics.Connection) bool) {
-		for i := range s.gateway.Sessions() {
+		for i := range s.Sessions() {
 			if !yield(connection(i)) {
+				return
+			}
+		}
+	}
+}
+
+// Servers returns the state of the servers. The router does not know of
+// sessions that connect without it: then they are all at the one server.
+func (s source) Servers() (all []metrics.Server) {
+	for _, status := range s.router.Status() {
+		all = append(all, metrics.Server{Name: status.Name, Up: status.Up, Sessions: status.Sessions})
+	}
+	if s.router.Direct() != nil {
+		all[0].Sessions = 0
+		for range s.gateway.Sessions() {
+			all[0].Sessions++
+		}
+	}
+	return all
+}
+
+// Sessions walks over the live sessions. It names the server of those that
+// connect without the router, too.
+func (s source) Sessions() iter.Seq[proxy.SessionInfo] {
+	direct := directName(s.router)
+	return func(yield func(proxy.SessionInfo) bool) {
+		for i := range s.gateway.Sessions() {
+			if i.Server == "" {
+				i.Server = direct
+			}
+			if !yield(i) {
 				return
 			}
 		}
@@ -54,6 +159,7 @@ func connection(i proxy.SessionInfo) metrics.Connection {
 	return metrics.Connection{
 		ID:     strconv.FormatUint(i.ID, 10),
 		Remote: remote(i),
+		Server: i.Server,
 		Phase:  i.Phase,
 		Since:  i.Since,
 		Idle:   i.Idle,

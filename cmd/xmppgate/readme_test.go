@@ -14,6 +14,7 @@ import (
 
 	"xmppgate/metrics"
 	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
 var update = flag.Bool("update", false, "rewrite the tables of README")
@@ -100,7 +101,13 @@ var (
 // metricsTable reads the metrics from the endpoints, as Prometheus does. One
 // made-up session makes every family appear.
 func metricsTable() string {
-	m := newMetrics(&proxy.Gateway{}, build{}, 0, 1, nil)
+	router, err := upstream.NewRouter(upstream.Config{Default: []*upstream.Server{{Name: "one"}}})
+	if err != nil {
+		panic(err)
+	}
+	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 1, nil)
+	m.Opened("one", upstream.PhaseTCP, upstream.ResultOK, 0)
+	m.CertificateExpires("one", time.Now())
 	one := metrics.New(oneSession{}, metrics.Options{ConnectionsLimit: 1})
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
@@ -134,6 +141,8 @@ func metricsTable() string {
 type oneSession struct{}
 
 func (oneSession) Totals() (up, down metrics.Traffic) { return up, down }
+
+func (oneSession) Servers() []metrics.Server { return nil }
 
 func (oneSession) Connections() iter.Seq[metrics.Connection] {
 	return slices.Values([]metrics.Connection{{Ping: time.Second}})

@@ -37,23 +37,33 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	defer context.AfterFunc(ctx, d.begin)()
 
 	b, files := readBuild(), descriptorLimit()
+	o := &observer{log: log}
+	router, err := c.newRouter(o)
+	if err != nil {
+		return err
+	}
 	gateway := &proxy.Gateway{
-		Dial:         c.dial,
-		Direct:       c.direct,
-		Domains:      c.Domains,
-		Paths:        c.Path,
-		Origins:      c.Origins,
-		MaxSessions:  sessionLimit(c.MaxSessions, files),
-		MaxStanza:    c.MaxStanzaBytes,
-		PingInterval: c.PingInterval,
-		Loop:         c.Loop,
-		Log:          log,
+		Dial:           router.Connect,
+		Direct:         router.Direct(),
+		SeeOther:       c.seeOther,
+		ChannelBinding: bindings[c.ChannelBinding],
+		HideExternal:   c.hidesExternal(),
+		Origin:         c.origin,
+		Domains:        c.domains,
+		Paths:          c.Path,
+		Origins:        c.Origins,
+		MaxSessions:    sessionLimit(c.MaxSessions, files),
+		MaxStanza:      c.MaxStanzaBytes,
+		PingInterval:   c.PingInterval,
+		Loop:           c.Loop,
+		Observer:       o,
+		Log:            log,
 	}
 	if fit := sessionLimit(0, files); fit > 0 && gateway.MaxSessions > fit {
 		log.Warn("the limit of open files is too low for "+prefix+"MAX_SESSIONS", "max_sessions", gateway.MaxSessions, "open_files", files, "enough_for", fit)
 	}
-	m := newMetrics(gateway, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun)
-	gateway.Observer = m
+	m := newMetrics(source{gateway, router}, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun)
+	o.observe(m, router)
 
 	public, err := listenAll(c.Listen)
 	if err != nil {
@@ -65,7 +75,8 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 		return err
 	}
 	operators := newAdminServer(&admin{
-		gateway:     gateway,
+		gateway:     source{gateway, router},
+		ready:       readiness{servers: router},
 		drain:       d,
 		metrics:     m.Handler(),
 		connections: m.ConnectionsHandler(),
@@ -82,10 +93,12 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	for _, l := range private {
 		running.Go(func() { ended <- operators.Serve(l) })
 	}
-	background, stop := context.WithCancel(ctx)
+	// Sessions still connect, and are told, while ctx has ended.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	running.Go(func() { returnMemory(background, gateway.Begun) })
-	log.Info("serving", "version", b.version, "listen", addresses(public), "upstream", c.Upstream,
+	running.Go(func() { router.Run(background) })
+	log.Info("serving", "version", b.version, "listen", addresses(public), "upstream", serverNames(router),
 		"admin", addresses(private), "max_sessions", gateway.MaxSessions, "open_files", files)
 
 	var failure error

@@ -44,6 +44,19 @@ const (
 	ResultError          = "error"
 )
 
+// Phases lists the phases in their order.
+func Phases() []string { return []string{PhaseResolve, PhaseTCP, PhaseTLS, PhaseHeader} }
+
+// Results lists the results.
+func Results() []string {
+	return []string{
+		ResultOK, ResultRefused, ResultTimeout, ResultAbandoned, ResultNoServer, ResultForbidden,
+		ResultNoSTARTTLS, ResultInjected, ResultBadALPN, ResultCertExpired, ResultCertName,
+		ResultCertSelfSigned, ResultCertUnknownCA, ResultCertPin, ResultCertInvalid,
+		ResultClosed, ResultStreamError, ResultBadStream, ResultError,
+	}
+}
+
 // An Error says why no stream could be opened at one server. It holds nothing
 // that a client said, but for the domain that a certificate is not for.
 type Error struct {

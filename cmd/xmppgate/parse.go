@@ -1,0 +1,189 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"xmppgate/framing"
+	"xmppgate/proxy"
+	"xmppgate/proxy/origin"
+	"xmppgate/proxy/upstream"
+)
+
+// parsed is what the variables that are more than a word or a number mean.
+type parsed struct {
+	domains  []string        // clients may name; nil means any
+	upstream upstream.Config // but for its Observer
+	origin   origin.Policy
+	seeOther map[string]string
+	idle     bool // UPSTREAM is set, and no session can get there
+}
+
+// servers returns all servers that sessions may get to.
+func (p *parsed) servers() []*upstream.Server {
+	all := slices.Clone(p.upstream.Default)
+	for _, route := range p.upstream.Routes {
+		all = append(all, route...)
+	}
+	return all
+}
+
+// hidesExternal tells whether a server may take a client for the gateway.
+func (p *parsed) hidesExternal() bool {
+	return slices.ContainsFunc(p.servers(), (*upstream.Server).PresentsCertificate)
+}
+
+// bindingPass leaves the mechanisms as they are.
+const bindingPass = "pass"
+
+// bindings are the values of CHANNEL_BINDING.
+var bindings = map[string]framing.ChannelBinding{
+	bindingPass: framing.BindingPass,
+	"strip":     framing.BindingStrip,
+	"end-point": framing.BindingEndPoint,
+}
+
+// checkServers finds out where sessions may go.
+func (c *config) checkServers(r *report) {
+	before := len(r.errs)
+	c.upstream = upstream.Config{Policy: c.UpstreamPolicy, Routes: map[string][]*upstream.Server{}}
+	c.upstream.Default = c.parseServers(r, "UPSTREAM", c.Upstream)
+	for _, item := range c.Domains {
+		name, urls, routed := strings.Cut(item, "=")
+		if name == "" || strings.ContainsAny(name, "@/*|<>\"'& ") {
+			r.add("DOMAINS", "%q is not a domain: write names such as example.org, or nothing to leave it to the server", name)
+			continue
+		}
+		domain := proxy.NormalDomain(name)
+		if slices.Contains(c.domains, domain) {
+			r.add("DOMAINS", "%q is there twice: write domain=URL|URL to give it several servers", name)
+			continue
+		}
+		c.domains = append(c.domains, domain)
+		if routed {
+			c.upstream.Routes[domain] = c.parseServers(r, "DOMAINS", strings.Split(urls, "|"))
+		}
+	}
+	c.upstream.AllowList = c.domains
+	if len(c.domains) == 0 && slices.ContainsFunc(c.upstream.Default, func(s *upstream.Server) bool { return s.Name == "srv:" }) {
+		r.add("UPSTREAM", "srv: asks DNS about any domain that a client names: list yours in %sDOMAINS, or write srv:name", prefix)
+	}
+	// A server that no session gets to must not count for readiness.
+	if n := len(c.upstream.Routes); n > 0 && n == len(c.domains) {
+		c.upstream.Default = nil
+		c.idle = r.environ[prefix+"UPSTREAM"] != ""
+	}
+	if c.DNS != "" {
+		if err := checkDNS(c.DNS); err != nil {
+			r.addError("DNS", err)
+		}
+		c.upstream.Resolver = upstream.NewResolver(c.DNS)
+	}
+	if len(r.errs) > before || !slices.Contains(upstream.Policies(), c.UpstreamPolicy) {
+		return
+	}
+	// What is left is what only the whole shows.
+	if _, err := upstream.NewRouter(c.upstream); err != nil {
+		name := "UPSTREAM"
+		if len(c.upstream.Routes) > 0 {
+			name = "DOMAINS"
+		}
+		r.addError(name, err)
+	}
+}
+
+// parseServers parses the servers in the value of the named variable.
+func (c *config) parseServers(r *report, name string, urls []string) (servers []*upstream.Server) {
+	seen := map[string]bool{}
+	for _, u := range urls {
+		s, err := upstream.ParseServer(strings.TrimSpace(u))
+		if err != nil {
+			r.addError(name, err)
+			continue
+		}
+		if seen[s.Name] {
+			r.add(name, "server %q is there twice: remove one", s.Name)
+		}
+		seen[s.Name] = true
+		if address, plain := s.Plain(); plain && s.Scheme() != "unix" && !local(address) && !c.UnsafeUpstream {
+			r.add(name, "server %q: passwords and messages would cross the network without encryption: write starttls://, tls://, tcp://127.0.0.1:5222 or unix:/path, or set %sUNSAFE_UPSTREAM=true where the network is trusted, as with service names of compose and Kubernetes", s.Name, prefix)
+		}
+		servers = append(servers, s)
+	}
+	return servers
+}
+
+// checkDNS says what is wrong with the address of a DNS server, whose port may
+// be left out.
+func checkDNS(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		host, port = address, "53"
+	}
+	_, notIP := netip.ParseAddr(host)
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil || host == "" || notIP != nil && strings.ContainsAny(host, ":/ []") {
+		return fmt.Errorf("%q is not an address: write host:port, such as 127.0.0.53:53", address)
+	}
+	return nil
+}
+
+// checkOrigin finds out whose word about clients counts.
+func (c *config) checkOrigin(r *report) {
+	c.origin = origin.Policy{}
+	for _, v := range []struct {
+		name     string
+		items    list
+		networks *[]netip.Prefix
+		unix     *bool // whether the word unix has a meaning
+	}{
+		{"PROXY_PROTOCOL", c.ProxyProtocol, &c.origin.Proxies, nil},
+		{"TRUSTED_PROXIES", c.TrustedProxies, &c.origin.Forwarders, &c.origin.Unix},
+	} {
+		for _, item := range v.items {
+			network, err := parseNetwork(item)
+			switch {
+			case item == "unix" && v.unix != nil:
+				*v.unix = true
+			case err != nil:
+				r.addError(v.name, err)
+			default:
+				*v.networks = append(*v.networks, network)
+			}
+		}
+	}
+}
+
+// parseNetwork parses a network or an address, which is a network of one.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	n, err := netip.ParsePrefix(s)
+	if err != nil {
+		return n, fmt.Errorf("%q is not a network: write one such as 10.0.0.0/8, or an address", s)
+	}
+	return n.Masked(), nil
+}
+
+// checkSeeOther finds out where clients are sent.
+func (c *config) checkSeeOther(r *report) {
+	c.seeOther = map[string]string{}
+	for _, item := range c.SeeOther {
+		host, to, _ := strings.Cut(item, "=")
+		u, err := url.Parse(to)
+		switch _, twice := c.seeOther[host]; {
+		case host == "" || err != nil || u.Host == "" || u.Scheme != "wss" && u.Scheme != "ws":
+			r.add("SEE_OTHER", "%q does not say who goes where: write what the server says and the URL for clients, as in node2:5222=wss://node2.example.org/ws", item)
+		case twice:
+			r.add("SEE_OTHER", "%q is there twice: remove one", host)
+		default:
+			c.seeOther[host] = to
+		}
+	}
+}
