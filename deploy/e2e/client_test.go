@@ -47,14 +47,19 @@ func login(url, host, localpart, resource string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = c.authenticate(host, localpart); err == nil {
+	return c, c.login(host, localpart, resource)
+}
+
+// login gets as far as a bound resource, or closes the connection.
+func (c *client) login(host, localpart, resource string) error {
+	err := c.authenticate(host, localpart)
+	if err == nil {
 		err = c.bind(resource)
 	}
 	if err != nil {
 		c.conn().Close()
-		return nil, err
 	}
-	return c, nil
+	return err
 }
 
 // open exchanges stream headers and returns the features.

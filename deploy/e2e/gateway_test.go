@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,11 @@ func startGateway(upstream string, env ...string) (g *gateway, err error) {
 			admin:    fmt.Sprintf("127.0.0.1:%d", ports[1]),
 			upstream: upstream,
 			env:      env,
+		}
+		for _, kv := range env {
+			if listen, ok := strings.CutPrefix(kv, "XMPPGATE_LISTEN="); ok {
+				g.listen, _, _ = strings.Cut(listen, ",")
+			}
 		}
 		if err = g.start(); err == nil {
 			return g, nil
@@ -129,6 +135,37 @@ func (g *gateway) awaitMetric(name string, want float64) error {
 		}
 		return err
 	})
+}
+
+// record is one line of the gateway's log.
+type record struct {
+	Level, Msg     string
+	Remote, Ending string // of "session ended"
+	Cause          string
+}
+
+// records returns the log lines with this message, of what was logged after the first from bytes.
+func (g *gateway) records(msg string, from int) (found []record) {
+	for line := range strings.Lines(g.proc.log.all()[from:]) {
+		var r record
+		if json.Unmarshal([]byte(line), &r) == nil && r.Msg == msg {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// awaitEnd returns the record of the one session that ended after the first from bytes of the log.
+func (g *gateway) awaitEnd(from int) (r record, err error) {
+	err = poll(patience, func() error {
+		ended := g.records("session ended", from)
+		if len(ended) != 1 {
+			return fmt.Errorf("%d sessions ended according to the log, want 1:\n%s", len(ended), g.proc.log.tail(from))
+		}
+		r = ended[0]
+		return nil
+	})
+	return r, err
 }
 
 // metric returns the sum of all samples of a metric, or of those that start with its name and some labels.
