@@ -3,27 +3,37 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/polltls"
 	"xmppgate/proxy/upstream"
 )
 
 // What net.Pipe cannot show: half-close, resets, buffers of the kernel. Each
-// test runs on every loop.
-var loops = []string{LoopAuto, LoopGoroutine}
+// test runs on every loop, with TLS to the server and without.
+var loops = []string{LoopAuto, LoopGoroutine, LoopAuto + overTLS, LoopGoroutine + overTLS}
+
+const overTLS = ", TLS"
 
 func onLoops(t *testing.T, f func(t *testing.T, loop string)) {
 	for _, name := range loops {
@@ -61,14 +71,89 @@ func dialTo(network, address string) func(*Gateway) {
 	}
 }
 
+// A serverConn is the server's end of a session.
+type serverConn interface {
+	net.Conn
+	SetLinger(int) error
+}
+
+// A secureListener is a server that speaks TLS.
+type secureListener struct{ net.Listener }
+
+type secureConn struct {
+	*tls.Conn
+	*net.TCPConn
+}
+
+func (c secureConn) Read(b []byte) (int, error)         { return c.Conn.Read(b) }
+func (c secureConn) Write(b []byte) (int, error)        { return c.Conn.Write(b) }
+func (c secureConn) Close() error                       { return c.Conn.Close() }
+func (c secureConn) LocalAddr() net.Addr                { return c.TCPConn.LocalAddr() }
+func (c secureConn) RemoteAddr() net.Addr               { return c.TCPConn.RemoteAddr() }
+func (c secureConn) SetDeadline(t time.Time) error      { return c.TCPConn.SetDeadline(t) }
+func (c secureConn) SetReadDeadline(t time.Time) error  { return c.TCPConn.SetReadDeadline(t) }
+func (c secureConn) SetWriteDeadline(t time.Time) error { return c.TCPConn.SetWriteDeadline(t) }
+func (c secureConn) CloseWrite() error                  { return c.Conn.CloseWrite() }
+func (c secureConn) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
+func (c secureConn) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{c.Conn})
+}
+
+func (l *secureListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return secureConn{tls.Server(c, &tls.Config{Certificates: []tls.Certificate{testCertificate()}}), c.(*net.TCPConn)}, nil
+}
+
+// testCertificate is good for a client that does not look.
+var testCertificate = sync.OnceValue(func() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+})
+
+// dialSecurely adds TLS to what dial returns.
+func dialSecurely(dial func(context.Context, *upstream.Request) (*upstream.Stream, error)) func(context.Context, *upstream.Request) (*upstream.Stream, error) {
+	config := polltls.Config(&tls.Config{InsecureSkipVerify: true})
+	return func(ctx context.Context, q *upstream.Request) (*upstream.Stream, error) {
+		stream, err := dial(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		conn := polltls.Client(stream.Conn, config)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			stream.Conn.Close()
+			return nil, err
+		}
+		stream.Conn = conn
+		return stream, nil
+	}
+}
+
 func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	t.Helper()
-	b := &bench{t: t, g: &Gateway{Loop: loop}}
+	name, secure := strings.CutSuffix(loop, overTLS)
+	b := &bench{t: t, g: &Gateway{Loop: name}}
 	var err error
 	if b.upstream, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	dialTo("tcp", b.upstream.Addr().String())(b.g)
+	if secure {
+		b.upstream = &secureListener{b.upstream}
+		b.g.Direct, b.g.Dial = nil, dialSecurely(b.g.Dial)
+	}
 	for _, o := range options {
 		o(b.g)
 	}
@@ -93,7 +178,7 @@ func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 }
 
 // connect opens a session; both ends are closed when the test ends.
-func (b *bench) connect() (cl *net.TCPConn, srv *net.TCPConn) {
+func (b *bench) connect() (cl *net.TCPConn, srv serverConn) {
 	b.t.Helper()
 	conn, err := net.Dial("tcp", b.gate.Addr().String())
 	if err != nil {
@@ -109,7 +194,7 @@ func (b *bench) connect() (cl *net.TCPConn, srv *net.TCPConn) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	srv = up.(*net.TCPConn)
+	srv = up.(serverConn)
 	srv.SetDeadline(time.Now().Add(patience))
 	b.t.Cleanup(func() { srv.Close() })
 	b.expect(srv, string(framing.AppendStream(nil, framing.Attributes{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
@@ -223,8 +308,11 @@ func TestDirectionsAreIndependent(t *testing.T) {
 func TestSlowReadersAreBounded(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
-		const clients = 20
-		var servers []*net.TCPConn
+		clients := 20
+		if strings.HasSuffix(l, overTLS) {
+			clients = 2 // filling them takes long
+		}
+		var servers []serverConn
 		for range clients {
 			_, srv := b.connect()
 			servers = append(servers, srv)
@@ -459,7 +547,7 @@ func TestNothingIsLeft(t *testing.T) {
 }
 
 // leave ends a session and waits until the gateway has forgotten it.
-func (b *bench) leave(cl, srv *net.TCPConn) {
+func (b *bench) leave(cl *net.TCPConn, srv serverConn) {
 	cl.Close()
 	srv.Close()
 	for begun := time.Now(); len(b.g.sessions()) > 0; time.Sleep(time.Millisecond) {

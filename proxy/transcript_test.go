@@ -28,6 +28,7 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/tools/txtar"
 
+	"xmppgate/framing"
 	"xmppgate/proxy/upstream"
 )
 
@@ -305,13 +306,16 @@ func shorten(s string) string {
 
 // A stage is the two ends of one session and what has arrived there.
 type stage struct {
-	t       *testing.T
-	world   world
-	g       *Gateway
-	c       chunking
-	client  net.Conn
-	server  net.Conn     // nil before the dial
-	writing atomic.Int32 // goroutines that write for the script
+	t     *testing.T
+	world world
+	g     *Gateway
+	c     chunking
+	// upstream is the name of the servers, of which Dial chooses one; empty
+	// where there is no choice.
+	upstream string
+	client   net.Conn
+	server   net.Conn     // nil before the dial
+	writing  atomic.Int32 // goroutines that write for the script
 
 	mu       sync.Mutex // the fake clock gives no happens-before
 	refuses  bool
@@ -336,6 +340,14 @@ func env(t *testing.T, src []byte) *Gateway {
 			g.MaxStanza, err = strconv.Atoi(v)
 		case "XMPPGATE_MAX_SESSIONS":
 			g.MaxSessions, err = strconv.Atoi(v)
+		case "XMPPGATE_SEE_OTHER":
+			from, to, _ := strings.Cut(v, "=")
+			g.SeeOther = map[string]string{from: to}
+		case "XMPPGATE_CHANNEL_BINDING":
+			g.ChannelBinding = map[string]framing.ChannelBinding{"strip": framing.BindingStrip, "end-point": framing.BindingEndPoint}[v]
+		case "XMPPGATE_TRUSTED_PROXIES":
+			g.Origin.Unix = v == "unix" // a pipe has no address, either
+		case "XMPPGATE_UPSTREAM": // see stage.upstream
 		case "XMPPGATE_PING_INTERVAL":
 			g.PingInterval, err = time.ParseDuration(v)
 		default:
@@ -353,6 +365,9 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 	st := &stage{t: t, world: world, c: c, g: env(t, section(ar, "env")), received: make(map[string][]string)}
 	st.g.streamID = func() string { return "gw1" }
 	st.g.Dial = st.dial
+	if _, names, ok := strings.Cut(string(section(ar, "env")), "XMPPGATE_UPSTREAM="); ok {
+		st.upstream, _, _ = strings.Cut(names, "\n")
+	}
 	world.gateway(st.g)
 	lines := parseTranscript(t, string(section(ar, "transcript")))
 
@@ -383,7 +398,9 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 		want := map[string][]string{}
 		var wantLines []line
 		batch := []line{l}
-		for ; i < len(lines) && (lines[i].effect || st.joins(l, lines[i])); i++ {
+		asked := false // the server has got a header, what follows answers that
+		for ; i < len(lines) && (lines[i].effect || st.joins(l, lines[i]) && !asked); i++ {
+			asked = asked || lines[i].actor == "server" && lines[i].verb == "receives" && strings.HasPrefix(lines[i].payload, "<?xml")
 			if !lines[i].effect {
 				batch = append(batch, lines[i])
 				continue
@@ -513,9 +530,11 @@ func (st *stage) dial(ctx context.Context, _ *upstream.Request) (*upstream.Strea
 	near, far := st.world.pipe(st.t)
 	st.mu.Lock()
 	st.server = far
+	// The end of an earlier server's connection comes before or after.
+	st.received["server"] = slices.DeleteFunc(st.received["server"], func(e string) bool { return e == "sees EOF" })
 	st.mu.Unlock()
 	go st.readServer(far)
-	return &upstream.Stream{Conn: near}, nil
+	return &upstream.Stream{Conn: near, Server: st.upstream}, nil
 }
 
 func (st *stage) perform(batch []line) {
@@ -697,7 +716,7 @@ func (st *stage) readServer(conn net.Conn) {
 			st.note("server", "receives "+string(b[:n]))
 		}
 		if err != nil {
-			if !errors.Is(err, io.ErrClosedPipe) && !errors.Is(err, net.ErrClosed) {
+			if !errors.Is(err, io.ErrClosedPipe) && !errors.Is(err, net.ErrClosed) && st.serverEnd() == conn {
 				st.note("server", "sees EOF")
 			}
 			return

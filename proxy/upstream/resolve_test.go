@@ -124,6 +124,8 @@ func srvRouter(t *testing.T, w *world, o Observer, resolver *net.Resolver, optio
 	return newTestRouter(t, Config{Default: parse(t, "srv:"+options), AllowList: []string{"d.example"}, Resolver: resolver, Observer: o}, w)
 }
 
+// What DNS says of a domain becomes endpoints in one order; "." is a no.
+//
 // Cases: 117. XEP-0368, section 3; RFC 6120, section 3.2.
 func TestResolve(t *testing.T) {
 	const (

@@ -1,0 +1,100 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"xmppgate/proxy/origin"
+	"xmppgate/proxy/upstream"
+)
+
+// The server, the log and the metrics get the client's true address, by
+// whichever way it comes; nobody else's word about it counts.
+//
+// Cases: 95, S22. PROXY protocol, section 2; RFC 7239, section 8.1
+func TestClientAddress(t *testing.T) {
+	const (
+		v2inet  = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\xc6\x33\x64\x01\xd4\x31\x14\xa0"
+		v2local = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+	)
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	for _, c := range []struct {
+		name             string
+		origin           origin.Policy
+		ahead, headers   string
+		client, listener string // "" is the socket's
+		secure           bool
+		refused          bool
+	}{
+		{name: "nobody is asked", headers: "X-Forwarded-For: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\n"},
+		{name: "v1", origin: origin.Policy{Proxies: loopback}, ahead: "PROXY TCP4 203.0.113.7 198.51.100.1 54321 5280\r\n",
+			client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
+		{name: "v1, IPv6", origin: origin.Policy{Proxies: loopback}, ahead: "PROXY TCP6 2001:db8::7 2001:db8::1 54321 5280\r\n",
+			client: "[2001:db8::7]:54321", listener: "[2001:db8::1]:5280"},
+		{name: "v2", origin: origin.Policy{Proxies: loopback}, ahead: v2inet, client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
+		{name: "v2, the proxy itself", origin: origin.Policy{Proxies: loopback}, ahead: v2local},
+		{name: "no header where one belongs", origin: origin.Policy{Proxies: loopback}, refused: true},
+		{name: "a header where none belongs", ahead: v2inet, refused: true},
+		{name: "X-Forwarded-For", origin: origin.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 192.0.2.1, 203.0.113.7\r\nX-Forwarded-Proto: https\r\n",
+			client: "203.0.113.7:0", secure: true},
+		{name: "Forwarded", origin: origin.Policy{Forwarders: loopback}, headers: "Forwarded: for=\"[2001:db8::7]:4711\"\r\n", client: "[2001:db8::7]:4711"},
+		{name: "not an address", origin: origin.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 1.2.3.4 5.6.7.8\r\n"},
+		{name: "both", origin: origin.Policy{Proxies: loopback, Forwarders: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, ahead: v2inet,
+			headers: "X-Forwarded-For: 192.0.2.1\r\n", client: "192.0.2.1:0", listener: "198.51.100.1:5280"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			onLoops(t, func(t *testing.T, l string) {
+				if strings.HasSuffix(l, overTLS) {
+					return // the server's side does not matter
+				}
+				for name, chunking := range map[string]func([]byte) [][]byte{"whole": whole, "bytes": chunkings["bytes"].cut} {
+					requests := make(chan *upstream.Request, 1)
+					b := newBench(t, l, func(g *Gateway) {
+						g.Origin, g.Direct = c.origin, nil
+						g.Dial = func(_ context.Context, q *upstream.Request) (*upstream.Stream, error) {
+							requests <- q
+							return nil, errors.New("nothing is dialled for an address")
+						}
+					})
+					conn, err := net.Dial("tcp", b.gate.Addr().String())
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					conn.SetDeadline(time.Now().Add(patience))
+					for _, part := range chunking([]byte(c.ahead + goodRequest + c.headers + "\r\n")) {
+						conn.Write(part)
+					}
+					if c.refused {
+						if got, _ := io.ReadAll(conn); !strings.HasPrefix(string(got), "HTTP/1.1 400 ") {
+							t.Errorf("%s: got %q", name, got)
+						}
+						continue
+					}
+					readResponse(t, conn)
+					b.send(conn, `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" from="Juliet@example.org/x" to="Proto.TEST" version="1.0"/>`)
+					q := <-requests
+					client, listener := c.client, c.listener
+					if client == "" {
+						client = conn.LocalAddr().String()
+					}
+					if listener == "" {
+						listener = conn.RemoteAddr().String()
+					}
+					if q.Client.String() != client || q.Listener.String() != listener || q.Secure != c.secure {
+						t.Errorf("%s: got %v at %v, %v; want %v at %v, %v", name, q.Client, q.Listener, q.Secure, client, listener, c.secure)
+					}
+					if q.Domain != "proto.test" || q.JID != "Juliet@example.org" || string(q.Header.To) != `"Proto.TEST"` || q.ID == "" {
+						t.Errorf("%s: got %+v", name, q)
+					}
+				}
+			})
+		})
+	}
+}
