@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/upstream"
 )
 
 // The arrows between the packages, in both senses: what a package may import of
@@ -130,7 +131,10 @@ func TestMetricsExist(t *testing.T) {
 			known[m[1]] = true
 		}
 	}
-	values := map[string][]string{"result": slices.Concat(proxy.DialResults(), proxy.UpgradeResults()), "phase": proxy.Phases()}
+	values := map[string][]string{
+		"result": slices.Concat(proxy.DialResults(), proxy.UpgradeResults(), upstream.Results()),
+		"phase":  slices.Concat(proxy.Phases(), upstream.Phases()),
+	}
 	for _, e := range proxy.Endings() {
 		values["ending"] = append(values["ending"], e.Name)
 	}

@@ -169,7 +169,7 @@ func TestReadyzOfServers(t *testing.T) {
 // The clock is real: a mutex holds up a fake one.
 func TestReadyzIsAskedOnce(t *testing.T) {
 	var asked atomic.Int32
-	a := newAdmin(&fakeGateway{check: func(ctx context.Context) error {
+	a := newAdmin(&fakeGateway{direct: &net.TCPAddr{}, check: func(ctx context.Context) error {
 		asked.Add(1)
 		select {
 		case <-time.After(50 * time.Millisecond):

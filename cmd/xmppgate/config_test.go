@@ -1,9 +1,18 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"maps"
+	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -95,6 +104,12 @@ func TestAccepted(t *testing.T) {
 		{"UPSTREAM": "tcp://prosody:5222", "UNSAFE_UPSTREAM": "true"},
 		{"DOMAINS": "example.org, 例え.jp,[2001:db8::1]"},
 		{"ORIGINS": "https://chat.example.org,http://localhost:8080,capacitor://localhost,null"},
+		{"UPSTREAM": "srv:", "DOMAINS": "example.org"},
+		{"UPSTREAM": "srv:example.org", "DNS": "127.0.0.53:53"},
+		{"UPSTREAM": "tls://one.example, starttls://two.example?name=example.org", "UPSTREAM_POLICY": "first"},
+		{"DOMAINS": "example.org = tls://a | tls://b, example.net", "DNS": "::1", "CHANNEL_BINDING": "end-point"},
+		{"PROXY_PROTOCOL": "10.0.0.1,192.168.0.0/16,2001:db8::/32", "TRUSTED_PROXIES": "unix,127.0.0.1"},
+		{"SEE_OTHER": "node2.example.org:5222=wss://node2.example.org/ws?a=b"},
 		{"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json"},
 		{"MAX_STANZA_BYTES": "10000", "PING_INTERVAL": "1s", "DRAIN_TIMEOUT": "1s", "CONNECTION_METRICS_LIMIT": "0"},
 		// What Kubernetes adds when services are called xmppgate and
@@ -122,7 +137,26 @@ func TestRefused(t *testing.T) {
 		{"UPSTREAM", "tcp://prosody:5222", `XMPPGATE_UNSAFE_UPSTREAM=true`},
 		{"UPSTREAM", "tcp://localhost.example.org:5222", `XMPPGATE_UNSAFE_UPSTREAM=true`},
 		{"DOMAINS", "*", `"*" is not a domain`},
-		{"DOMAINS", "example.org=tcp://127.0.0.1:5222", `is not a domain`},
+		{"DOMAINS", "=tcp://127.0.0.1:5222", `"" is not a domain`},
+		{"DOMAINS", "example.org=", `server "": write tcp://host:port`},
+		{"DOMAINS", "example.org=gopher://x", `server "gopher://x": write tcp://host:port`},
+		{"DOMAINS", "example.org=tcp://192.0.2.1", `XMPPGATE_UNSAFE_UPSTREAM=true`},
+		{"DOMAINS", "example.org=tls://a|tls://a", `server "tls://a" is there twice`},
+		{"DOMAINS", "Example.org.=tls://a,example.org=tls://b", `"example.org" is there twice: write domain=URL|URL`},
+		{"DOMAINS", "example.org=srv:|srv:example.org", `server srv:example.org is listed twice`},
+		{"UPSTREAM", "tls://a,tls://a", `server "tls://a" is there twice: remove one`},
+		{"UPSTREAM", "srv:", `list yours in XMPPGATE_DOMAINS, or write srv:name`},
+		{"UPSTREAM", "tls://a?ca=/nonexistent", `option ca: open /nonexistent`},
+		{"UPSTREAM_POLICY", "random", `write first, hash, least-sessions or round-robin`},
+		{"CHANNEL_BINDING", "keep", `write end-point, pass or strip`},
+		{"DNS", "127.0.0.53:dns", `write host:port, such as 127.0.0.53:53`},
+		{"DNS", ":53", `write host:port`},
+		{"PROXY_PROTOCOL", "10.0.0.0/33", `"10.0.0.0/33" is not a network: write one such as 10.0.0.0/8`},
+		{"PROXY_PROTOCOL", "unix", `"unix" is not a network`},
+		{"TRUSTED_PROXIES", "loadbalancer", `"loadbalancer" is not a network`},
+		{"SEE_OTHER", "node2:5222", `"node2:5222" does not say who goes where`},
+		{"SEE_OTHER", "node2:5222=node3:5222", `does not say who goes where`},
+		{"SEE_OTHER", "a=wss://a/ws,a=wss://b/ws", `"a" is there twice`},
 		{"DOMAINS", "user@example.org", `is not a domain`},
 		{"ORIGINS", "*", `"*" is not an origin`},
 		{"ORIGINS", "chat.example.org", `is not an origin`},
@@ -154,6 +188,84 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s=%q: %s", c.name, c.value, got)
 		}
 	}
+}
+
+// What the variables that are more than a word or a number come to.
+func TestParsed(t *testing.T) {
+	c, err := loadConfig(prefixed(map[string]string{
+		"DOMAINS":         "Example.ORG.=unix:/a|unix:/b, bücher.example=unix:/c",
+		"PROXY_PROTOCOL":  "::ffff:10.0.0.1,192.168.7.7/16",
+		"TRUSTED_PROXIES": "unix,2001:db8::1",
+		"SEE_OTHER":       "a:5222=wss://a/ws?x=y",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	router, err := c.newRouter(&observer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, check := range []struct{ what, got, want string }{
+		{"domains", fmt.Sprint(c.domains), "[example.org xn--bcher-kva.example]"},
+		{"servers", serverNames(router), "unix:/a,unix:/b,unix:/c"}, // without the default, where no session gets
+		{"origin", fmt.Sprint(c.origin), "{[10.0.0.1/32 192.168.0.0/16] [2001:db8::1/128] true}"},
+		{"see other", fmt.Sprint(c.seeOther), "map[a:5222:wss://a/ws?x=y]"},
+		{"warnings", fmt.Sprint(c.warnings()), "[]"},
+	} {
+		if check.got != check.want {
+			t.Errorf("%s: %s, want %s", check.what, check.got, check.want)
+		}
+	}
+}
+
+// A server that is shown a certificate may take clients for the gateway,
+// wherever it is configured.
+func TestHidesExternal(t *testing.T) {
+	cert, key := writeCertificate(t)
+	tls := "tls://a?cert=" + cert + "&key=" + key
+	for _, test := range []struct {
+		environ map[string]string
+		want    bool
+	}{
+		{nil, false},
+		{map[string]string{"UPSTREAM": "tls://b," + tls}, true},
+		{map[string]string{"DOMAINS": "example.org,example.net=tls://b|" + tls}, true},
+	} {
+		c, err := loadConfig(prefixed(test.environ))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.hidesExternal() != test.want {
+			t.Errorf("%v: %v", test.environ, !test.want)
+		}
+	}
+}
+
+// writeCertificate returns the files of a certificate that signs itself.
+func writeCertificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", secret)
 }
 
 func TestUnknownVariables(t *testing.T) {

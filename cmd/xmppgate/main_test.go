@@ -4,20 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/gobwas/ws"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(leakless{m}, map[string]func(){"xmppgate": main})
+	testscript.Main(leakless{m}, map[string]func(){"xmppgate": main, "get": getMain, "session": sessionMain})
 }
 
 // leakless fails the tests when they leave goroutines behind.
@@ -40,6 +45,7 @@ func TestScript(t *testing.T) {
 			"code":       scriptCode,
 			"eventually": scriptEventually,
 			"terminate":  scriptTerminate,
+			"server":     scriptServer,
 		},
 	})
 }
@@ -78,6 +84,58 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Now().After(end) {
 			ts.Fatalf("it never came to that: %v", err)
 		}
+	}
+}
+
+// scriptServer is "server path": an XMPP server at a Unix socket, until the
+// script ends. Its streams have the name of the socket for an id.
+func scriptServer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: server path")
+	}
+	path := ts.MkAbs(args[0])
+	l, err := net.Listen("unix", path)
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	go acceptStreams(l, filepath.Base(path))
+}
+
+// getMain is the program "get socket path": it asks the admin endpoints and
+// prints the answer. It fails unless that is 200.
+func getMain() {
+	status, body, err := get(os.Args[1], os.Args[2])
+	if err != nil {
+		body = err.Error() + "\n"
+	}
+	fmt.Print(body)
+	if status != http.StatusOK {
+		os.Exit(1)
+	}
+}
+
+// sessionMain is the program "session socket domain": it opens a stream, prints
+// what it gets up to the features, or to the end of the session, and leaves.
+func sessionMain() {
+	c, err := dialGateway(context.Background(), os.Args[1])
+	if err == nil {
+		defer c.Close()
+		err = sendOpen(c, os.Args[2])
+	}
+	for received := ""; err == nil && !strings.Contains(received, "features"); {
+		var h ws.Header
+		if h, err = ws.ReadHeader(c); err != nil {
+			break
+		}
+		payload := make([]byte, h.Length)
+		_, err = io.ReadFull(c, payload)
+		if received = string(payload); h.OpCode == ws.OpClose {
+			break
+		}
+		fmt.Println(received)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 

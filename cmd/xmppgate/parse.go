@@ -55,6 +55,7 @@ func (c *config) checkServers(r *report) {
 	c.upstream.Default = c.parseServers(r, "UPSTREAM", c.Upstream)
 	for _, item := range c.Domains {
 		name, urls, routed := strings.Cut(item, "=")
+		name = strings.TrimSpace(name)
 		if name == "" || strings.ContainsAny(name, "@/*|<>\"'& ") {
 			r.add("DOMAINS", "%q is not a domain: write names such as example.org, or nothing to leave it to the server", name)
 			continue

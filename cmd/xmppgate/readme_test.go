@@ -23,7 +23,7 @@ const readme = "../../README.md"
 
 // The tables of README must say what the program does.
 func TestReadme(t *testing.T) {
-	for name, table := range map[string]func() string{
+	for name, table := range map[string]func(*testing.T) string{
 		"config":  configTable,
 		"metrics": metricsTable,
 		"endings": endingsTable,
@@ -39,7 +39,7 @@ func TestReadme(t *testing.T) {
 			if !ok || !ok2 {
 				t.Fatalf("README has no place between %q and %q", begin, end)
 			}
-			want := table()
+			want := table(t)
 			if got == want {
 				return
 			}
@@ -68,7 +68,7 @@ func code(s string) string {
 	return "`" + s + "`"
 }
 
-func configTable() string {
+func configTable(*testing.T) string {
 	table := row("variable", "default", "meaning") + row("---", "---", "---")
 	for _, v := range variables() {
 		table += row(code(v.name), code(v.standard), v.help)
@@ -76,7 +76,7 @@ func configTable() string {
 	return table
 }
 
-func endingsTable() string {
+func endingsTable(*testing.T) string {
 	yes := map[bool]string{true: "yes"}
 	table := row("ending", "what happened", "log level", "stream error", "`<close/>`", "close code", "`</stream:stream>` to the server") +
 		row("---", "---", "---", "---", "---", "---", "---")
@@ -99,15 +99,19 @@ var (
 )
 
 // metricsTable reads the metrics from the endpoints, as Prometheus does. One
-// made-up session makes every family appear.
-func metricsTable() string {
-	router, err := upstream.NewRouter(upstream.Config{Default: []*upstream.Server{{Name: "one"}}})
+// made-up session and one server make every family appear.
+func metricsTable(t *testing.T) string {
+	server, err := upstream.ParseServer("tls://example.org")
 	if err != nil {
-		panic(err)
+		t.Fatal(err)
+	}
+	router, err := upstream.NewRouter(upstream.Config{Default: []*upstream.Server{server}})
+	if err != nil {
+		t.Fatal(err)
 	}
 	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 1, nil)
-	m.Opened("one", upstream.PhaseTCP, upstream.ResultOK, 0)
-	m.CertificateExpires("one", time.Now())
+	m.Opened(server.Name, upstream.PhaseTCP, upstream.ResultOK, 0)
+	m.CertificateExpires(server.Name, time.Now())
 	one := metrics.New(oneSession{}, metrics.Options{ConnectionsLimit: 1})
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -90,46 +91,39 @@ func (g *gatewayProcess) ends(code int) {
 // get asks the admin endpoints.
 func (g *gatewayProcess) get(path string) (status int, body string) {
 	g.t.Helper()
+	status, body, err := get(g.dir+"/admin", path)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return status, body
+}
+
+// get asks the admin endpoints at a socket.
+func get(socket, path string) (status int, body string, err error) {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", g.dir+"/admin")
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}}
 	r, err := client.Get("http://admin" + path)
 	if err != nil {
-		g.t.Fatal(err)
+		return 0, "", err
 	}
 	defer r.Body.Close()
 	text, err := io.ReadAll(r.Body)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return r.StatusCode, string(text)
+	return r.StatusCode, string(text), err
 }
 
 // open returns a client that has opened its stream.
 func (g *gatewayProcess) open() net.Conn {
 	g.t.Helper()
-	dialer := ws.Dialer{
-		Protocols: []string{"xmpp"},
-		NetDial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", g.dir+"/ws")
-		},
-	}
-	c, early, _, err := dialer.Dial(g.t.Context(), "ws://gateway/ws")
+	c, err := dialGateway(g.t.Context(), g.dir+"/ws")
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if early != nil {
-		g.t.Fatal("the gateway spoke first")
-	}
 	g.t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		g.t.Fatal(err)
-	}
-	open := `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="example.org" version="1.0"/>`
-	if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte(open)))); err != nil {
+	if err := sendOpen(c, "example.org"); err != nil {
 		g.t.Fatal(err)
 	}
 	for _, want := range []string{"<open ", "features"} {
@@ -138,6 +132,29 @@ func (g *gatewayProcess) open() net.Conn {
 		}
 	}
 	return c
+}
+
+// dialGateway returns a client that has ten seconds.
+func dialGateway(ctx context.Context, socket string) (net.Conn, error) {
+	dialer := ws.Dialer{
+		Protocols: []string{"xmpp"},
+		NetDial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}
+	c, early, _, err := dialer.Dial(ctx, "ws://gateway/ws")
+	if err != nil {
+		return nil, err
+	}
+	if early != nil {
+		return nil, errors.New("the gateway spoke first")
+	}
+	return c, c.SetDeadline(time.Now().Add(10 * time.Second))
+}
+
+func sendOpen(c net.Conn, domain string) error {
+	open := `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="` + domain + `" version="1.0"/>`
+	return ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte(open))))
 }
 
 func readFrame(t *testing.T, c net.Conn) (ws.OpCode, []byte) {
@@ -162,20 +179,20 @@ func serveStreams(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go acceptStreams(l)
+	go acceptStreams(l, "1")
 }
 
-func acceptStreams(l net.Listener) {
+func acceptStreams(l net.Listener, id string) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		go serveStream(c)
+		go serveStream(c, id)
 	}
 }
 
-func serveStream(c net.Conn) {
+func serveStream(c net.Conn, id string) {
 	defer c.Close()
 	r := bufio.NewReader(c)
 	for header := ""; !strings.Contains(header, "<stream:stream"); {
@@ -185,7 +202,7 @@ func serveStream(c net.Conn) {
 		}
 		header += tag
 	}
-	_, _ = io.WriteString(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='1' version='1.0'><stream:features/>`)
+	_, _ = io.WriteString(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='`+id+`' version='1.0'><stream:features/>`)
 	_, _ = io.Copy(io.Discard, r)
 }
 
@@ -197,8 +214,8 @@ func TestDrainTellsEverySession(t *testing.T) {
 	clients := []net.Conn{g.open(), g.open(), g.open()}
 	for path, want := range map[string]string{
 		"/metrics":             `xmppgate_sessions{phase="negotiating"} 3`,
-		"/metrics/connections": `xmppgate_connection_stanzas_total{direction="down",id="1",remote=""} 1`,
-		"/connections":         `"domain":"example.org","phase":"negotiating"`,
+		"/metrics/connections": `xmppgate_connection_stanzas_total{direction="down",id="1",remote="",server="unix:` + g.dir + `/server"} 1`,
+		"/connections":         `"domain":"example.org","server":"unix:` + g.dir + `/server","phase":"negotiating"`,
 	} {
 		if _, body := g.get(path); !strings.Contains(body, want) {
 			t.Errorf("%s says no %s:\n%s", path, want, body)
