@@ -245,22 +245,15 @@ func (w *way) check(t *testing.T, g *gateway, f *fronts, watch watch) {
 func (s *server) sessions() func(c *client) ([]netip.AddrPort, error) {
 	return func(c *client) (found []netip.AddrPort, err error) {
 		var sessions []struct {
-			JID, IP string
-			Port    uint16
+			IP   netip.Addr
+			Port uint16
 		}
-		if err := s.call("connected_users_info", struct{}{}, &sessions); err != nil {
-			return nil, err
-		}
+		user, host, _ := strings.Cut(c.bare(), "@")
+		err = s.call("user_sessions_info", map[string]string{"user": user, "host": host}, &sessions)
 		for _, x := range sessions {
-			if x.JID == c.jid {
-				ip, err := netip.ParseAddr(x.IP)
-				if err != nil {
-					return nil, err
-				}
-				found = append(found, netip.AddrPortFrom(ip, x.Port))
-			}
+			found = append(found, netip.AddrPortFrom(x.IP, x.Port))
 		}
-		return found, nil
+		return found, err
 	}
 }
 
