@@ -201,7 +201,7 @@ func (c *config) warnings() (warnings []string) {
 			}
 		}
 	}
-	if c.idle {
+	if c.unused {
 		warn("UPSTREAM", c.Upstream, "not used: every domain has servers of its own")
 	}
 	slices.Sort(warnings)

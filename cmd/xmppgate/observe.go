@@ -42,13 +42,13 @@ func (o *observer) Dialed(result string, direct bool, took time.Duration) {
 }
 
 // Health implements upstream.Observer. The metrics ask the router.
-func (o *observer) Health(server string, up bool) {
+func (o *observer) Health(server string, down *upstream.Error) {
 	switch {
 	case o.Metrics == nil: // not yet known, and so taken for up
-	case up:
+	case down == nil:
 		o.log.Info("server is up", "server", server)
 	default:
-		o.log.Warn("server is down", "server", server)
+		o.log.Warn("server is down", "server", server, "phase", down.Phase, "result", down.Result, "error", down.Err)
 	}
 }
 

@@ -21,7 +21,7 @@ type parsed struct {
 	upstream upstream.Config // but for its Observer
 	origin   origin.Policy
 	seeOther map[string]string
-	idle     bool // UPSTREAM is set, and no session can get there
+	unused   bool // UPSTREAM is set, and no session can get there
 }
 
 // servers returns all servers that sessions may get to.
@@ -77,7 +77,7 @@ func (c *config) checkServers(r *report) {
 	// A server that no session gets to must not count for readiness.
 	if n := len(c.upstream.Routes); n > 0 && n == len(c.domains) {
 		c.upstream.Default = nil
-		c.idle = r.environ[prefix+"UPSTREAM"] != ""
+		c.unused = r.environ[prefix+"UPSTREAM"] != ""
 	}
 	if c.DNS != "" {
 		if err := checkDNS(c.DNS); err != nil {

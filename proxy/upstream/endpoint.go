@@ -241,8 +241,9 @@ type Observer interface {
 	FailedOver(from string)
 	// Redirected is called for each <see-other-host/> that is followed.
 	Redirected(server string)
-	// Health is called when a server is found up or down.
-	Health(server string, up bool)
+	// Health is called when a server is found up, for which down is nil, or
+	// down, for the reason it tells.
+	Health(server string, down *Error)
 	// CertificateExpires is called for each verified certificate.
 	CertificateExpires(server string, at time.Time)
 }

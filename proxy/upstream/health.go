@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -123,10 +124,9 @@ func (s *search) report(n *node, failure *Error) {
 	}
 	n.mu.Lock()
 	changed := n.note(time.Now(), failure, s.probe)
-	up := !n.down
 	if changed {
 		// Under the lock, so that the observer sees changes in order.
-		s.observer.Health(n.name, up)
+		s.observer.Health(n.name, failure)
 	}
 	n.mu.Unlock()
 	if changed {
@@ -155,11 +155,34 @@ func (s *search) blamed(failure *Error, domain string, took time.Duration) bool 
 	return true
 }
 
-// Run checks the health of all servers until ctx is done: those without a
-// recent success after probeInterval, those which are down after their
-// back-off. Without it a server that is down comes up again only when no other
-// is left.
+// Monitored tells whether Run checks servers, which it does if there are
+// several of them. One server gets all sessions whether it is up or down, and
+// is spared connections that nobody asked for.
+func (r *Router) Monitored() bool { return len(r.all) > 1 }
+
+// Dialed notes how it went to connect to the server at the address of Direct,
+// which sessions do without the Router. result is ResultOK or what went wrong.
+func (r *Router) Dialed(result string) {
+	var failure *Error
+	switch result {
+	case ResultAbandoned:
+		return
+	case ResultOK:
+	default:
+		failure = &Error{Server: r.all[0].name, Phase: PhaseTCP, Result: result, Err: errors.New(result)}
+	}
+	(&search{Router: r}).report(r.all[0].node, failure)
+}
+
+// Run checks the health of all servers until ctx is done, if there are several:
+// those without a recent success after probeInterval, those which are down after
+// their back-off. Without it a server that is down comes up again only when no
+// other is left.
 func (r *Router) Run(ctx context.Context) {
+	if !r.Monitored() {
+		<-ctx.Done()
+		return
+	}
 	var (
 		running  sync.WaitGroup
 		finished = make(chan struct{}, maxProbes)

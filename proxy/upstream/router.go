@@ -101,7 +101,7 @@ func NewRouter(c Config) (r *Router, err error) {
 		return nil, errors.New("there is no server")
 	}
 	for _, n := range r.all {
-		r.observer.Health(n.name, true)
+		r.observer.Health(n.name, nil)
 	}
 	return r, nil
 }
@@ -417,5 +417,5 @@ type deaf struct{}
 func (deaf) Opened(server, phase, result string, took time.Duration) {}
 func (deaf) FailedOver(from string)                                  {}
 func (deaf) Redirected(server string)                                {}
-func (deaf) Health(server string, up bool)                           {}
+func (deaf) Health(server string, down *Error)                       {}
 func (deaf) CertificateExpires(server string, at time.Time)          {}

@@ -72,7 +72,7 @@ func (r *diary) Opened(server, phase, result string, _ time.Duration) {
 }
 func (r *diary) FailedOver(from string)                        { r.add("failed over from %s", from) }
 func (r *diary) Redirected(server string)                      { r.add("redirected by %s", server) }
-func (r *diary) Health(server string, up bool)                 { r.add("health %s %v", server, up) }
+func (r *diary) Health(server string, down *Error)             { r.add("health %s %v", server, down == nil) }
 func (r *diary) CertificateExpires(server string, _ time.Time) { r.add("certificate %s", server) }
 
 // A world is what the endpoints of a test do: the answer of each, by address.

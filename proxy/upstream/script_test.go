@@ -169,9 +169,9 @@ func (r *recorder) CertificateExpires(server string, at time.Time) {
 	r.expires = append(r.expires, at)
 }
 
-func (r *recorder) FailedOver(string)   {}
-func (r *recorder) Redirected(string)   {}
-func (r *recorder) Health(string, bool) {}
+func (r *recorder) FailedOver(string)     {}
+func (r *recorder) Redirected(string)     {}
+func (r *recorder) Health(string, *Error) {}
 
 func (r *recorder) String() string {
 	r.mu.Lock()
