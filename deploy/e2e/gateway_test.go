@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -169,7 +170,10 @@ func (g *gateway) awaitEnd(from int) (r record, err error) {
 }
 
 // metric returns the sum of all samples of a metric, or of those that start with its name and some labels.
-func (g *gateway) metric(name string) (float64, error) {
+func (g *gateway) metric(name string) (float64, error) { return g.sumMatching(name) }
+
+// sumMatching returns the sum of the samples of a metric that have these labels, each as in name="value".
+func (g *gateway) sumMatching(name string, labels ...string) (float64, error) {
 	page, err := g.get("/metrics")
 	if err != nil {
 		return 0, err
@@ -177,7 +181,8 @@ func (g *gateway) metric(name string) (float64, error) {
 	sum, found := 0.0, false
 	for line := range strings.Lines(page) {
 		rest, ok := strings.CutPrefix(line, name)
-		if !ok || !strings.ContainsAny(name, "{") && rest[0] != ' ' && rest[0] != '{' {
+		if !ok || !strings.Contains(name, "{") && rest[0] != ' ' && rest[0] != '{' ||
+			slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(rest, l) }) {
 			continue
 		}
 		fields := strings.Fields(rest[strings.LastIndexByte(rest, '}')+1:])
@@ -188,7 +193,7 @@ func (g *gateway) metric(name string) (float64, error) {
 		sum, found = sum+v, true
 	}
 	if !found {
-		return 0, fmt.Errorf("no metric %s", name)
+		return 0, fmt.Errorf("no metric %s with labels %q", name, labels)
 	}
 	return sum, nil
 }

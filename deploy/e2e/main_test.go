@@ -14,8 +14,11 @@ import (
 )
 
 var (
-	native  = os.Getenv("E2E_NATIVE") != ""
-	race    = os.Getenv("E2E_RACE") != ""
+	native = os.Getenv("E2E_NATIVE") != ""
+	race   = os.Getenv("E2E_RACE") != ""
+
+	goroutineLoop = os.Getenv("E2E_LOOP") == "goroutine"
+
 	servers []*server
 )
 
