@@ -88,6 +88,11 @@ func (c *client) authenticate(host, localpart string) error {
 	if _, err := c.open(host); err != nil {
 		return err
 	}
+	return c.sasl(host, localpart)
+}
+
+// sasl authenticates over an open stream and restarts it.
+func (c *client) sasl(host, localpart string) error {
 	auth := `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="ANONYMOUS"/>`
 	if localpart != "" {
 		secret := base64.StdEncoding.EncodeToString([]byte("\x00" + localpart + "\x00" + password))
