@@ -9,7 +9,6 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/pprof"
 	"slices"
@@ -30,7 +29,7 @@ type gateway interface {
 
 // servers is what they ask about servers, see upstream.Router.
 type servers interface {
-	Direct() net.Addr
+	Monitored() bool
 	Ready() bool
 	Status() []upstream.ServerStatus
 	Check(ctx context.Context) error
@@ -124,11 +123,10 @@ func (a *admin) beginDrain(w http.ResponseWriter, r *http.Request) {
 
 // A readiness tells whether any XMPP server answers.
 //
-// As a rule sessions and health checks have found out. But until one of them
-// has come to an end all servers count as up; and the sessions of a server that
-// is connected to directly tell nothing, so health checks alone would take long
-// to see that it is gone. Then the server is asked, and the answer remembered
-// for a moment, so that those who ask the gateway cannot load it.
+// Of several servers sessions and health checks have found out. But until one
+// of them has come to an end all servers count as up, and a single server is
+// not checked at all. Then the server is asked, and the answer remembered for a
+// moment, so that those who ask the gateway cannot load it.
 type readiness struct {
 	servers servers
 
@@ -147,7 +145,7 @@ const (
 func (r *readiness) check(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.answered && r.servers.Direct() == nil {
+	if r.answered && r.servers.Monitored() {
 		return r.known()
 	}
 	if !r.at.IsZero() && time.Since(r.at) < readyFor {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -26,13 +25,13 @@ import (
 type fakeGateway struct {
 	sessions []proxy.SessionInfo
 	check    func(context.Context) error
-	direct   net.Addr
+	several  bool
 	status   []upstream.ServerStatus
 }
 
 func (f *fakeGateway) Sessions() iter.Seq[proxy.SessionInfo] { return slices.Values(f.sessions) }
 func (f *fakeGateway) Check(ctx context.Context) error       { return f.check(ctx) }
-func (f *fakeGateway) Direct() net.Addr                      { return f.direct }
+func (f *fakeGateway) Monitored() bool                       { return f.several }
 func (f *fakeGateway) Status() []upstream.ServerStatus       { return f.status }
 
 func (f *fakeGateway) Ready() bool {
@@ -117,7 +116,7 @@ func TestReadyz(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
 		answers := errors.New("connection refused")
-		a := newAdmin(&fakeGateway{direct: &net.TCPAddr{}, check: func(context.Context) error { asked.Add(1); return answers }})
+		a := newAdmin(&fakeGateway{check: func(context.Context) error { asked.Add(1); return answers }})
 		expect := func(status int, body string, times int32) {
 			t.Helper()
 			w := request(a, "GET", "/readyz")
@@ -140,7 +139,7 @@ func TestReadyz(t *testing.T) {
 // With several servers their health says it, once any has answered.
 func TestReadyzOfServers(t *testing.T) {
 	var answers error
-	g := &fakeGateway{check: func(context.Context) error { return answers }, status: []upstream.ServerStatus{
+	g := &fakeGateway{several: true, check: func(context.Context) error { return answers }, status: []upstream.ServerStatus{
 		{Name: "a", Up: true, Err: &upstream.Error{Server: "a", Phase: "tcp", Err: errors.New("refused")}},
 		{Name: "b"},
 		{Name: "c", Err: &upstream.Error{Server: "c", Phase: "tls", Err: errors.New("expired")}},
@@ -169,7 +168,7 @@ func TestReadyzOfServers(t *testing.T) {
 // The clock is real: a mutex holds up a fake one.
 func TestReadyzIsAskedOnce(t *testing.T) {
 	var asked atomic.Int32
-	a := newAdmin(&fakeGateway{direct: &net.TCPAddr{}, check: func(ctx context.Context) error {
+	a := newAdmin(&fakeGateway{check: func(ctx context.Context) error {
 		asked.Add(1)
 		select {
 		case <-time.After(50 * time.Millisecond):

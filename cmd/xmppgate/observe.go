@@ -16,7 +16,8 @@ import (
 
 // An observer tells metrics and the log what a gateway and its router do.
 type observer struct {
-	*metrics.Metrics        // nil until observe
+	*metrics.Metrics // nil until observe
+	router           *upstream.Router
 	direct           string // the server, when sessions connect to it without the router
 	log              *slog.Logger
 }
@@ -29,7 +30,7 @@ var (
 // observe begins to observe: a router tells about its servers while it is made,
 // before there can be metrics with their names.
 func (o *observer) observe(m *metrics.Metrics, r *upstream.Router) {
-	o.Metrics, o.direct = m, directName(r)
+	o.Metrics, o.router, o.direct = m, r, directName(r)
 }
 
 // Dialed implements proxy.Observer. A session that connects without the router
@@ -38,6 +39,7 @@ func (o *observer) Dialed(result string, direct bool, took time.Duration) {
 	o.Metrics.Dialed(result, took)
 	if direct {
 		o.Opened(o.direct, upstream.PhaseTCP, result, took)
+		o.router.Dialed(result)
 	}
 }
 

@@ -195,10 +195,11 @@ func TestProbesWhileDown(t *testing.T) {
 func TestProbesAfterEjection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := &world{}, &diary{}
-		r := newTestRouter(t, Config{Default: parse(t, "tcp://1"), Observer: o}, w)
+		r := newTestRouter(t, Config{Default: parse(t, "tcp://1", "tcp://2"), Observer: o}, w)
 		defer run(r)()
 		synctest.Wait()
 		w.set("1:5222", fails(PhaseTCP, ResultRefused))
+		w.set("2:5222", fails(PhaseTCP, ResultRefused))
 		for range 50 {
 			connect(r, &Request{})
 		}
@@ -259,7 +260,8 @@ func TestProbeWithoutDomain(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{}
 			w.set("1:5223", fails(PhaseTLS, ResultCertName))
-			c := Config{Default: parse(t, "tls://1")}
+			w.set("2:5223", fails(PhaseTLS, ResultCertName))
+			c := Config{Default: parse(t, "tls://1", "tls://2")}
 			if domain != "" {
 				c.AllowList = []string{domain}
 			}
@@ -272,9 +274,37 @@ func TestProbeWithoutDomain(t *testing.T) {
 			w.take()
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if n := len(w.take()); n < 3 || n > 8 {
+			if n := len(w.take()); n < 6 || n > 16 {
 				t.Errorf("domain %q: %d probes in a minute", domain, n)
 			}
 		})
 	}
+}
+
+// One server gets all sessions anyway: nothing connects to it that nobody asked
+// for, and what becomes of the sessions tells how it does.
+func TestOneServerIsNotProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, o := &world{}, &diary{}
+		r := newTestRouter(t, Config{Default: parse(t, "tcp://192.0.2.1"), Observer: o}, w)
+		if r.Monitored() || r.Direct() == nil {
+			t.Error("a server at a fixed address needs no monitor and no Connect")
+		}
+		defer run(r)()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if tried := w.take(); tried != nil {
+			t.Errorf("tried %v", tried)
+		}
+		for i, step := range []struct {
+			result string
+			up     bool
+		}{
+			{ResultRefused, true}, {ResultTimeout, true}, {ResultAbandoned, true}, {ResultRefused, false}, {ResultOK, true},
+		} {
+			if r.Dialed(step.result); r.Ready() != step.up {
+				t.Errorf("%d: up is %v after %s", i, r.Ready(), step.result)
+			}
+		}
+	})
 }
