@@ -47,14 +47,19 @@ func login(url, host, localpart, resource string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = c.authenticate(host, localpart); err == nil {
+	return c, c.login(host, localpart, resource)
+}
+
+// login gets as far as a bound resource, or closes the connection.
+func (c *client) login(host, localpart, resource string) error {
+	err := c.authenticate(host, localpart)
+	if err == nil {
 		err = c.bind(resource)
 	}
 	if err != nil {
 		c.conn().Close()
-		return nil, err
 	}
-	return c, nil
+	return err
 }
 
 // open exchanges stream headers and returns the features.
@@ -83,6 +88,11 @@ func (c *client) authenticate(host, localpart string) error {
 	if _, err := c.open(host); err != nil {
 		return err
 	}
+	return c.sasl(host, localpart)
+}
+
+// sasl authenticates over an open stream and restarts it.
+func (c *client) sasl(host, localpart string) error {
 	auth := `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="ANONYMOUS"/>`
 	if localpart != "" {
 		secret := base64.StdEncoding.EncodeToString([]byte("\x00" + localpart + "\x00" + password))

@@ -13,5 +13,6 @@
 //	E2E_NATIVE=1  sends the clients to the servers' own WebSocket endpoints instead of the gateway: a way to tell a
 //	              fault of the gateway from one of a server or a test. Tests of the gateway itself are skipped then,
 //	              and ejabberd 23.01 fails two: it passes on unbound prefixes, and stalls some resumptions.
+//	E2E_GATEWAY=PATH  is the gateway to test, instead of one that is built from the repository
 //	E2E_KEEP=1    keeps the temporary directory with the configurations and logs
 package e2e

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,6 +39,11 @@ func startGateway(upstream string, env ...string) (g *gateway, err error) {
 			admin:    fmt.Sprintf("127.0.0.1:%d", ports[1]),
 			upstream: upstream,
 			env:      env,
+		}
+		for _, kv := range env {
+			if listen, ok := strings.CutPrefix(kv, "XMPPGATE_LISTEN="); ok {
+				g.listen, _, _ = strings.Cut(listen, ",")
+			}
 		}
 		if err = g.start(); err == nil {
 			return g, nil
@@ -120,8 +127,53 @@ func (g *gateway) get(path string) (string, error) {
 	return string(body), err
 }
 
-// metric returns the sum of all samples of a metric.
-func (g *gateway) metric(name string) (float64, error) {
+// awaitMetric waits until a metric, see [gateway.metric], has this value.
+func (g *gateway) awaitMetric(name string, want float64) error {
+	return poll(patience, func() error {
+		got, err := g.metric(name)
+		if err == nil && got != want {
+			err = fmt.Errorf("%s is %v, want %v", name, got, want)
+		}
+		return err
+	})
+}
+
+// record is one line of the gateway's log.
+type record struct {
+	Level, Msg     string
+	Remote, Ending string // of "session ended"
+	Cause          string
+}
+
+// records returns the log lines with this message, of what was logged after the first from bytes.
+func (g *gateway) records(msg string, from int) (found []record) {
+	for line := range strings.Lines(g.proc.log.all()[from:]) {
+		var r record
+		if json.Unmarshal([]byte(line), &r) == nil && r.Msg == msg {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// awaitEnd returns the record of the one session that ended after the first from bytes of the log.
+func (g *gateway) awaitEnd(from int) (r record, err error) {
+	err = poll(patience, func() error {
+		ended := g.records("session ended", from)
+		if len(ended) != 1 {
+			return fmt.Errorf("%d sessions ended according to the log, want 1:\n%s", len(ended), g.proc.log.tail(from))
+		}
+		r = ended[0]
+		return nil
+	})
+	return r, err
+}
+
+// metric returns the sum of all samples of a metric, or of those that start with its name and some labels.
+func (g *gateway) metric(name string) (float64, error) { return g.sumMatching(name) }
+
+// sumMatching returns the sum of the samples of a metric that have these labels, each as in name="value".
+func (g *gateway) sumMatching(name string, labels ...string) (float64, error) {
 	page, err := g.get("/metrics")
 	if err != nil {
 		return 0, err
@@ -129,7 +181,8 @@ func (g *gateway) metric(name string) (float64, error) {
 	sum, found := 0.0, false
 	for line := range strings.Lines(page) {
 		rest, ok := strings.CutPrefix(line, name)
-		if !ok || rest[0] != ' ' && rest[0] != '{' {
+		if !ok || !strings.Contains(name, "{") && rest[0] != ' ' && rest[0] != '{' ||
+			slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(rest, l) }) {
 			continue
 		}
 		fields := strings.Fields(rest[strings.LastIndexByte(rest, '}')+1:])
@@ -140,7 +193,7 @@ func (g *gateway) metric(name string) (float64, error) {
 		sum, found = sum+v, true
 	}
 	if !found {
-		return 0, fmt.Errorf("no metric %s", name)
+		return 0, fmt.Errorf("no metric %s with labels %q", name, labels)
 	}
 	return sum, nil
 }

@@ -14,8 +14,11 @@ import (
 )
 
 var (
-	native  = os.Getenv("E2E_NATIVE") != ""
-	race    = os.Getenv("E2E_RACE") != ""
+	native = os.Getenv("E2E_NATIVE") != ""
+	race   = os.Getenv("E2E_RACE") != ""
+
+	goroutineLoop = os.Getenv("E2E_LOOP") == "goroutine"
+
 	servers []*server
 )
 
@@ -76,7 +79,7 @@ func writeUncached() error {
 // prerequisites says in one line what is missing.
 func prerequisites() error {
 	var missing []string
-	for _, program := range []string{"go", "prosody", "erl", nodeJS(), "/usr/bin/chromium"} {
+	for _, program := range []string{"go", "prosody", "erl", "haproxy", "nginx", nodeJS(), "/usr/bin/chromium"} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, program)
 		}
@@ -103,7 +106,9 @@ func startAll(dir string) error {
 	var wg sync.WaitGroup
 	var buildErr error
 	if !native {
-		wg.Go(func() { gatewayBinary, buildErr = build(dir) })
+		if gatewayBinary = os.Getenv("E2E_GATEWAY"); gatewayBinary == "" {
+			wg.Go(func() { gatewayBinary, buildErr = build(dir) })
+		}
 	}
 	names := []string{"prosody", "ejabberd"}
 	started, errs := make([]*server, len(names)), make([]error, len(names))

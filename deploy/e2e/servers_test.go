@@ -25,10 +25,11 @@ import (
 )
 
 const (
-	domain     = "localhost"
-	anonDomain = "anon.localhost" // SASL ANONYMOUS: as many users as one likes
-	mucDomain  = "muc.localhost"
-	password   = "secret"
+	domain         = "localhost"
+	requiredDomain = "required.localhost" // Prosody: the same, but not without TLS
+	anonDomain     = "anon.localhost"     // SASL ANONYMOUS: as many users as one likes
+	mucDomain      = "muc.localhost"
+	password       = "secret"
 )
 
 //go:embed testdata/*.tmpl
@@ -41,12 +42,40 @@ type server struct {
 	c2s       string // host:port, plain TCP with STARTTLS on offer
 	directTLS string // host:port
 	http      string // host:port, the server's own WebSocket endpoint
+	required  string // host:port, ejabberd: STARTTLS and nothing before
+	proxy     string // host:port, ejabberd: plain TCP behind a PROXY header
+	proxyTLS  string // host:port, ejabberd: direct TLS behind a PROXY header
 	proc      *process
 	gw        *gateway // nil with E2E_NATIVE
 
 	register func(localpart string) error
 	command  func() *exec.Cmd
 	ready    func() error
+	call     func(command string, args, result any) error // ejabberd: the HTTP API
+}
+
+// ca is the option of a server's URL that makes the gateway trust the certificate.
+func (s *server) ca() string { return "?ca=" + filepath.Join(s.dir, "localhost.crt") }
+
+// A route is a way to a server: a URL for the gateway and the domain to ask for there.
+type route struct{ name, upstream, domain string }
+
+func (s *server) routes() []route {
+	all := []route{
+		{"tcp", "tcp://" + s.c2s, domain},
+		{"starttls", "starttls://" + s.c2s + s.ca(), domain},
+		{"tls", "tls://" + s.directTLS + s.ca(), domain},
+	}
+	switch s.name {
+	case "prosody":
+		return append(all, route{"starttls-required", "starttls://" + s.c2s + s.ca(), requiredDomain})
+	default:
+		return append(all,
+			route{"starttls-required", "starttls://" + s.required + s.ca(), domain},
+			route{"unix", "unix:" + filepath.Join(s.dir, "c2s.sock"), domain},
+			route{"proxy-v1", "tcp://" + s.proxy + "?proxy=v1", domain},
+			route{"tls-proxy-v2", "tls://" + s.proxyTLS + s.ca() + "&proxy=v2", domain})
+	}
 }
 
 // websocket returns the URL that clients connect to.
@@ -83,12 +112,12 @@ func newServer(name, dir string) (s *server, err error) {
 }
 
 func tryNewServer(name, dir string) (*server, error) {
-	ports, err := freePorts(3)
+	ports, err := freePorts(6)
 	if err != nil {
 		return nil, err
 	}
 	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
-	s := &server{name: name, dir: dir, c2s: at(0), directTLS: at(1), http: at(2)}
+	s := &server{name: name, dir: dir, c2s: at(0), directTLS: at(1), http: at(2), required: at(3), proxy: at(4), proxyTLS: at(5)}
 	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o755); err != nil {
 		return nil, err
 	}
@@ -103,6 +132,7 @@ func tryNewServer(name, dir string) (*server, error) {
 	var text bytes.Buffer
 	err = tmpl.Execute(&text, map[string]any{
 		"Dir": dir, "Root": os.Getuid() == 0, "C2S": ports[0], "DirectTLS": ports[1], "HTTP": ports[2],
+		"Required": ports[3], "Proxy": ports[4], "ProxyTLS": ports[5],
 	})
 	if err != nil {
 		return nil, err
@@ -145,11 +175,17 @@ func (s *server) prosody(config string) {
 				fmt.Fprintf(&file, "%%%02x", c)
 			}
 		}
-		dir := filepath.Join(s.dir, "data", domain, "accounts")
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
+		for _, host := range []string{domain, requiredDomain} {
+			dir := filepath.Join(s.dir, "data", strings.ReplaceAll(host, ".", "%2e"), "accounts")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			account := fmt.Appendf(nil, "return { password = %q };\n", password)
+			if err := os.WriteFile(filepath.Join(dir, file.String()+".dat"), account, 0o644); err != nil {
+				return err
+			}
 		}
-		return os.WriteFile(filepath.Join(dir, file.String()+".dat"), fmt.Appendf(nil, "return { password = %q };\n", password), 0o644)
+		return nil
 	}
 }
 
@@ -164,7 +200,7 @@ func (s *server) ejabberd(config string) {
 		return cmd
 	}
 	client := &http.Client{Timeout: 10 * time.Second}
-	call := func(command string, args map[string]string) error {
+	s.call = func(command string, args, result any) error {
 		body, err := json.Marshal(args)
 		if err != nil {
 			return err
@@ -177,11 +213,11 @@ func (s *server) ejabberd(config string) {
 		if resp.StatusCode != http.StatusOK {
 			return fmt.Errorf("%s: %s", command, resp.Status)
 		}
-		return nil
+		return json.NewDecoder(resp.Body).Decode(result)
 	}
-	s.ready = func() error { return errors.Join(call("status", nil), accepts(s.c2s)) }
+	s.ready = func() error { return errors.Join(s.call("status", nil, new(any)), accepts(s.c2s)) }
 	s.register = func(localpart string) error {
-		return call("register", map[string]string{"user": localpart, "host": domain, "password": password})
+		return s.call("register", map[string]string{"user": localpart, "host": domain, "password": password}, new(any))
 	}
 }
 
@@ -203,7 +239,7 @@ func writeCertificate(dir string) error {
 	cert := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: domain},
-		DNSNames:              []string{domain, anonDomain, mucDomain},
+		DNSNames:              []string{domain, requiredDomain, anonDomain, mucDomain},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		IsCA:                  true,

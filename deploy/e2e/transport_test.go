@@ -41,7 +41,12 @@ func dialTransport(url string) (transport, error) {
 		}
 		return &tcp{c: c, in: newSplitter(c)}, nil
 	}
-	dialer := ws.Dialer{Protocols: []string{"xmpp"}, Timeout: patience}
+	return dialWebSocket(url, ws.Dialer{})
+}
+
+// dialWebSocket opens a WebSocket with what dialer says besides.
+func dialWebSocket(url string, dialer ws.Dialer) (transport, error) {
+	dialer.Protocols, dialer.Timeout = []string{"xmpp"}, patience
 	c, r, handshake, err := dialer.Dial(context.Background(), url)
 	if err != nil {
 		return nil, err

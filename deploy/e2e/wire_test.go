@@ -68,6 +68,16 @@ func (p *tap) forward(client stream) {
 	wg.Wait()
 }
 
+// count returns the number of connections so far.
+func (p *tap) count() int {
+	if p == nil {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
 // find returns the connection on which the server opened the stream with this id attribute.
 func (p *tap) find(id string) *tapped {
 	p.mu.Lock()

@@ -41,13 +41,7 @@ func (p *Policy) SendsHeader(peer netip.Addr) bool { return contains(p.Proxies, 
 // says, if there is one.
 func (p *Policy) Client(peer netip.AddrPort, headers http.Header) (client netip.AddrPort, secure bool) {
 	if p.Unix && !peer.IsValid() {
-		// It stands for the socket: loopback is on this machine, too.
-		local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
-		client, secure = Forwarded(local, headers, append(p.Forwarders[:len(p.Forwarders):len(p.Forwarders)], netip.PrefixFrom(local.Addr(), 32)))
-		if client == local {
-			client = peer
-		}
-		return client, secure
+		return fromTrusted(peer, headers, p.Forwarders)
 	}
 	return Forwarded(peer, headers, p.Forwarders)
 }

@@ -38,6 +38,11 @@ func Forwarded(peer netip.AddrPort, headers http.Header, trusted []netip.Prefix)
 	if !contains(trusted, peer.Addr()) {
 		return peer, false
 	}
+	return fromTrusted(peer, headers, trusted)
+}
+
+// fromTrusted is [Forwarded] for a peer that is believed.
+func fromTrusted(peer netip.AddrPort, headers http.Header, trusted []netip.Prefix) (client netip.AddrPort, secure bool) {
 	usual, standard := headers.Values("X-Forwarded-For"), headers.Values("Forwarded")
 	a := walk(peer, usual, trusted, parseUsual)
 	for last := range elements(headers.Values("X-Forwarded-Proto")) {

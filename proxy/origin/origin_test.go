@@ -334,6 +334,43 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
+// What comes over a socket is believed, for who may open it is trusted. That does not go for all of this machine: a
+// client may be on it, too.
+func TestUnix(t *testing.T) {
+	for _, c := range []struct {
+		usual, standard, want string
+	}{
+		{"203.0.113.7", "", "203.0.113.7:0"},
+		{"127.0.0.1", "", "127.0.0.1:0"},
+		{"198.51.100.9, 127.0.0.1", "", "127.0.0.1:0"},
+		{"198.51.100.9, ::1", "", "[::1]:0"},
+		{"198.51.100.9, 10.1.2.3", "", "198.51.100.9:0"},
+		{"", `for="[2001:db8::7]:1"`, "[2001:db8::7]:1"},
+		{"203.0.113.7", "for=198.51.100.9", ""},
+		{"unknown", "", ""},
+		{"", "", ""},
+	} {
+		headers := http.Header{}
+		if c.usual != "" {
+			headers.Set("X-Forwarded-For", c.usual)
+		}
+		if c.standard != "" {
+			headers.Set("Forwarded", c.standard)
+		}
+		var want netip.AddrPort
+		if c.want != "" {
+			want = netip.MustParseAddrPort(c.want)
+		}
+		for _, unix := range []bool{true, false} {
+			policy := Policy{Forwarders: trusted, Unix: unix}
+			got, _ := policy.Client(netip.AddrPort{}, headers)
+			if unix && got != want || !unix && got.IsValid() {
+				t.Errorf("%q, socket trusted: %v: got %v, want %v", headers, unix, got, want)
+			}
+		}
+	}
+}
+
 func TestSendsHeader(t *testing.T) {
 	policy := Policy{Proxies: trusted}
 	for in, want := range map[string]bool{

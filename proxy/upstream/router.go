@@ -204,16 +204,19 @@ func (r *Router) Direct() net.Addr {
 	return nil
 }
 
-// Check opens a stream at any server, as a session would, and closes it. An
-// error tells what happened at each of them.
+// Check opens a stream at any server, as a session would, and closes it. Where
+// the operator has named no domain, it cannot: then a server does that refuses
+// the stream for want of one. An error tells what happened at each of them.
 func (r *Router) Check(ctx context.Context) error {
 	s := &search{Router: r, request: candidate.probe, probe: true}
 	stream := s.servers(ctx, r.all)
 	s.failed.discard()
-	if stream == nil {
+	switch {
+	case stream != nil:
+		stream.hangUp()
+	case !s.answered:
 		return s.failed.asError()
 	}
-	stream.hangUp()
 	return nil
 }
 
@@ -252,6 +255,7 @@ type search struct {
 	*Router
 	request   func(candidate) *Request
 	probe     bool // a health check, not a session
+	answered  bool // a server has, be it that it has no use for the request
 	redirects int  // how many were followed
 	failed    failures
 }
@@ -286,6 +290,7 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 	case stream == nil && s.blamed(failure, q.Domain, time.Since(start)):
 		s.report(c.node, failure)
 	case stream != nil || s.probe: // any answer will do for a health check
+		s.answered = true
 		s.report(c.node, nil)
 	}
 	switch {

@@ -451,6 +451,24 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// A check without a domain cannot succeed where TLS is about one. That the
+// server has answered has to do.
+func TestCheckWithoutDomain(t *testing.T) {
+	for result, ready := range map[string]bool{
+		ResultStreamError: true, ResultCertName: true, ResultClosed: false,
+	} {
+		w := &world{}
+		r := newTestRouter(t, Config{Default: parse(t, "starttls://1")}, w)
+		w.set("1:5222", fails(PhaseTLS, result))
+		if err := r.Check(t.Context()); (err == nil) != ready {
+			t.Errorf("%s: %v, want ready: %v", result, err, ready)
+		}
+		if r.Ready() != ready {
+			t.Errorf("%s: up: %v", result, r.Ready())
+		}
+	}
+}
+
 // Sessions come and go while servers and their health change.
 func TestConcurrently(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
