@@ -193,6 +193,11 @@ func offersEndPoint(features *element) bool {
 	return false
 }
 
+// OffersBinding reports whether u, which must be of Class Features, may name a
+// SASL mechanism that binds to the TLS connection (RFC 5802, section 6). It is
+// for hints to people: it looks at the bytes only.
+func (d *Down) OffersBinding(u Unit) bool { return bytes.Contains(u.Raw, []byte("-PLUS<")) }
+
 // OffersSASL reports whether u, which must be of Class Features, lists SASL
 // mechanisms of either profile (RFC 6120, section 6.4.1; XEP-0388). A server
 // does so until the client is authenticated.

@@ -51,6 +51,7 @@ type state struct {
 	conns     int // accepted and not over, upgraded or not
 	draining  bool
 	idle      sync.Cond // conns has become zero
+	warned    bool      // see bindingOffered
 	lastID    uint64
 	live      map[*session]struct{}
 	relayed   [2]Traffic // by sessions that are over
@@ -264,6 +265,21 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 		attrs = append(attrs, slog.String("cause", cause.Error()))
 	}
 	g.log(info.Level, "session ended", attrs)
+}
+
+// bindingOffered warns, once, of a server whose offer no client can take up.
+func (g *Gateway) bindingOffered() {
+	if g.ChannelBinding != framing.BindingPass {
+		return
+	}
+	g.mu.Lock()
+	warned := g.warned
+	g.warned = true
+	g.mu.Unlock()
+	if !warned {
+		g.log(slog.LevelWarn, "the server offers channel binding, which cannot work through a gateway: clients that choose it cannot log in; "+
+			"disable the mechanisms that end in -PLUS at the server, or strip them here", nil)
+	}
 }
 
 // remoteName is empty for a client on a Unix socket, which has no address.

@@ -771,7 +771,9 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 		s.endWith(w, endServerBroken, errUpgradedStream)
 		return
 	case framing.Features:
-		s.saslOffered = s.down.OffersSASL(u)
+		if s.saslOffered = s.down.OffersSASL(u); s.saslOffered && s.down.OffersBinding(u) {
+			s.g.bindingOffered()
+		}
 		s.appendFeatures(w, u)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -36,7 +37,12 @@ func newTestSession(t testing.TB) (*session, *workspace) {
 	t.Helper()
 	g := &Gateway{Dial: neverDial}
 	g.init()
-	s := &session{g: g, link: idleLink{}}
+	return newTestSessionOf(t, g)
+}
+
+func newTestSessionOf(t testing.TB, g *Gateway) (*session, *workspace) {
+	t.Helper()
+	s := &session{g: g, link: idleLink{}, down: g.newDown()}
 	w := &workspace{now: 1}
 	s.begin(w)
 	s.receive(w, client, []byte(goodRequest+"\r\n"))
@@ -475,5 +481,30 @@ func BenchmarkRelayDown(b *testing.B) {
 		s.receive(w, server, stanza)
 		w.out[client].take()
 		w.out[client].reset()
+	}
+}
+
+// A server that offers what cannot work is worth one line, not one for each
+// client.
+func TestBindingIsWarnedOfOnce(t *testing.T) {
+	var log strings.Builder
+	for _, binding := range []framing.ChannelBinding{framing.BindingPass, framing.BindingStrip} {
+		log.Reset()
+		g := &Gateway{Dial: neverDial, ChannelBinding: binding, Log: slog.New(slog.NewTextHandler(&log, nil))}
+		g.init()
+		for range 3 {
+			s, w := newTestSessionOf(t, g)
+			s.receive(w, server, []byte(`<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism></mechanisms></stream:features>`))
+		}
+		for g.logging() {
+			time.Sleep(time.Millisecond)
+		}
+		want := 1
+		if binding == framing.BindingStrip {
+			want = 0
+		}
+		if n := strings.Count(log.String(), "channel binding"); n != want {
+			t.Errorf("%d warnings, want %d:\n%s", n, want, &log)
+		}
 	}
 }
