@@ -96,6 +96,10 @@ type Observer interface {
 	// Dialed is called once for every attempt to connect to the server,
 	// which was to Gateway.Direct or by Gateway.Dial. See DialResults.
 	Dialed(result string, direct bool, took time.Duration)
+	// Answered is called once for the first header that a server reached by
+	// Gateway.Direct has got. Gateway.Dial knows about its own. See
+	// AnswerResults.
+	Answered(result string, took time.Duration)
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
 	// Ended is called once for every session. See Endings.

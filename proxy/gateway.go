@@ -554,10 +554,32 @@ func dialResult(err error) string {
 	return dialOther
 }
 
+// answerResult is what e says of a server that was to answer a header; the
+// names are those of a dial where they mean the same.
+func answerResult(e ending) string {
+	switch e {
+	case endNone:
+		return dialOK
+	case endServerSilent:
+		return dialTimedOut
+	case endServerLost:
+		return "closed"
+	case endServerBroken, endServerTooLarge:
+		return "bad-stream"
+	}
+	return dialAbandoned
+}
+
+// AnswerResults lists the results that Observer.Answered is told.
+func AnswerResults() []string {
+	return []string{dialOK, dialTimedOut, "closed", "bad-stream", dialAbandoned}
+}
+
 // nobody observes nothing.
 type nobody struct{}
 
 func (nobody) Upgraded(string, time.Duration)     {}
 func (nobody) Dialed(string, bool, time.Duration) {}
+func (nobody) Answered(string, time.Duration)     {}
 func (nobody) Pinged(time.Duration)               {}
 func (nobody) Ended(string, time.Duration)        {}

@@ -719,6 +719,7 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 }
 
 func (s *session) serverHeader(w *workspace, u framing.Unit) {
+	s.answered(w, endNone)
 	if !s.step(w, down, header) {
 		return
 	}
@@ -731,6 +732,18 @@ func (s *session) serverHeader(w *workspace, u framing.Unit) {
 	}
 	s.openSent = true
 	s.appendOpen(w, u.Attributes)
+}
+
+// answered reports how a server reached directly has answered its first header:
+// by one of its own, or by the end e of the session.
+func (s *session) answered(w *workspace, e ending) {
+	if s.stream == nil && s.headerSent && s.phase[down] == idle {
+		sent := s.due - headerTimeout
+		if s.await != endServerSilent { // the wait is over
+			sent = w.now - headerTimeout
+		}
+		s.g.observer.Answered(answerResult(e), w.now-sent)
+	}
 }
 
 // serverEnd takes </stream:stream>. After an error the session is over;
@@ -1035,6 +1048,7 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 		s.turnAway(w, unserved(e))
 		return
 	}
+	s.answered(w, e)
 	s.ending = e
 	s.waitForNothing()
 	if r := s.rare; r != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -505,6 +506,49 @@ func TestBindingIsWarnedOfOnce(t *testing.T) {
 		}
 		if n := strings.Count(log.String(), "channel binding"); n != want {
 			t.Errorf("%d warnings, want %d:\n%s", n, want, &log)
+		}
+	}
+}
+
+// An answers observes the answers to headers.
+type answers struct {
+	nobody
+	got []string
+}
+
+func (a *answers) Answered(result string, took time.Duration) {
+	a.got = append(a.got, fmt.Sprintf("%s %v", result, took))
+}
+
+// Of a server that Gateway.Dial has nothing to do with, the session tells how
+// it answers its header: once, not again after SASL.
+func TestAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		then func(s *session, w *workspace)
+		want string
+	}{
+		"header":  {func(s *session, w *workspace) { s.receive(w, server, []byte(testHeader)) }, "ok 3s"},
+		"silence": {func(s *session, w *workspace) { w.now += headerTimeout; s.expire(w) }, "timeout 10s"},
+		"end":     {func(s *session, w *workspace) { s.eof(w, server, io.EOF) }, "closed 3s"},
+		"other":   {func(s *session, w *workspace) { s.receive(w, server, []byte("220 mail.example.org ESMTP\r\n")) }, "bad-stream 3s"},
+		"client":  {func(s *session, w *workspace) { s.eof(w, client, io.EOF) }, "abandoned 3s"},
+	} {
+		a := &answers{}
+		g := &Gateway{Dial: neverDial, Observer: a}
+		g.init()
+		s, w := &session{g: g, link: idleLink{}, down: g.newDown()}, &workspace{now: time.Second}
+		s.begin(w)
+		s.receive(w, client, []byte(goodRequest+"\r\n"))
+		s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
+		s.rare.cancelDial(nil)
+		s.attached(w, nil)
+		if name != "silence" {
+			w.now += 3 * time.Second
+		}
+		c.then(s, w)
+		s.expire(w)
+		if got := strings.Join(a.got, ", "); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
 }

@@ -43,6 +43,13 @@ func (o *observer) Dialed(result string, direct bool, took time.Duration) {
 	}
 }
 
+// Answered implements proxy.Observer, for sessions without the router.
+func (o *observer) Answered(result string, took time.Duration) {
+	if o.direct != "" {
+		o.Opened(o.direct, upstream.PhaseHeader, result, took)
+	}
+}
+
 // Health implements upstream.Observer. The metrics ask the router.
 func (o *observer) Health(server string, down *upstream.Error) {
 	switch {
