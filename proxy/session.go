@@ -98,6 +98,7 @@ type session struct {
 
 	// Flags of the opening and of SASL.
 	openSent      bool // the client has got <open/>
+	featuresSent  bool // the client has got <stream:features/>
 	headerSent    bool // the server has got a header
 	endTagSent    bool // the server has got </stream:stream>
 	closeSent     bool // the client has got <close/>
@@ -105,6 +106,7 @@ type session struct {
 	saslRunning   bool // <auth/> is on its way, its outcome is not known
 	authenticated bool
 	resumable     bool // XEP-0198 is on
+	known         known
 	deaf          bool // the frames of the client can no longer be told apart
 
 	rare *rare // nil while none of it is needed
@@ -137,7 +139,6 @@ type rare struct {
 	dialed     time.Duration           // when it began
 	dials      int                     // how many there were
 	avoid      string                  // the server that has failed
-	known      known                   // what the client has of an earlier server
 	listener   netip.AddrPort          // where the client says that it has connected
 	pong       []byte                  // payload of the ping to answer when the client reads again
 	pinged     bool                    // there is such a ping
@@ -146,7 +147,8 @@ type rare struct {
 	cause      error                   // what made the session end, for the log
 }
 
-// A known is what must not be sent to a client once more.
+// A known is what the client has of an earlier server, and must not get once
+// more of this one.
 type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
@@ -548,7 +550,7 @@ func (s *session) redial(w *workspace) bool {
 	if r == nil || r.header == nil || s.relayed[up] != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
 		return false
 	}
-	r.known = known{header: s.openSent, features: s.saslOffered}
+	s.known = known{header: s.openSent, features: s.featuresSent}
 	if s.stream != nil {
 		r.avoid = s.stream.Server
 		s.leave()
@@ -725,10 +727,11 @@ func (s *session) serverHeader(w *workspace, u framing.Unit) {
 	if s.await == endServerSilent {
 		s.waitForNothing()
 	}
-	if r := s.rare; r != nil && r.known.header {
-		r.known.header = false
+	if s.known.header {
+		s.known.header = false
 		return
 	}
+	s.known = known{} // the features of a restarted stream are others
 	s.openSent = true
 	s.appendOpen(w, u.Attributes)
 }
@@ -760,8 +763,8 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 	if u.Class == framing.StreamError && s.elsewhere(w, u) {
 		return
 	}
-	if r := s.rare; r != nil && r.known.features && u.Class == framing.Features {
-		r.known.features = false
+	if s.known.features && u.Class == framing.Features {
+		s.known.features = false
 		return
 	}
 	s.relayed[down].count(u.Class, len(u.Raw))
@@ -771,7 +774,7 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 		s.endWith(w, endServerBroken, errUpgradedStream)
 		return
 	case framing.Features:
-		s.saslOffered = s.down.OffersSASL(u)
+		s.saslOffered, s.featuresSent = s.down.OffersSASL(u), true
 		s.appendFeatures(w, u)
 		return
 	}
