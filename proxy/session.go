@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -47,6 +46,7 @@ const (
 	headTimeout   = 10 * time.Second // for the HTTP request
 	openTimeout   = 10 * time.Second // for <open/> after the upgrade
 	dialTimeout   = 5 * time.Second  // for the connection to the server
+	dialGrace     = time.Second      // for Gateway.Dial to say what has taken it all its time
 	headerTimeout = 10 * time.Second // for the server's stream header
 	saslTimeout   = 30 * time.Second // for the outcome of SASL while a header waits for it
 	closeTimeout  = 5 * time.Second  // for the answer to any kind of close
@@ -532,7 +532,7 @@ func (s *session) dial(w *workspace) {
 			return
 		}
 	}
-	s.wait(w, endDialFailed, upstream.TotalTimeout)
+	s.wait(w, endDialFailed, upstream.TotalTimeout+dialGrace)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	r.cancelDial = cancel
 	go s.g.connect(ctx, cancel, s.link, s.request())
@@ -834,7 +834,7 @@ func (s *session) followed() bool { return s.chosen() && s.relayed[down] == (Tra
 // another.
 func (s *session) chosen() bool { return s.stream != nil && s.stream.Server != "" }
 
-var errDialTimeout = fmt.Errorf("no connection within %v", dialTimeout)
+var errDialTimeout = errors.New("no connection in time")
 
 var errUpgradedStream = errors.New("the server started TLS or compression unasked")
 
