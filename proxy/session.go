@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -47,6 +46,7 @@ const (
 	headTimeout   = 10 * time.Second // for the HTTP request
 	openTimeout   = 10 * time.Second // for <open/> after the upgrade
 	dialTimeout   = 5 * time.Second  // for the connection to the server
+	dialGrace     = time.Second      // for Gateway.Dial to say what has taken it all its time
 	headerTimeout = 10 * time.Second // for the server's stream header
 	saslTimeout   = 30 * time.Second // for the outcome of SASL while a header waits for it
 	closeTimeout  = 5 * time.Second  // for the answer to any kind of close
@@ -98,6 +98,7 @@ type session struct {
 
 	// Flags of the opening and of SASL.
 	openSent      bool // the client has got <open/>
+	featuresSent  bool // the client has got <stream:features/>
 	headerSent    bool // the server has got a header
 	endTagSent    bool // the server has got </stream:stream>
 	closeSent     bool // the client has got <close/>
@@ -105,6 +106,7 @@ type session struct {
 	saslRunning   bool // <auth/> is on its way, its outcome is not known
 	authenticated bool
 	resumable     bool // XEP-0198 is on
+	known         known
 	deaf          bool // the frames of the client can no longer be told apart
 
 	rare *rare // nil while none of it is needed
@@ -137,7 +139,6 @@ type rare struct {
 	dialed     time.Duration           // when it began
 	dials      int                     // how many there were
 	avoid      string                  // the server that has failed
-	known      known                   // what the client has of an earlier server
 	listener   netip.AddrPort          // where the client says that it has connected
 	pong       []byte                  // payload of the ping to answer when the client reads again
 	pinged     bool                    // there is such a ping
@@ -146,7 +147,8 @@ type rare struct {
 	cause      error                   // what made the session end, for the log
 }
 
-// A known is what must not be sent to a client once more.
+// A known is what the client has of an earlier server, and must not get once
+// more of this one.
 type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
@@ -530,7 +532,7 @@ func (s *session) dial(w *workspace) {
 			return
 		}
 	}
-	s.wait(w, endDialFailed, upstream.TotalTimeout)
+	s.wait(w, endDialFailed, upstream.TotalTimeout+dialGrace)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	r.cancelDial = cancel
 	go s.g.connect(ctx, cancel, s.link, s.request())
@@ -548,7 +550,7 @@ func (s *session) redial(w *workspace) bool {
 	if r == nil || r.header == nil || s.relayed[up] != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
 		return false
 	}
-	r.known = known{header: s.openSent, features: s.saslOffered}
+	s.known = known{header: s.openSent, features: s.featuresSent}
 	if s.stream != nil {
 		r.avoid = s.stream.Server
 		s.leave()
@@ -726,10 +728,11 @@ func (s *session) serverHeader(w *workspace, u framing.Unit) {
 	if s.await == endServerSilent {
 		s.waitForNothing()
 	}
-	if r := s.rare; r != nil && r.known.header {
-		r.known.header = false
+	if s.known.header {
+		s.known.header = false
 		return
 	}
+	s.known = known{} // the features of a restarted stream are others
 	s.openSent = true
 	s.appendOpen(w, u.Attributes)
 }
@@ -773,8 +776,8 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 	if u.Class == framing.StreamError && s.elsewhere(w, u) {
 		return
 	}
-	if r := s.rare; r != nil && r.known.features && u.Class == framing.Features {
-		r.known.features = false
+	if s.known.features && u.Class == framing.Features {
+		s.known.features = false
 		return
 	}
 	s.relayed[down].count(u.Class, len(u.Raw))
@@ -784,7 +787,8 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 		s.endWith(w, endServerBroken, errUpgradedStream)
 		return
 	case framing.Features:
-		if s.saslOffered = s.down.OffersSASL(u); s.saslOffered && s.down.OffersBinding(u) {
+		s.saslOffered, s.featuresSent = s.down.OffersSASL(u), true
+		if s.saslOffered && s.down.OffersBinding(u) {
 			s.g.bindingOffered()
 		}
 		s.appendFeatures(w, u)
@@ -846,7 +850,7 @@ func (s *session) followed() bool { return s.chosen() && s.relayed[down] == (Tra
 // another.
 func (s *session) chosen() bool { return s.stream != nil && s.stream.Server != "" }
 
-var errDialTimeout = fmt.Errorf("no connection within %v", dialTimeout)
+var errDialTimeout = errors.New("no connection in time")
 
 var errUpgradedStream = errors.New("the server started TLS or compression unasked")
 

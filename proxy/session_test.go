@@ -107,6 +107,20 @@ func TestEndings(t *testing.T) {
 	}
 }
 
+// Gateway.Dial ends by itself, and tells what has failed; a session that gave up
+// at the same moment would say that the client did.
+func TestDialGivesUpFirst(t *testing.T) {
+	g := &Gateway{Dial: neverDial}
+	g.init()
+	s, w := &session{g: g, link: idleLink{}}, &workspace{now: 1}
+	s.begin(w)
+	s.receive(w, client, []byte(goodRequest+"\r\n"))
+	s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
+	if w.now += upstream.TotalTimeout; s.due <= w.now {
+		t.Errorf("the session gives up %v before Dial does", w.now-s.due)
+	}
+}
+
 // A held header leaves in a write of its own: servers refuse one that comes
 // together with what precedes it.
 //

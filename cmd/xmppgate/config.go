@@ -276,7 +276,7 @@ func (r *report) unparsed(err error) {
 	name := field.Tag.Get("env")
 	switch field.Type {
 	case reflect.TypeFor[int]():
-		r.add(name, "not a number: write digits only")
+		r.add(name, "not a number, or too large: write digits only")
 	case reflect.TypeFor[bool]():
 		r.add(name, "neither true nor false: write one of them")
 	case reflect.TypeFor[time.Duration]():

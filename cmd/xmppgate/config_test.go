@@ -146,11 +146,14 @@ func TestRefused(t *testing.T) {
 		{"DOMAINS", "example.org=srv:|srv:example.org", `server srv:example.org is listed twice`},
 		{"UPSTREAM", "tls://a,tls://a", `server "tls://a" is there twice: remove one`},
 		{"UPSTREAM", "srv:", `list yours in XMPPGATE_DOMAINS, or write srv:name`},
+		{"UPSTREAM", "unix:/" + strings.Repeat("a", 107), `at most 107 bytes`},
+		{"DOMAINS", "example.org=srv:,192.0.2.1=srv:", `no server for 192.0.2.1: it is an address`},
 		{"UPSTREAM", "tls://a?ca=/nonexistent", `option ca: open /nonexistent`},
 		{"UPSTREAM_POLICY", "random", `write first, hash, least-sessions or round-robin`},
 		{"CHANNEL_BINDING", "keep", `write end-point, pass or strip`},
 		{"DNS", "127.0.0.53:dns", `write host:port, such as 127.0.0.53:53`},
 		{"DNS", ":53", `write host:port`},
+		{"DNS", "127.0.0.53:0", `write host:port`},
 		{"PROXY_PROTOCOL", "10.0.0.0/33", `"10.0.0.0/33" is not a network: write one such as 10.0.0.0/8`},
 		{"PROXY_PROTOCOL", "unix", `"unix" is not a network`},
 		{"TRUSTED_PROXIES", "loadbalancer", `"loadbalancer" is not a network`},
@@ -167,7 +170,8 @@ func TestRefused(t *testing.T) {
 		{"ADMIN_LISTEN", "myhost:9280", `XMPPGATE_UNSAFE_ADMIN=true`},
 		{"ADMIN_LISTEN", "9280", `"9280" is not an address`},
 		{"MAX_STANZA_BYTES", "9999", `at least 10000`},
-		{"MAX_STANZA_BYTES", "256k", `not a number: write digits only`},
+		{"MAX_STANZA_BYTES", "256k", `not a number, or too large: write digits only`},
+		{"MAX_STANZA_BYTES", "99999999999", `too large`},
 		{"MAX_SESSIONS", "-1", `negative`},
 		{"PING_INTERVAL", "30", `not a duration: write one with its unit, such as 30s or 2m`},
 		{"PING_INTERVAL", "999ms", `at least 1s`},
@@ -194,7 +198,7 @@ func TestRefused(t *testing.T) {
 func TestParsed(t *testing.T) {
 	c, err := loadConfig(prefixed(map[string]string{
 		"DOMAINS":         "Example.ORG.=unix:/a|unix:/b, bücher.example=unix:/c",
-		"PROXY_PROTOCOL":  "::ffff:10.0.0.1,192.168.7.7/16",
+		"PROXY_PROTOCOL":  "::ffff:10.0.0.1,192.168.7.7/16,::ffff:172.16.0.0/108",
 		"TRUSTED_PROXIES": "unix,2001:db8::1",
 		"SEE_OTHER":       "a:5222=wss://a/ws?x=y",
 	}))
@@ -208,7 +212,7 @@ func TestParsed(t *testing.T) {
 	for _, check := range []struct{ what, got, want string }{
 		{"domains", fmt.Sprint(c.domains), "[example.org xn--bcher-kva.example]"},
 		{"servers", serverNames(router), "unix:/a,unix:/b,unix:/c"}, // without the default, where no session gets
-		{"origin", fmt.Sprint(c.origin), "{[10.0.0.1/32 192.168.0.0/16] [2001:db8::1/128] true}"},
+		{"origin", fmt.Sprint(c.origin), "{[10.0.0.1/32 192.168.0.0/16 172.16.0.0/12] [2001:db8::1/128] true}"},
 		{"see other", fmt.Sprint(c.seeOther), "map[a:5222:wss://a/ws?x=y]"},
 		{"warnings", fmt.Sprint(c.warnings()), "[]"},
 	} {

@@ -127,7 +127,7 @@ func checkDNS(address string) error {
 		host, port = address, "53"
 	}
 	_, notIP := netip.ParseAddr(host)
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil || host == "" || notIP != nil && strings.ContainsAny(host, ":/ []") {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || notIP != nil && strings.ContainsAny(host, ":/ []") {
 		return fmt.Errorf("%q is not an address: write host:port, such as 127.0.0.53:53", address)
 	}
 	return nil
@@ -169,8 +169,14 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	if err != nil {
 		return n, fmt.Errorf("%q is not a network: write one such as 10.0.0.0/8, or an address", s)
 	}
+	if a := n.Addr(); a.Is4In6() && n.Bits() >= mappedBits {
+		n = netip.PrefixFrom(a.Unmap(), n.Bits()-mappedBits)
+	}
 	return n.Masked(), nil
 }
+
+// mappedBits are those in front of an IPv4 address that is written as IPv6.
+const mappedBits = 96
 
 // checkSeeOther finds out where clients are sent.
 func (c *config) checkSeeOther(r *report) {

@@ -129,6 +129,9 @@ func (r *Router) newGroup(c Config, nodes map[string]*node, domain string, serve
 		}
 		group = append(group, candidate{n, s})
 	}
+	if len(group) == 0 && len(servers) > 0 && domain != "" {
+		return nil, fmt.Errorf("no server for %s: it is an address, which srv: cannot look up", domain)
+	}
 	return group, nil
 }
 

@@ -195,7 +195,7 @@ func TestNewRouterRefuses(t *testing.T) {
 		{"policy", Config{Default: tcp, Policy: "x"}, `unknown policy "x"; there are first, hash, least-sessions, round-robin`},
 		{"empty route", Config{Routes: map[string][]*Server{"d.example": nil}}, "the route of d.example has no server"},
 		{"twice", Config{Default: parse(t, "tcp://a", "tcp://b", "tcp://a?proxy=v1")}, "server tcp://a is listed twice"},
-		{"only addresses for srv:", Config{Default: srv, AllowList: []string{"192.0.2.1"}}, "there is no server"},
+		{"an address for srv:", Config{Default: srv, AllowList: []string{"a.example", "192.0.2.1"}}, "no server for 192.0.2.1: it is an address, which srv: cannot look up"},
 		{"srv: for anybody", Config{Default: srv, Routes: map[string][]*Server{"d.example": tcp}}, "server srv:: needs a list of the domains that DNS may be asked about"},
 	} {
 		if _, err := NewRouter(test.config); err == nil || err.Error() != test.want {

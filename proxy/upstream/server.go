@@ -128,6 +128,9 @@ func (s *Server) parsePath(rest string) error {
 	if !strings.HasPrefix(rest, "/") || strings.HasPrefix(rest, "//") {
 		return fmt.Errorf("write %s, an absolute path", s.scheme.form)
 	}
+	if len(rest) > maxPath {
+		return fmt.Errorf("the path has %d bytes; a Unix socket allows at most %d bytes", len(rest), maxPath)
+	}
 	s.path = rest
 	return nil
 }
@@ -142,6 +145,9 @@ func (s *Server) parseName(rest string) error {
 	}
 	return checkHost(s.host)
 }
+
+// maxPath is the length of the longest path of a Unix socket, unix(7).
+const maxPath = 107
 
 // maxHost and maxLabel are what DNS allows (RFC 1035, section 2.3.4).
 const (

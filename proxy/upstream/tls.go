@@ -130,6 +130,10 @@ const (
 	alertNoProtocol       = tls.AlertError(120)
 )
 
+// badCertificate is what crypto/tls says about certificates that never get to
+// VerifyConnection: they cannot be read, or the server does not have the key.
+var badCertificate = []string{"failed to parse certificate from server", "invalid signature by the server certificate"}
+
 // explainHandshake finds the result of a failed handshake.
 func explainHandshake(err error) error {
 	var notTLS tls.RecordHeaderError
@@ -146,8 +150,14 @@ func explainHandshake(err error) error {
 			return &failure{result: ResultBadALPN, err: errALPN}
 		}
 	}
-	if strings.HasSuffix(err.Error(), "ALPN protocol") {
+	text := err.Error()
+	if strings.HasSuffix(text, "ALPN protocol") {
 		return &failure{result: ResultBadALPN, err: errALPN}
+	}
+	for _, bad := range badCertificate {
+		if strings.Contains(text, bad) {
+			return certError(ResultCertInvalid, "the certificate is not valid: %s", printable(text))
+		}
 	}
 	return err
 }

@@ -106,6 +106,8 @@ func TestCertificate(t *testing.T) {
 		{"for clients", edited(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), trusted, "", "", ResultCertInvalid, "serverAuth"},
 		{"weak signature", edited(func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA1 }), trusted, "", "", ResultCertInvalid, "signed with ECDSA-SHA1, which is broken"},
 		{"name constraints", constrained.issue(t, dnsNames("chat.example")), trusted, "", "", ResultCertInvalid, "not valid"},
+		{"not a certificate", tls.Certificate{Certificate: [][]byte{[]byte("x")}, PrivateKey: chat.PrivateKey, Leaf: chat.Leaf}, trusted, "", "", ResultCertInvalid, "malformed"},
+		{"without its key", tls.Certificate{Certificate: chat.Certificate, PrivateKey: self.PrivateKey, Leaf: self.Leaf}, trusted, "", "", ResultCertInvalid, "invalid signature"},
 		{"unknown critical extension", edited(func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true}}
 		}), trusted, "", "", ResultCertInvalid, "unhandled critical extension"},
