@@ -208,15 +208,19 @@ func (r *Router) Direct() net.Addr {
 }
 
 // Check opens a stream at any server, as a session would, and closes it. An
-// error tells what happened at each of them.
+// error tells what happened at each of them. Where nobody has said what the
+// certificate is for, one for another name than the host's is good enough:
+// sessions will name it.
 func (r *Router) Check(ctx context.Context) error {
 	s := &search{Router: r, request: candidate.probe, probe: true}
 	stream := s.servers(ctx, r.all)
 	s.failed.discard()
-	if stream == nil {
+	switch {
+	case stream != nil:
+		stream.hangUp()
+	case !s.unnamed:
 		return s.failed.asError()
 	}
-	stream.hangUp()
 	return nil
 }
 
@@ -256,6 +260,7 @@ type search struct {
 	request   func(candidate) *Request
 	probe     bool // a health check, not a session
 	redirects int  // how many were followed
+	unnamed   bool // a certificate was refused for its name, and there was none to check it for
 	failed    failures
 }
 
@@ -283,6 +288,7 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 	var failure *Error
 	if stream == nil {
 		failure = s.failed[len(s.failed)-1]
+		s.unnamed = s.unnamed || failure.Result == ResultCertName && q.Domain == "" && c.server.options.name == ""
 	}
 	switch {
 	case stream == nil && errors.Is(ctx.Err(), context.Canceled): // says nothing

@@ -451,6 +451,30 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// Without a domain to ask for, readiness does not depend on whether the
+// certificate is for the host, too: sessions name what it is for.
+func TestCheckWithoutDomain(t *testing.T) {
+	for _, test := range []struct {
+		url, domain, result string
+		ready               bool
+	}{
+		{"tls://1", "", ResultCertName, true},
+		{"tls://1", "", ResultCertExpired, false},
+		{"tls://1?name=a.example", "", ResultCertName, false},
+		{"tls://1", "a.example", ResultCertName, false},
+	} {
+		w := &world{}
+		w.set("1:5223", fails(PhaseTLS, test.result))
+		c := Config{Default: parse(t, test.url)}
+		if test.domain != "" {
+			c.AllowList = []string{test.domain}
+		}
+		if err := newTestRouter(t, c, w).Check(t.Context()); (err == nil) != test.ready {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+}
+
 // Sessions come and go while servers and their health change.
 func TestConcurrently(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
