@@ -460,12 +460,11 @@ func (l *slot) attach(stream *upstream.Stream) {
 		}
 		l.fd[server], l.tls = int32(fd), secure
 		l.sides[server].attached = true
-		early := stream.Early
 		s.attached(w, stream)
-		stream.Conn, stream.Early = nil, nil
-		if len(early) > 0 {
-			l.feed(w, server, early, true)
+		if len(stream.Early) > 0 {
+			l.feed(w, server, stream.Early, true)
 		}
+		stream.Conn, stream.Early = nil, nil
 	})
 }
 

@@ -837,14 +837,17 @@ func (s *session) elsewhere(w *workspace, u framing.Unit) bool {
 		}
 		return ok
 	case framing.SystemShutdown:
-		return s.chosen() && s.redial(w)
+		return s.chosen() && !s.followed() && s.redial(w)
 	}
 	return false
 }
 
-// followed reports whether Gateway.Dial has looked at what the server said
-// first; where it sends sessions is followed there.
-func (s *session) followed() bool { return s.chosen() && s.relayed[down] == (Traffic{}) }
+// followed reports whether Gateway.Dial has looked at what is being received: the
+// first element behind the header, if it came early. Where that leads elsewhere,
+// Gateway.Dial has been, or has found no other server.
+func (s *session) followed() bool {
+	return s.stream != nil && s.stream.Early != nil && s.featuresSent == s.known.features
+}
 
 // chosen reports whether Gateway.Dial has chosen the server, and may choose
 // another.

@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -547,6 +548,54 @@ func TestNothingIsLeft(t *testing.T) {
 }
 
 // leave ends a session and waits until the gateway has forgotten it.
+// When all servers shut down Gateway.Dial has asked each of them: what the one
+// says that the session gets is for the client, and nobody is asked once more.
+//
+// Cases: 45. RFC 6120, section 4.9.3.20
+func TestAllServersShutDown(t *testing.T) {
+	const farewell = "<stream:error><system-shutdown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+	onLoops(t, func(t *testing.T, l string) {
+		var dials atomic.Int32
+		b := newBench(t, l, func(g *Gateway) {
+			dial := g.Dial
+			g.Direct = nil
+			g.Dial = func(ctx context.Context, q *upstream.Request) (*upstream.Stream, error) {
+				dials.Add(1)
+				stream, err := dial(ctx, q)
+				if err == nil {
+					stream.Server, stream.Early = "tcp://a", []byte(testHeader+farewell)
+				}
+				return stream, err
+			}
+		})
+		go func() {
+			for {
+				conn, err := b.upstream.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					endOf(conn)
+					conn.Close()
+				}()
+			}
+		}()
+		cl, err := net.Dial("tcp", b.gate.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		cl.SetDeadline(time.Now().Add(patience))
+		io.WriteString(cl, goodRequest+"\r\n")
+		readResponse(t, cl)
+		b.send(cl, testOpen)
+		b.message(cl)
+		if m := b.message(cl); !strings.Contains(m, "<system-shutdown") || dials.Load() != 1 {
+			t.Errorf("got %s after %d dials", m, dials.Load())
+		}
+	})
+}
+
 func (b *bench) leave(cl *net.TCPConn, srv serverConn) {
 	cl.Close()
 	srv.Close()

@@ -139,8 +139,9 @@ func (s *search) report(n *node, failure *Error) {
 
 // blamed tells whether a failure is the server's. A client must not be able to
 // bring a server down: it can ask for a domain that the certificate was never
-// meant for, and have its own address or header refused.
-func (s *search) blamed(failure *Error, domain string, took time.Duration) bool {
+// meant for or that has the server, or what stands before it and looks at the
+// SNI, hang up, and have its own address or header refused.
+func (s *search) blamed(c candidate, failure *Error, domain string, took time.Duration) bool {
 	_, ours := s.routes[domain] // else the client came up with it
 	switch result := failure.Result; {
 	case result == ResultAbandoned:
@@ -148,8 +149,10 @@ func (s *search) blamed(failure *Error, domain string, took time.Duration) bool 
 	case result == ResultTimeout:
 		return s.probe || took >= minAttempt // else the client had no more time
 	case failure.Phase == PhaseTLS && !ours:
-		return result == ResultClosed
-	case result == ResultStreamError, result == ResultCertName:
+		// A health check without a domain cannot but be refused for that.
+		unnamed := result == ResultCertName && c.server.options.name == ""
+		return s.probe && !unnamed && result != ResultStreamError
+	case failure.Phase == PhaseHeader && !ours, result == ResultStreamError, result == ResultCertName:
 		return s.probe
 	}
 	return true

@@ -86,9 +86,12 @@ func TestClientsEjectNoServer(t *testing.T) {
 	}{
 		{"", PhaseTCP, ResultRefused, true},
 		{"", PhaseTCP, ResultForbidden, true},
-		{"", PhaseHeader, ResultBadStream, true},
+		{"", PhaseHeader, ResultBadStream, false},
+		{"any.example", PhaseHeader, ResultClosed, false},
+		{"ours.example", PhaseHeader, ResultClosed, true},
 		{"", PhaseHeader, ResultStreamError, false},
-		{"", PhaseTLS, ResultClosed, true},
+		{"", PhaseTLS, ResultClosed, false},
+		{"ours.example", PhaseTLS, ResultClosed, true},
 		{"", PhaseTLS, ResultTimeout, false}, // at once: it was the client's time that ended
 		{"", PhaseTLS, ResultCertName, false},
 		{"", PhaseTLS, ResultCertSelfSigned, false},

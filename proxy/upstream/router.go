@@ -290,7 +290,7 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 	}
 	switch {
 	case stream == nil && errors.Is(ctx.Err(), context.Canceled): // says nothing
-	case stream == nil && s.blamed(failure, q.Domain, time.Since(start)):
+	case stream == nil && s.blamed(c, failure, q.Domain, time.Since(start)):
 		s.report(c.node, failure)
 	case stream != nil || s.probe: // any answer will do for a health check
 		s.answered = true

@@ -452,19 +452,32 @@ func TestCheck(t *testing.T) {
 }
 
 // A check without a domain cannot succeed where TLS is about one. That the
-// server has answered has to do.
+// server has answered has to do, unless it is for a name of the operator's that
+// the certificate is not.
 func TestCheckWithoutDomain(t *testing.T) {
-	for result, ready := range map[string]bool{
-		ResultStreamError: true, ResultCertName: true, ResultClosed: false,
+	for _, test := range []struct {
+		url, domain, result string
+		ready               bool
+	}{
+		{"tls://1:5222", "", ResultCertName, true},
+		{"tls://1:5222", "", ResultStreamError, true},
+		{"tls://1:5222", "", ResultCertExpired, false},
+		{"tls://1:5222", "", ResultClosed, false},
+		{"tls://1:5222?name=a.example", "", ResultCertName, false},
+		{"tls://1:5222", "a.example", ResultCertName, false},
 	} {
 		w := &world{}
-		r := newTestRouter(t, Config{Default: parse(t, "starttls://1")}, w)
-		w.set("1:5222", fails(PhaseTLS, result))
-		if err := r.Check(t.Context()); (err == nil) != ready {
-			t.Errorf("%s: %v, want ready: %v", result, err, ready)
+		w.set("1:5222", fails(PhaseTLS, test.result))
+		c := Config{Default: parse(t, test.url)}
+		if test.domain != "" {
+			c.AllowList = []string{test.domain}
 		}
-		if r.Ready() != ready {
-			t.Errorf("%s: up: %v", result, r.Ready())
+		r := newTestRouter(t, c, w)
+		if err := r.Check(t.Context()); (err == nil) != test.ready {
+			t.Errorf("%+v: %v", test, err)
+		}
+		if r.Ready() != test.ready {
+			t.Errorf("%+v: up: %v", test, r.Ready())
 		}
 	}
 }
