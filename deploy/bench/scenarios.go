@@ -5,14 +5,19 @@ var scenarios = []scenario{
 unless said otherwise. One batch is in flight on each connection. xmppgate has
 GOMAXPROCS=1, HAProxy one thread, nginx one worker, all on CPU 0; the generator
 spins on CPU 1. HAProxy in TCP mode carries the same WebSocket bytes and looks
-at none of them.`, runRelay},
+at none of them.`, runRelay, false},
 	{"setup", "New connections", `One after the other: TCP connection, upgrade, connection to the server, stream
-headers, one stanza, reset by the client.`, runSetup},
-	{"idle", "Idle sessions", `Sessions that have logged in and are quiet; resident memory of the process.`, runIdle},
-	{"prosody", "Prosody", serverText, prosody.run},
-	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle},
-	{"ejabberd", "ejabberd", serverText, ejabberd.run},
-	{"ejabberd-idle", "ejabberd, idle sessions", idleText, ejabberd.idle},
+headers, one stanza, reset by the client.`, runSetup, false},
+	{"idle", "Idle sessions", `Sessions that have logged in and are quiet; resident memory of the process.`, runIdle, false},
+	{"prosody", "Prosody", serverText, prosody.run, false},
+	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle, false},
+	{"ejabberd", "ejabberd", serverText, ejabberd.run, false},
+	{"ejabberd-idle", "ejabberd, idle sessions", idleText, ejabberd.idle, false},
+	{"churn", "An hour of coming and going", `150 sessions a second log in, exchange four stanzas and go, each in one of ten
+ways: RST, FIN, WebSocket close, <close/>, half a frame, half a request, silence,
+and the server's end tag, FIN and RST. 500 sessions stay: one half talks every ten
+seconds, the other only answers pings. Production settings, nothing pinned. Each
+minute has one sample, all of them in churn.csv.`, runChurn, true},
 }
 
 const (
