@@ -33,6 +33,7 @@ var (
 	only    = flag.String("only", "", "scenarios to run, comma separated")
 	readme  = flag.Bool("readme", false, "write RESULTS.md and the summary in the README, and run nothing")
 	gateway = flag.String("gateway", "", "the xmppgate to measure instead of building one")
+	partAt  = flag.Int("part", 0, "be a part of crowd, with ports from this one on; for itself only")
 	profile = flag.Bool("profile", false, "let xmppgate serve profiles, and print where")
 )
 
@@ -66,6 +67,9 @@ func main() {
 }
 
 func run() error {
+	if *partAt != 0 {
+		return runPart(*partAt)
+	}
 	res, err := readResults()
 	if err != nil {
 		return err

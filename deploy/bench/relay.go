@@ -284,14 +284,44 @@ func (s *system) open(steps ...step) (_ *pair, err error) {
 	return p, nil
 }
 
-func (s *system) accept(p *pair) (err error) {
+// accept takes the next connection of a session.
+func (s *system) accept(p *pair) error {
+	for {
+		fd, err := s.acceptAny()
+		if err != nil {
+			return err
+		}
+		if fd >= 0 {
+			p.fd[server] = fd
+			return nil
+		}
+	}
+}
+
+// acceptAny is accept, or answers a health check and returns a negative number.
+func (s *system) acceptAny() (fd int, err error) {
 	for err = unix.EINTR; err == unix.EINTR; {
-		p.fd[server], _, err = unix.Accept4(s.listener, unix.SOCK_CLOEXEC)
+		fd, _, err = unix.Accept4(s.listener, unix.SOCK_CLOEXEC)
 	}
-	if err == nil {
-		timeout(p.fd[server])
+	if err != nil {
+		return -1, err
 	}
-	return err
+	timeout(fd)
+	if !s.xmpp {
+		return fd, nil
+	}
+	var header [512]byte
+	for n := 1; n > 0 && err == nil || err == unix.EINTR; {
+		n, _, err = unix.Recvfrom(fd, header[:], unix.MSG_PEEK)
+		if got := header[:max(n, 0)]; bytes.Contains(got, []byte("'localhost'")) || bytes.Contains(got, []byte(`"localhost"`)) {
+			return fd, nil
+		} else if _, tag, ok := bytes.Cut(got, []byte("<stream:stream")); ok && bytes.Contains(tag, []byte(">")) {
+			break // names no domain
+		}
+	}
+	unix.Read(fd, header[:])
+	unix.Write(fd, []byte(streamHeader))
+	return -1, unix.Close(fd)
 }
 
 // readUntil reads until mark or, if that is empty, n bytes came.

@@ -18,6 +18,11 @@ ways: RST, FIN, WebSocket close, <close/>, half a frame, half a request, silence
 and the server's end tag, FIN and RST. 500 sessions stay: one half talks every ten
 seconds, the other only answers pings. Production settings, nothing pinned. Each
 minute has one sample, all of them in churn.csv.`, runChurn, true},
+	{"crowd", "A hundred thousand sessions", `Logged in and quiet, in several gateways because a process may have no more than
+20,000 descriptors here; each has a generator of its own, which is both ends.
+Production settings: pings after 30 seconds of silence, all of which are
+answered. Resident memory as it is in the end, over that of the same process
+before its first session; the spread is over the processes.`, runCrowd, true},
 }
 
 const (
