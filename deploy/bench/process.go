@@ -215,7 +215,7 @@ func startGateway(dir, cpu, binary string, upstream int, env ...string) (*proces
 }
 
 const haproxyConfig = `global
-  nbthread 1
+  nbthread %d
   maxconn 9900
 defaults
   mode %s
@@ -230,12 +230,16 @@ listen relay
 
 // startHAProxy runs HAProxy in mode tcp or http.
 func startHAProxy(dir, cpu, mode string, upstream int) (*process, int, error) {
+	return startHAProxyThreads(dir, cpu, mode, upstream, 1)
+}
+
+func startHAProxyThreads(dir, cpu, mode string, upstream, threads int) (*process, int, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, 0, err
 	}
 	file := filepath.Join(dir, fmt.Sprintf("haproxy-%d.cfg", port))
-	if err := os.WriteFile(file, fmt.Appendf(nil, haproxyConfig, mode, port, upstream), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, haproxyConfig, threads, mode, port, upstream), 0o600); err != nil {
 		return nil, 0, err
 	}
 	p, err := start(dir, cpu, nil, "haproxy", "-db", "-f", file)

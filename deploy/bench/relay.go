@@ -159,7 +159,7 @@ func newSystem(name string, xmpp bool, start func(upstream int) (*process, int, 
 	time.Sleep(200 * time.Millisecond)
 	unix.SetNonblock(s.listener, true)
 	for {
-		fd, _, err := unix.Accept4(s.listener, 0)
+		fd, err := s.acceptAny()
 		if err != nil {
 			break
 		}
@@ -320,8 +320,9 @@ func (s *system) acceptAny() (fd int, err error) {
 		}
 	}
 	unix.Read(fd, header[:])
-	unix.Write(fd, []byte(streamHeader))
-	return -1, unix.Close(fd)
+	unix.Write(fd, []byte(streamHeader+features))
+	unix.Close(fd)
+	return -1, nil
 }
 
 // readUntil reads until mark or, if that is empty, n bytes came.

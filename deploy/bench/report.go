@@ -230,6 +230,7 @@ var targets = []target{
 	{"… at 1,000/s", "ejabberd", "1,000 messages/s", ownEjabberd, .95},
 	{"ejabberd: p99 latency at 1,000/s", "ejabberd", "latency p99 at 1,000/s", ownEjabberd, .40},
 	{"ejabberd: memory per idle session", "ejabberd-idle", "500 → 2,000 sessions", ownEjabberd, 1},
+	{"p99 beside a flood and ten that never read, to alone", "fair", "p99 disturbed to alone", "", 2},
 	{"KiB per session, 100,100 sessions held", "crowd", "RSS over that of an empty gateway", "", 1},
 	{"… sessions lost", "crowd", "sessions lost", "", 0},
 	{"an hour of churn: RSS, last quarter to second", "churn", "RSS, last quarter to second", "", 1.1},

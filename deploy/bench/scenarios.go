@@ -13,6 +13,12 @@ headers, one stanza, reset by the client.`, runSetup, false},
 	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle, false},
 	{"ejabberd", "ejabberd", serverText, ejabberd.run, false},
 	{"ejabberd-idle", "ejabberd, idle sessions", idleText, ejabberd.idle, false},
+	{"fair", "Quiet sessions beside loud ones", `50 sessions exchange a stanza of 200 bytes every 20 ms each, alone or while
+one more session of the same process sends as fast as it can and gets it all
+back, and ten more never read what their servers keep sending. Where the other
+process is disturbed, only the machine is shared: what that costs is not the
+fault of either. Production settings, two threads for HAProxy, nothing pinned.
+The contents of the flood are not checked.`, runFair, false},
 	{"churn", "An hour of coming and going", `150 sessions a second log in, exchange four stanzas and go, each in one of ten
 ways: RST, FIN, WebSocket close, <close/>, half a frame, half a request, silence,
 and the server's end tag, FIN and RST. 500 sessions stay: one half talks every ten
