@@ -214,6 +214,13 @@ func startGateway(dir, cpu, binary string, upstream int, env ...string) (*proces
 	return p, port, p.ready(port)
 }
 
+// A haproxy says how HAProxy is to run.
+type haproxy struct {
+	mode         string // tcp or http
+	threads      int
+	bind, server string // more words for these lines
+}
+
 const haproxyConfig = `global
   nbthread %d
   maxconn 9900
@@ -224,22 +231,18 @@ defaults
   timeout server 1h
   timeout tunnel 1h
 listen relay
-  bind 127.0.0.1:%d
-  server upstream 127.0.0.1:%d
+  bind 127.0.0.1:%d %s
+  server upstream 127.0.0.1:%d %s
 `
 
-// startHAProxy runs HAProxy in mode tcp or http.
-func startHAProxy(dir, cpu, mode string, upstream int) (*process, int, error) {
-	return startHAProxyThreads(dir, cpu, mode, upstream, 1)
-}
-
-func startHAProxyThreads(dir, cpu, mode string, upstream, threads int) (*process, int, error) {
+func startHAProxy(dir, cpu string, h haproxy, upstream int) (*process, int, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, 0, err
 	}
 	file := filepath.Join(dir, fmt.Sprintf("haproxy-%d.cfg", port))
-	if err := os.WriteFile(file, fmt.Appendf(nil, haproxyConfig, threads, mode, port, upstream), 0o600); err != nil {
+	text := fmt.Appendf(nil, haproxyConfig, max(h.threads, 1), h.mode, port, h.bind, upstream, h.server)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return nil, 0, err
 	}
 	p, err := start(dir, cpu, nil, "haproxy", "-db", "-f", file)

@@ -9,6 +9,10 @@ at none of them.`, runRelay, false},
 	{"setup", "New connections", `One after the other: TCP connection, upgrade, connection to the server, stream
 headers, one stanza, reset by the client.`, runSetup, false},
 	{"idle", "Idle sessions", `Sessions that have logged in and are quiet; resident memory of the process.`, runIdle, false},
+	{"tls", "Relay with TLS to the server", `As above, with TLS 1.3 (TLS_AES_128_GCM_SHA256) between the system and its
+server. HAProxy is in TCP mode and verifies no certificate, xmppgate checks a
+pin. For each system one more HAProxy on CPU 1 ends TLS before the generator,
+which waits instead of spinning; neither counts.`, runTLS, false},
 	{"prosody", "Prosody", serverText, prosody.run, false},
 	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle, false},
 	{"ejabberd", "ejabberd", serverText, ejabberd.run, false},
