@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -156,7 +155,7 @@ func (d *disturbance) stop() (int, error) {
 
 func (d *disturbance) run() {
 	runtime.LockOSThread()
-	unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
+	unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 	var (
 		events [32]unix.EpollEvent
 		sent   = make([]int, len(d.pairs)) // bytes of the current batch
@@ -220,18 +219,17 @@ func (d *disturbance) run() {
 	d.done <- err
 }
 
-// raise lets the processes that this thread starts from now on go before
-// others on the machine, and this thread before them: with two processors and
-// one flood it would measure the kernel's scheduler. The flood takes what is
-// left. Without the privilege all are equal.
+// raise lets the processes that this thread starts from now on go before all
+// others on the machine, and this thread before them: beside a flood, two
+// processors would show the kernel's scheduler more than anything else. The
+// flood takes what is left. Without the privilege all are equal.
 func raise() (self func()) {
 	runtime.LockOSThread()
-	group := func(nice string) { os.WriteFile("/proc/self/autogroup", []byte(nice), 0) }
-	group("-10") // where there are groups, a nice value counts only within one
-	unix.Setpriority(unix.PRIO_PROCESS, 0, -10)
-	return func() {
-		unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+	set := func(policy uint32, priority uint32) {
+		unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy, Priority: priority}, 0)
 	}
+	set(unix.SCHED_RR, 1)
+	return func() { set(unix.SCHED_FIFO, 2) }
 }
 
 func runFair(b *bench, r *recorder) error {
