@@ -234,8 +234,8 @@ func raise() (self func()) {
 
 func runFair(b *bench, r *recorder) error {
 	raiseSelf := raise()
-	runtime.GOMAXPROCS(4)  // neither thread waits for the other,
-	debug.SetGCPercent(-1) // nor for the collector
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))  // neither thread waits for the other,
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // nor for the collector
 	systems, err := startKinds(
 		kind{gate, true, func(u int) (*process, int, error) {
 			return startGateway(b.dir, "", b.gateway, u, "GOMAXPROCS=")

@@ -1,7 +1,7 @@
 // Command bench compares xmppgate with its peers, each installed and set up
 // alike, in turns on the same machine, and writes RESULTS.md.
 //
-//	go run .            everything, about 20 minutes; writes results.json and RESULTS.md
+//	go run .            everything, about 25 minutes; writes results.json and RESULTS.md
 //	go run . -short     everything with few rounds, about 5 minutes; prints only
 //	go run . -only X    one scenario, or several with commas
 //	go run . -readme    RESULTS.md and the summary in the README of the repository, from results.json
