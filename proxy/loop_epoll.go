@@ -52,10 +52,26 @@ func (e *epoll) startWorkers() {
 		k, err := newWorker(e.clock)
 		if err != nil {
 			e.err = err
-			return
+			break
 		}
 		e.workers = append(e.workers, k)
+	}
+	e.acquaint()
+	for _, k := range e.workers {
 		go k.run()
+	}
+}
+
+// acquaint tells each worker of the others.
+func (e *epoll) acquaint() {
+	for _, k := range e.workers {
+		for _, other := range e.workers {
+			if other != k {
+				k.others = append(k.others, other)
+				k.asleep = append(k.asleep, unix.PollFd{Fd: int32(other.ep), Events: unix.POLLIN})
+			}
+		}
+		k.nudgeAfter = nudgeAfter * time.Duration(max(1, len(k.others)/4))
 	}
 }
 
@@ -177,6 +193,7 @@ type worker struct {
 	sleeper  sleeper
 	clock    func() time.Duration
 	stopping atomic.Bool
+	sleeps   atomic.Bool   // waits for the runtime's poller, or is about to
 	rests    atomic.Uint64 // how often there was nothing more to do; tests wait for that
 
 	// Of the goroutine run.
@@ -187,6 +204,12 @@ type worker struct {
 	due    []*slot
 	skip   int // how often linger is left out
 	doubt  int // what skip becomes when linger is in vain
+
+	// Of the goroutine run, too; for nudge.
+	others     []*worker
+	asleep     []unix.PollFd // the epoll descriptors of others
+	nudgeAfter time.Duration
+	nudged     time.Duration // when it last looked at them, or else woke up; zero before its first turn
 
 	mu         sync.Mutex // guards what follows; taken after hold.mu
 	slots      []*slot
@@ -269,11 +292,14 @@ func (k *worker) run() {
 // makes the poller call again. Only what an earlier look has shown and a turn
 // has left is not told twice.
 func (k *worker) turns(uintptr) (stop bool) {
+	k.sleeps.Store(false)
+	k.nudged = 0
 	for n := k.look(); ; {
 		more := k.turn(n)
 		if k.stopping.Load() {
 			return true
 		}
+		k.nudge()
 		if more {
 			n = k.look()
 		} else if n = k.linger(); n == 0 {
@@ -286,7 +312,37 @@ func (k *worker) turns(uintptr) (stop bool) {
 	k.mu.Unlock()
 	k.sleeper.until(next, d)
 	k.rests.Add(1)
+	k.sleeps.Store(true)
 	return false
+}
+
+// nudgeAfter is how long others may wait for a worker that is busy. It is
+// longer where there are many, so that looking at them all costs little.
+const nudgeAfter = 100 * time.Microsecond
+
+// nudge wakes the workers that sleep although there are events for them. The
+// runtime's poller should; but the thread that waited for it may be the one
+// that runs this worker now, and its scheduler waits again only when that has
+// nothing more to do, or its monitor comes by: after 10 ms.
+func (k *worker) nudge() {
+	switch {
+	case len(k.others) == 0:
+		return
+	case k.nudged == 0:
+		k.nudged = k.ws.now
+		return
+	case k.ws.now-k.nudged < k.nudgeAfter:
+		return
+	}
+	k.nudged = k.ws.now
+	if n, err := unix.Poll(k.asleep, 0); n <= 0 || err != nil {
+		return
+	}
+	for i, other := range k.others {
+		if k.asleep[i].Revents != 0 && other.sleeps.Load() {
+			other.sleeper.wake()
+		}
+	}
 }
 
 const (
@@ -386,6 +442,9 @@ func (s *sleeper) wait(f func(uintptr) bool) {
 		s.file.SetReadDeadline(time.Time{})
 	}
 }
+
+// wake makes wait call its function at once. Anybody may call it.
+func (s *sleeper) wake() { s.file.SetReadDeadline(time.Unix(1, 0)) }
 
 // until makes wait end at tick, which is d away. With a negative d it does not
 // end.

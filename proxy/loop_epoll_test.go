@@ -195,3 +195,53 @@ func bytesOf(c byte, n int) []byte {
 	}
 	return b
 }
+
+// A worker that is busy wakes one that sleeps beside what it should do, whether
+// or not the runtime's poller looks.
+func TestNudge(t *testing.T) {
+	clock := func() time.Duration { return time.Second }
+	e := &epoll{clock: clock}
+	for range 2 {
+		k, err := newWorker(clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(k.close)
+		e.workers = append(e.workers, k)
+	}
+	e.acquaint()
+	busy, other := e.workers[0], e.workers[1]
+	for _, c := range []struct {
+		name         string
+		sleeps, some bool
+		since        time.Duration
+		want         bool
+	}{
+		{"it is awake", false, true, nudgeAfter, false},
+		{"nothing to do", true, false, nudgeAfter, false},
+		{"too soon", true, true, nudgeAfter - 1, false},
+		{"first turn", true, true, 0, false},
+		{"asleep", true, true, nudgeAfter, true},
+	} {
+		if c.some {
+			other.wakeUp()
+		}
+		other.sleeps.Store(c.sleeps)
+		busy.ws.now, busy.nudged = time.Second, time.Second-c.since
+		if c.since == 0 {
+			busy.nudged = 0
+		}
+		busy.nudge()
+		asked := false
+		// A nudge ends the wait before it asks.
+		other.sleeper.wait(func(uintptr) bool {
+			asked = true
+			var b [8]byte
+			unix.Read(other.poke, b[:])
+			return true
+		})
+		if asked == c.want {
+			t.Errorf("%s: nudged is %v", c.name, !asked)
+		}
+	}
+}

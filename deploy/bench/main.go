@@ -1,10 +1,12 @@
 // Command bench compares xmppgate with its peers, each installed and set up
 // alike, in turns on the same machine, and writes RESULTS.md.
 //
-//	go run .            everything, about 20 minutes; writes results.json and RESULTS.md
+//	go run .            everything, about 25 minutes; writes results.json and RESULTS.md
 //	go run . -short     everything with few rounds, about 5 minutes; prints only
 //	go run . -only X    one scenario, or several with commas
-//	go run . -readme    the summary in the README of the repository, from results.json
+//	go run . -readme    RESULTS.md and the summary in the README of the repository, from results.json
+//
+// churn takes an hour and crowd a quarter of it: they run only when named.
 package main
 
 import (
@@ -29,8 +31,9 @@ var (
 	short   = flag.Bool("short", false, "few rounds; print the results instead of writing them")
 	write   = flag.Bool("write", false, "with -short, write the results all the same")
 	only    = flag.String("only", "", "scenarios to run, comma separated")
-	readme  = flag.Bool("readme", false, "write the summary into the README and run nothing")
+	readme  = flag.Bool("readme", false, "write RESULTS.md and the summary in the README, and run nothing")
 	gateway = flag.String("gateway", "", "the xmppgate to measure instead of building one")
+	partAt  = flag.Int("part", 0, "be a part of crowd, with ports from this one on; for itself only")
 	profile = flag.Bool("profile", false, "let xmppgate serve profiles, and print where")
 )
 
@@ -39,6 +42,7 @@ type scenario struct {
 	name, title string
 	text        string
 	run         func(*bench, *recorder) error
+	named       bool // runs only if named
 }
 
 // A bench is what all scenarios share.
@@ -63,18 +67,26 @@ func main() {
 }
 
 func run() error {
+	if *partAt != 0 {
+		return runPart(*partAt)
+	}
 	res, err := readResults()
 	if err != nil {
 		return err
 	}
 	if *readme {
+		if err := writeResults(res); err != nil {
+			return err
+		}
 		return writeReadme(res)
 	}
-	names := []string{}
+	names, selected := []string{}, []string{}
 	for _, s := range scenarios {
 		names = append(names, s.name)
+		if !s.named {
+			selected = append(selected, s.name)
+		}
 	}
-	selected := names
 	if *only != "" {
 		selected = strings.Split(*only, ",")
 	}
@@ -110,17 +122,20 @@ func run() error {
 			return fmt.Errorf("go build: %w: %s", err, out)
 		}
 	}
-	versions := versions()
+	versions, ran := versions(), results{}
 	for _, s := range scenarios {
 		if !slices.Contains(selected, s.name) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format(time.TimeOnly), s.name)
 		r := &recorder{}
-		err := make(chan error)
-		go func() { err <- s.run(b, r) }() // scenarios pin the thread they run on
-		if err := <-err; err != nil {
+		done := make(chan error)
+		go func() { done <- s.run(b, r) }() // scenarios pin the thread they run on
+		if err := <-done; err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		if res, err = readResults(); err != nil { // another run may have ended meanwhile
+			return err
 		}
 		res[s.name] = result{
 			Date:     time.Now().UTC().Format(time.DateOnly),
@@ -129,6 +144,7 @@ func run() error {
 			Cells:    r.cells(),
 		}
 		stopAll()
+		ran[s.name] = res[s.name]
 		if *short && !*write {
 			fmt.Println(renderScenario(s, res[s.name]))
 		} else if err := writeResults(res); err != nil {
@@ -136,10 +152,6 @@ func run() error {
 		}
 	}
 	if *short && !*write {
-		ran := results{}
-		for _, s := range selected {
-			ran[s] = res[s]
-		}
 		fmt.Println(summary(ran))
 	}
 	return nil

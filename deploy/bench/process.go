@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,9 +19,10 @@ import (
 
 // A process is a program under test, with its children.
 type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	log  string
+	cmd   *exec.Cmd
+	done  chan struct{}
+	log   string
+	admin int // port; of xmppgate only
 }
 
 var (
@@ -136,6 +139,30 @@ func rss(ps ...*process) (sum float64) {
 	return sum
 }
 
+// descriptors is the number of files that a process has open.
+func (p *process) descriptors() int {
+	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	return len(files)
+}
+
+// metric is the sum of a metric of xmppgate over all its labels.
+func (p *process) metric(name string) (sum float64, err error) {
+	res, err := http.Get("http://" + loopback(p.admin) + "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		rest, ok := strings.CutPrefix(lines.Text(), name)
+		if ok && rest != "" && strings.ContainsRune(" {", rune(rest[0])) {
+			v, _ := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+			sum += v
+		}
+	}
+	return sum, lines.Err()
+}
+
 func loopback(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 
 // freePort is a port that nobody listens on, below those that the kernel
@@ -152,8 +179,13 @@ func freePort() (int, error) {
 
 var nextPort = 21000 + os.Getpid()%4000
 
-// startGateway runs xmppgate between a port of its own and an upstream.
-func startGateway(dir, cpu, binary string, upstream int) (*process, int, error) {
+// production is what startGateway takes to leave xmppgate as it comes, but for
+// the stanzas' size.
+var production = []string{"GOMAXPROCS=", "XMPPGATE_PING_INTERVAL=30s"}
+
+// startGateway runs xmppgate between a port of its own and an upstream. What
+// env says goes before what the comparisons need.
+func startGateway(dir, cpu, binary string, upstream int, env ...string) (*process, int, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, 0, err
@@ -162,7 +194,7 @@ func startGateway(dir, cpu, binary string, upstream int) (*process, int, error) 
 	if err != nil {
 		return nil, 0, err
 	}
-	p, err := start(dir, cpu, []string{
+	p, err := start(dir, cpu, append([]string{
 		"GOMAXPROCS=1",
 		"XMPPGATE_LISTEN=" + loopback(port),
 		"XMPPGATE_UPSTREAM=tcp://" + loopback(upstream),
@@ -171,18 +203,26 @@ func startGateway(dir, cpu, binary string, upstream int) (*process, int, error) 
 		"XMPPGATE_PING_INTERVAL=1h", // the peers send none
 		"XMPPGATE_MAX_STANZA_BYTES=1048576",
 		"XMPPGATE_PROFILE=" + strconv.FormatBool(*profile),
-	}, binary)
+	}, env...), binary)
 	if err != nil {
 		return nil, 0, err
 	}
+	p.admin = admin
 	if *profile {
 		fmt.Fprintf(os.Stderr, "profile: http://%s/debug/pprof/ of process %d\n", loopback(admin), p.cmd.Process.Pid)
 	}
 	return p, port, p.ready(port)
 }
 
+// A haproxy says how HAProxy is to run.
+type haproxy struct {
+	mode         string // tcp or http
+	threads      int
+	bind, server string // more words for these lines
+}
+
 const haproxyConfig = `global
-  nbthread 1
+  nbthread %d
   maxconn 9900
 defaults
   mode %s
@@ -191,18 +231,18 @@ defaults
   timeout server 1h
   timeout tunnel 1h
 listen relay
-  bind 127.0.0.1:%d
-  server upstream 127.0.0.1:%d
+  bind 127.0.0.1:%d %s
+  server upstream 127.0.0.1:%d %s
 `
 
-// startHAProxy runs HAProxy in mode tcp or http.
-func startHAProxy(dir, cpu, mode string, upstream int) (*process, int, error) {
+func startHAProxy(dir, cpu string, h haproxy, upstream int) (*process, int, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, 0, err
 	}
 	file := filepath.Join(dir, fmt.Sprintf("haproxy-%d.cfg", port))
-	if err := os.WriteFile(file, fmt.Appendf(nil, haproxyConfig, mode, port, upstream), 0o600); err != nil {
+	text := fmt.Appendf(nil, haproxyConfig, max(h.threads, 1), h.mode, port, h.bind, upstream, h.server)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return nil, 0, err
 	}
 	p, err := start(dir, cpu, nil, "haproxy", "-db", "-f", file)

@@ -23,6 +23,7 @@ type system struct {
 	addr     unix.SockaddrInet4
 	listener int
 	epoll    int
+	patience int // how many milliseconds to wait for events; 0 spins
 	pairs    []*pair
 	stuck    []*pair // those whose batch did not fit into the socket
 }
@@ -159,7 +160,7 @@ func newSystem(name string, xmpp bool, start func(upstream int) (*process, int, 
 	time.Sleep(200 * time.Millisecond)
 	unix.SetNonblock(s.listener, true)
 	for {
-		fd, _, err := unix.Accept4(s.listener, 0)
+		fd, err := s.acceptAny()
 		if err != nil {
 			break
 		}
@@ -284,14 +285,45 @@ func (s *system) open(steps ...step) (_ *pair, err error) {
 	return p, nil
 }
 
-func (s *system) accept(p *pair) (err error) {
+// accept takes the next connection of a session.
+func (s *system) accept(p *pair) error {
+	for {
+		fd, err := s.acceptAny()
+		if err != nil {
+			return err
+		}
+		if fd >= 0 {
+			p.fd[server] = fd
+			return nil
+		}
+	}
+}
+
+// acceptAny is accept, or answers a health check and returns a negative number.
+func (s *system) acceptAny() (fd int, err error) {
 	for err = unix.EINTR; err == unix.EINTR; {
-		p.fd[server], _, err = unix.Accept4(s.listener, unix.SOCK_CLOEXEC)
+		fd, _, err = unix.Accept4(s.listener, unix.SOCK_CLOEXEC)
 	}
-	if err == nil {
-		timeout(p.fd[server])
+	if err != nil {
+		return -1, err
 	}
-	return err
+	timeout(fd)
+	if !s.xmpp {
+		return fd, nil
+	}
+	var header [512]byte
+	for n := 1; n > 0 && err == nil || err == unix.EINTR; {
+		n, _, err = unix.Recvfrom(fd, header[:], unix.MSG_PEEK)
+		if got := header[:max(n, 0)]; bytes.Contains(got, []byte("'localhost'")) || bytes.Contains(got, []byte(`"localhost"`)) {
+			return fd, nil
+		} else if _, tag, ok := bytes.Cut(got, []byte("<stream:stream")); ok && bytes.Contains(tag, []byte(">")) {
+			break // names no domain
+		}
+	}
+	unix.Read(fd, header[:])
+	unix.Write(fd, []byte(streamHeader+features))
+	unix.Close(fd)
+	return -1, nil
 }
 
 // readUntil reads until mark or, if that is empty, n bytes came.
@@ -416,7 +448,7 @@ func (s *system) slice(l *load, n, mode int, d time.Duration, trips *[]time.Dura
 				return 0, err
 			}
 		}
-		k, err := unix.EpollWait(s.epoll, events[:], 0)
+		k, err := unix.EpollWait(s.epoll, events[:], s.patience)
 		if err != nil && err != unix.EINTR {
 			return 0, err
 		}
@@ -459,26 +491,38 @@ func (s *system) slice(l *load, n, mode int, d time.Duration, trips *[]time.Dura
 	return stanzas, nil
 }
 
-// relaySystems starts what is compared, all on CPU 0.
-func relaySystems(b *bench) ([]*system, error) {
-	var all []*system
-	for _, c := range []struct {
-		name  string
-		xmpp  bool
-		start func(upstream int) (*process, int, error)
-	}{
-		{gate, true, func(u int) (*process, int, error) { return startGateway(b.dir, "0", b.gateway, u) }},
-		{"HAProxy TCP", false, func(u int) (*process, int, error) { return startHAProxy(b.dir, "0", "tcp", u) }},
-		{"HAProxy WS", false, func(u int) (*process, int, error) { return startHAProxy(b.dir, "0", "http", u) }},
-		{"nginx WS", false, func(u int) (*process, int, error) { return startNginx(b.dir, "0", u) }},
-	} {
-		s, err := newSystem(c.name, c.xmpp, c.start)
+// A kind of system: its name, whether its server end speaks XMPP streams, and
+// how it starts.
+type kind struct {
+	name  string
+	xmpp  bool
+	start func(upstream int) (*process, int, error)
+}
+
+// startKinds starts all kinds; what has been started is returned in any case.
+func startKinds(kinds ...kind) (all []*system, err error) {
+	for _, k := range kinds {
+		s, err := newSystem(k.name, k.xmpp, k.start)
 		if err != nil {
 			return all, err
 		}
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// relaySystems starts what is compared, all on CPU 0.
+func relaySystems(b *bench) ([]*system, error) {
+	return startKinds(
+		kind{gate, true, func(u int) (*process, int, error) { return startGateway(b.dir, "0", b.gateway, u) }},
+		kind{"HAProxy TCP", false, func(u int) (*process, int, error) {
+			return startHAProxy(b.dir, "0", haproxy{mode: "tcp"}, u)
+		}},
+		kind{"HAProxy WS", false, func(u int) (*process, int, error) {
+			return startHAProxy(b.dir, "0", haproxy{mode: "http"}, u)
+		}},
+		kind{"nginx WS", false, func(u int) (*process, int, error) { return startNginx(b.dir, "0", u) }},
+	)
 }
 
 func closeAll(all []*system) {
@@ -527,7 +571,12 @@ func runRelay(b *bench, r *recorder) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range relayCells {
+	return relayRounds(b, r, systems, relayCells)
+}
+
+// relayRounds measures all cells of all systems, side by side.
+func relayRounds(b *bench, r *recorder, systems []*system, cells []relayCell) error {
+	for _, c := range cells {
 		loads := map[*system]*load{}
 		for _, s := range systems {
 			if err := s.grow(c.open); err != nil {

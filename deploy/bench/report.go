@@ -136,9 +136,16 @@ func renderScenario(s scenario, r result) string {
 	for _, c := range r.Cells {
 		values := []string{}
 		for _, name := range append([]string{gate}, systems...) {
-			values = append(values, c.Values[name].String())
+			value := "" // measured for others only
+			if v, ok := c.Values[name]; ok {
+				value = v.String()
+			}
+			values = append(values, value)
 		}
-		row(c.Case+", "+c.Unit, values...)
+		row(strings.TrimSuffix(c.Case+", "+c.Unit, ", "), values...)
+	}
+	if len(systems) == 0 {
+		return b.String()
 	}
 	b.WriteString("\n")
 	row("ratio to", systems...)
@@ -155,8 +162,8 @@ func renderScenario(s scenario, r result) string {
 
 // String shows three digits, which is more than the spread allows.
 func (s spread) String() string {
-	if s[2] == 0 {
-		return ""
+	if s[0] == s[2] {
+		return digits(s[1])
 	}
 	return fmt.Sprintf("%s (%s–%s)", digits(s[1]), digits(s[0]), digits(s[2]))
 }
@@ -170,6 +177,10 @@ func (s spread) ratio() string {
 
 func digits(v float64) string {
 	switch {
+	case v == 0:
+		return "0"
+	case v >= 1e6:
+		return fmt.Sprintf("%.2f million", v/1e6)
 	case v >= 1000:
 		s := fmt.Sprintf("%.0f", v)
 		return s[:len(s)-3] + "," + s[len(s)-3:]
@@ -208,6 +219,13 @@ var targets = []target{
 	{"round trip p50", "relay", "round trip p50, 1 connection", "HAProxy TCP", 1},
 	{"CPU per new connection", "setup", "connect, upgrade, dial, header, first stanza, close", "HAProxy WS", 1},
 	{"KiB per idle session, logged in", "idle", "500 → 9,000 sessions", "", 1},
+	{"TLS to the server: CPU per stanza, ping-pong, 1 connection", "tls", "ping-pong, 1 connection", "HAProxy TCP", 1},
+	{"… 64 connections", "tls", "ping-pong, 64 connections", "HAProxy TCP", 1},
+	{"… 16 a write, up", "tls", "up, 16 a write, 64 connections", "HAProxy TCP", 1},
+	{"… down", "tls", "down, 16 a write, 64 connections", "HAProxy TCP", 1},
+	{"… of 64 KiB, up", "tls", "up, 64 KiB, 16 connections", "HAProxy TCP", 1},
+	{"… down", "tls", "down, 64 KiB, 16 connections", "HAProxy TCP", 1},
+	{"TLS to the server: memory per idle session", "tls", "idle, 500 → 4,000 sessions", "HAProxy TCP", 1},
 	{"Prosody: CPU per message, saturated", "prosody", "saturated", ownProsody, .70},
 	{"… saturated", "prosody", "saturated", "nginx → " + ownProsody, .68},
 	{"… at 1,000/s", "prosody", "1,000 messages/s", ownProsody, .92},
@@ -219,6 +237,12 @@ var targets = []target{
 	{"… at 1,000/s", "ejabberd", "1,000 messages/s", ownEjabberd, .95},
 	{"ejabberd: p99 latency at 1,000/s", "ejabberd", "latency p99 at 1,000/s", ownEjabberd, .40},
 	{"ejabberd: memory per idle session", "ejabberd-idle", "500 → 2,000 sessions", ownEjabberd, 1},
+	{"p99 beside a flood and ten that never read, to alone", "fair", "p99 disturbed to alone", "", 2},
+	{"KiB per session, 100,100 sessions held", "crowd", "RSS over that of an empty gateway", "", 1},
+	{"… sessions lost", "crowd", "sessions lost", "", 0},
+	{"an hour of churn: RSS, last quarter to second", "churn", "RSS, last quarter to second", "", 1.1},
+	{"… descriptors", "churn", "descriptors, last quarter to second", "", 1.03},
+	{"… goroutines", "churn", "goroutines, last quarter to second", "", 1.1},
 }
 
 // summary says which targets are met.

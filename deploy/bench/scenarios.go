@@ -5,14 +5,36 @@ var scenarios = []scenario{
 unless said otherwise. One batch is in flight on each connection. xmppgate has
 GOMAXPROCS=1, HAProxy one thread, nginx one worker, all on CPU 0; the generator
 spins on CPU 1. HAProxy in TCP mode carries the same WebSocket bytes and looks
-at none of them.`, runRelay},
+at none of them.`, runRelay, false},
 	{"setup", "New connections", `One after the other: TCP connection, upgrade, connection to the server, stream
-headers, one stanza, reset by the client.`, runSetup},
-	{"idle", "Idle sessions", `Sessions that have logged in and are quiet; resident memory of the process.`, runIdle},
-	{"prosody", "Prosody", serverText, prosody.run},
-	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle},
-	{"ejabberd", "ejabberd", serverText, ejabberd.run},
-	{"ejabberd-idle", "ejabberd, idle sessions", idleText, ejabberd.idle},
+headers, one stanza, reset by the client.`, runSetup, false},
+	{"idle", "Idle sessions", `Sessions that have logged in and are quiet; resident memory of the process.`, runIdle, false},
+	{"tls", "Relay with TLS to the server", `As above, with TLS 1.3 (TLS_AES_128_GCM_SHA256) between the system and its
+server. HAProxy is in TCP mode and verifies no certificate, xmppgate checks a
+pin. For each system one more HAProxy on CPU 1 ends TLS before the generator,
+which waits instead of spinning; neither counts.`, runTLS, false},
+	{"prosody", "Prosody", serverText, prosody.run, false},
+	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle, false},
+	{"ejabberd", "ejabberd", serverText, ejabberd.run, false},
+	{"ejabberd-idle", "ejabberd, idle sessions", idleText, ejabberd.idle, false},
+	{"fair", "Quiet sessions beside loud ones", `50 sessions exchange a stanza of 200 bytes every 20 ms each, alone or while
+one more session of the same process sends as fast as it can and gets it all
+back, and ten more never read what their servers keep sending. Where the other
+process is disturbed, only the machine is shared: what that costs is not the
+fault of either. Production settings, two threads for HAProxy, nothing pinned; but
+both have real-time priority and the generator a higher one, so that others on
+the machine are not measured, and the flood gets what is left of it.
+The contents of the flood are not checked.`, runFair, false},
+	{"churn", "An hour of coming and going", `150 sessions a second log in, exchange four stanzas and go, each in one of ten
+ways: RST, FIN, WebSocket close, <close/>, half a frame, half a request, silence,
+and the server's end tag, FIN and RST. 500 sessions stay: one half talks every ten
+seconds, the other only answers pings. Production settings, nothing pinned. Each
+minute has one sample, all of them in churn.csv.`, runChurn, true},
+	{"crowd", "A hundred thousand sessions", `Logged in and quiet, in several gateways because a process may have no more than
+20,000 descriptors here; each has a generator of its own, which is both ends.
+Production settings: pings after 30 seconds of silence, all of which are
+answered. Resident memory as it is in the end, over that of the same process
+before its first session; the spread is over the processes.`, runCrowd, true},
 }
 
 const (

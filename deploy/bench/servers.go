@@ -154,7 +154,7 @@ func (k serverKind) way(b *bench, i int, srv *process, tcp, http int) (*route, e
 		p, r.port, err = startNginx(b.dir, "", http)
 	case 3:
 		r.name, r.ws = "HAProxy → TCP", false
-		p, r.port, err = startHAProxy(b.dir, "", "tcp", tcp)
+		p, r.port, err = startHAProxy(b.dir, "", haproxy{mode: "tcp"}, tcp)
 	}
 	if p != nil {
 		r.proc = append(r.proc, p)
