@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Policies: how the servers of a domain are put in the order in which a session
@@ -76,7 +77,7 @@ func leastSessions(all []candidate, turn uint32, q *Request) {
 // highestScore is rendezvous hashing: each server has a score for the user that
 // depends on nothing else.
 func highestScore(all []candidate, _ uint32, q *Request) {
-	key := q.JID
+	key := strings.ToLower(q.JID)
 	if key == "" && q.Client.IsValid() {
 		key = q.Client.Addr().Unmap().String()
 	}
