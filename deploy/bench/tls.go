@@ -77,16 +77,8 @@ func tlsSystems(b *bench) ([]*system, error) {
 	return all, err
 }
 
-var tlsCells = []relayCell{
-	{"ping-pong, 1 connection", 1, 1, pingPong, 1, 200},
-	{"ping-pong, 64 connections", 64, 64, pingPong, 1, 200},
-	{"up, 1 a write, 64 connections", 64, 64, up, 1, 200},
-	{"down, 1 a write, 64 connections", 64, 64, down, 1, 200},
-	{"up, 16 a write, 64 connections", 64, 64, up, 16, 200},
-	{"down, 16 a write, 64 connections", 64, 64, down, 16, 200},
-	{"up, 64 KiB, 16 connections", 64, 16, up, 1, 64 << 10},
-	{"down, 64 KiB, 16 connections", 64, 16, down, 1, 64 << 10},
-}
+// tlsCells are the loads that relay begins with.
+var tlsCells = relayCells[:8]
 
 func runTLS(b *bench, r *recorder) error {
 	if err := pin(); err != nil {
