@@ -539,6 +539,10 @@ func (l *slot) connect(w *workspace, to net.Addr) bool {
 		return true
 	}
 	l.fd[server], l.connecting = int32(fd), to
+	if readyNow(uintptr(fd), unix.POLLOUT) { // the server is near
+		l.connected(w)
+		return true
+	}
 	l.s.need().cancelDial = func(cause error) {
 		l.disconnect()
 		l.s.g.dialed(cause, true, l.s.g.clock()-l.s.rare.dialed)
@@ -552,13 +556,10 @@ func (l *slot) disconnect() {
 	l.fd[server], l.interest[server], l.connecting = -1, 0, nil
 }
 
-// connected handles the outcome of connect.
-func (l *slot) connected(w *workspace, events uint32) {
+// connected tells the session the outcome of connect.
+func (l *slot) connected(w *workspace) {
 	to := l.connecting
-	var err error
-	if events != unix.EPOLLOUT {
-		err = socketError(uintptr(l.fd[server]))
-	}
+	err := socketError(uintptr(l.fd[server]))
 	if err != nil {
 		l.disconnect()
 	} else {
@@ -566,8 +567,6 @@ func (l *slot) connected(w *workspace, events uint32) {
 		l.sides[server].attached = true
 	}
 	l.s.connected(w, to, err)
-	l.settle(w)
-	l.again(w)
 }
 
 // ready handles what epoll reports of sd, as one event: it reads once at most.
@@ -578,7 +577,9 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 	defer l.mu.Unlock()
 	defer l.recover(w)
 	if sd == server && l.connecting != nil {
-		l.connected(w, events)
+		l.connected(w)
+		l.settle(w)
+		l.again(w)
 		return true
 	}
 	o := &l.sides[sd]
@@ -794,10 +795,14 @@ func (l *slot) shut(sd side) {
 
 func (l *slot) update(now, due time.Duration) {
 	for sd := client; sd <= server; sd++ {
+		o := &l.sides[sd]
+		if !o.attached || o.shut {
+			continue
+		}
 		// What is not to be read is often to be read again before anything
 		// has come; ready sees to the rest.
-		if o := &l.sides[sd]; o.attached && !o.shut && (l.interest[sd] != reading || l.wanted(sd) != unix.EPOLLONESHOT) {
-			l.register(sd)
+		if want, now := l.wanted(sd), l.interest[sd]; want != now && (want != unix.EPOLLONESHOT || now != reading) {
+			l.watch(sd, want)
 		}
 	}
 	k := l.k
@@ -844,13 +849,6 @@ func (l *slot) wanted(sd side) (want uint32) {
 		want = unix.EPOLLONESHOT
 	}
 	return want
-}
-
-// register makes epoll report what the side waits for.
-func (l *slot) register(sd side) {
-	if want := l.wanted(sd); want != l.interest[sd] {
-		l.watch(sd, want)
-	}
 }
 
 func (l *slot) watch(sd side, want uint32) {

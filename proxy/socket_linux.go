@@ -126,6 +126,14 @@ func keepAlive(fd uintptr) {
 	}
 }
 
+// readyNow reports whether one of the events has happened to a socket, or an
+// error.
+func readyNow(fd uintptr, events int16) bool {
+	p := unix.PollFd{Fd: int32(fd), Events: events}
+	n, _, e := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&unix.Timespec{})), 0, 0, 0)
+	return e == 0 && n == 1
+}
+
 // socketError is how a connect has ended.
 func socketError(fd uintptr) error {
 	var value, size = int32(0), uint32(4)
