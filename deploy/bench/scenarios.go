@@ -38,9 +38,9 @@ before its first session; the spread is over the processes.`, runCrowd, true},
 }
 
 const (
-	serverText = `One server, reached in four ways: through xmppgate to its TCP port, by its own
-WebSocket, through nginx to that, and by clients of TCP through HAProxy. CPU is
-that of the server and the proxy together. 20 pairs send 200 bytes, with 16
+	serverText = `One server, reached in five ways: through xmppgate to its TCP port, by its own
+WebSocket, through nginx to that, and by clients of TCP, through HAProxy and with
+nothing in between. CPU is that of the server and the proxy together. 20 pairs send 200 bytes, with 16
 messages in flight each, or 1,000 a second in all; 4 pairs the large ones. No
 archive, no rate limits, anonymous logins; nothing is pinned.`
 

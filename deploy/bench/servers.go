@@ -138,6 +138,9 @@ var (
 	ejabberd = serverKind{ownEjabberd, startEjabberd}
 )
 
+// routes is how many there are to a server.
+const routes = 5
+
 // way starts the proxy of one of the ways to a server.
 func (k serverKind) way(b *bench, i int, srv *process, tcp, http int) (*route, error) {
 	r := &route{ws: true, proc: []*process{srv}}
@@ -155,6 +158,8 @@ func (k serverKind) way(b *bench, i int, srv *process, tcp, http int) (*route, e
 	case 3:
 		r.name, r.ws = "HAProxy → TCP", false
 		p, r.port, err = startHAProxy(b.dir, "", haproxy{mode: "tcp"}, tcp)
+	case 4:
+		r.name, r.ws, r.port = "TCP", false, tcp
 	}
 	if p != nil {
 		r.proc = append(r.proc, p)
@@ -433,7 +438,7 @@ func (k serverKind) run(b *bench, r *recorder) error {
 	}
 	ways := []*route{}
 	talks, large := map[*route][]*talk{}, map[*route][]*talk{}
-	for i := range 4 {
+	for i := range routes {
 		w, err := k.way(b, i, srv, tcp, http)
 		if err != nil {
 			return err
@@ -538,7 +543,7 @@ func storm(w *route, workers int, d time.Duration) (int, error) {
 // idle measures the memory of quiet sessions, in a server of its own each.
 func (k serverKind) idle(b *bench, r *recorder) error {
 	for round := range 1 { // servers that start afresh repeat themselves
-		for i := range 4 {
+		for i := range routes {
 			srv, tcp, http, err := k.start(b)
 			if err != nil {
 				return err
