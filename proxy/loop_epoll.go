@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xmppgate/proxy/polltls"
+	"xmppgate/proxy/socket"
 	"xmppgate/proxy/upstream"
 )
 
@@ -80,7 +81,7 @@ func (e *epoll) listen(l net.Listener, g *Gateway) listener {
 		if file, err := l.File(); err == nil {
 			if raw, err := file.SyscallConn(); err == nil {
 				if l.(net.Listener).Addr().Network() == "tcp" {
-					raw.Control(keepAlive)
+					raw.Control(func(fd uintptr) { socket.KeepAlive(fd, upstream.KeepAlive.Idle) })
 				}
 				return &socketListener{l.(net.Listener), file, raw, e, g}
 			}
@@ -117,14 +118,14 @@ func (l *socketListener) accept() (err error) {
 
 func (l *socketListener) acceptAll(listener uintptr) error {
 	for {
-		fd, client, err := acceptNow(listener)
+		fd, client, err := socket.Accept(listener)
 		if err != nil {
 			return err
 		}
 		if s := l.g.admit(client); s == nil {
-			closeNow(uintptr(fd))
+			socket.Close(fd)
 		} else {
-			l.e.drive(s, fd)
+			l.e.drive(s, int(fd))
 			l.g.started(s)
 		}
 	}
@@ -513,7 +514,7 @@ func (l *slot) attach(stream *upstream.Stream) {
 	}
 	l.event(func(s *session, w *workspace) {
 		if s.ending != endNone {
-			closeNow(uintptr(fd))
+			socket.Close(uintptr(fd))
 			stream.Done()
 			return
 		}
@@ -527,10 +528,10 @@ func (l *slot) attach(stream *upstream.Stream) {
 	})
 }
 
-func (l *slot) local() netip.AddrPort { return localAddr(uintptr(l.fd[client])) }
+func (l *slot) local() netip.AddrPort { return socket.Local(uintptr(l.fd[client])) }
 
 func (l *slot) connect(w *workspace, to net.Addr) bool {
-	fd, err := connectNow(to)
+	fd, err := socket.Connect(to, upstream.KeepAlive.Idle)
 	if err == errors.ErrUnsupported || err == syscall.EAGAIN {
 		return false // EAGAIN: a Unix socket whose backlog is full, which can be waited for
 	}
@@ -539,7 +540,7 @@ func (l *slot) connect(w *workspace, to net.Addr) bool {
 		return true
 	}
 	l.fd[server], l.connecting = int32(fd), to
-	if readyNow(uintptr(fd), unix.POLLOUT) { // the server is near
+	if socket.Connected(fd) { // the server is near
 		l.connected(w)
 		return true
 	}
@@ -552,14 +553,14 @@ func (l *slot) connect(w *workspace, to net.Addr) bool {
 }
 
 func (l *slot) disconnect() {
-	closeNow(uintptr(l.fd[server]))
+	socket.Close(uintptr(l.fd[server]))
 	l.fd[server], l.interest[server], l.connecting = -1, 0, nil
 }
 
 // connected tells the session the outcome of connect.
 func (l *slot) connected(w *workspace) {
 	to := l.connecting
-	err := socketError(uintptr(l.fd[server]))
+	err := socket.Error(uintptr(l.fd[server]))
 	if err != nil {
 		l.disconnect()
 	} else {
@@ -634,7 +635,7 @@ func (l *slot) writePending(w *workspace, sd side) {
 		return
 	}
 	if len(o.pending) > 0 {
-		n, err := writePiece(uintptr(l.fd[sd]), o.pending)
+		n, err := socket.Write(uintptr(l.fd[sd]), o.pending)
 		l.wrote(w, sd, n, err != nil)
 	}
 }
@@ -673,7 +674,7 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 		if win.n > 0 {
 			space = win.space()
 		}
-		n, err = readNow(uintptr(l.fd[sd]), space)
+		n, err = socket.Read(uintptr(l.fd[sd]), space)
 		more = n == len(space)
 	}
 	switch {
@@ -752,7 +753,7 @@ func (l *slot) write(sd side, pieces [][]byte) (n int, broken bool) {
 		}
 		return n, broken
 	}
-	n, err := writeNow(uintptr(l.fd[sd]), pieces)
+	n, err := socket.Gather(uintptr(l.fd[sd]), pieces)
 	return n, err != nil
 }
 
@@ -764,7 +765,7 @@ func (l *slot) sealed(sd side) int {
 }
 
 func (l *slot) unsent(sd side) int {
-	n := unsentNow(uintptr(l.fd[sd]))
+	n := socket.Unsent(uintptr(l.fd[sd]))
 	if n >= 0 {
 		n += l.sealed(sd)
 	}
@@ -777,12 +778,12 @@ func (l *slot) finish(sd side) bool {
 			return true // who does not even take that is closed a little later
 		}
 	}
-	finishNow(uintptr(l.fd[sd]))
+	socket.Finish(uintptr(l.fd[sd]))
 	return true
 }
 
 func (l *slot) shut(sd side) {
-	closeNow(uintptr(l.fd[sd])) // which ends its registration
+	socket.Close(uintptr(l.fd[sd])) // which ends its registration
 	l.fd[sd], l.interest[sd] = -1, 0
 	l.refeed[sd], l.large[sd] = false, false
 	if sd == server {

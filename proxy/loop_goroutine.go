@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"xmppgate/proxy/socket"
 	"xmppgate/proxy/upstream"
 )
 
@@ -72,7 +73,7 @@ type endpoint struct {
 
 func (p *pair) use(sd side, conn net.Conn) *endpoint {
 	e := &endpoint{conn: conn}
-	if c, ok := conn.(syscall.Conn); ok && directSockets {
+	if c, ok := conn.(syscall.Conn); ok && socket.Direct {
 		e.raw, _ = c.SyscallConn()
 	}
 	p.ends[sd] = e
@@ -115,7 +116,7 @@ func (p *pair) write(sd side, pieces [][]byte) (n int, broken bool) {
 	}
 	var err error
 	if e := raw.Write(func(fd uintptr) bool {
-		n, err = writeNow(fd, pieces)
+		n, err = socket.Gather(fd, pieces)
 		return true
 	}); e != nil {
 		err = e
@@ -128,7 +129,7 @@ func (p *pair) sealed(side) int { return 0 }
 func (p *pair) unsent(sd side) int {
 	n := -1
 	if raw := p.ends[sd].raw; raw != nil {
-		raw.Control(func(fd uintptr) { n = unsentNow(fd) })
+		raw.Control(func(fd uintptr) { n = socket.Unsent(fd) })
 	}
 	return n
 }
@@ -268,7 +269,7 @@ func (p *pair) readSocket(sd side, e *endpoint) error {
 			if !turn {
 				return true
 			}
-			n, err := readNow(fd, e.win.space())
+			n, err := socket.Read(fd, e.win.space())
 			if err != nil || n == 0 {
 				if e.win.n == 0 {
 					e.win.release()

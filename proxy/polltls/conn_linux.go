@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
+
+	"xmppgate/proxy/socket"
 )
 
 // Sizes in bytes.
@@ -270,7 +273,7 @@ func (c *Conn) send(b []byte) {
 	n := 0
 	if len(c.sealed) == 0 {
 		var err error
-		if n, err = send(c.fd, b); err != nil {
+		if n, err = socket.Write(uintptr(c.fd), b); err != nil {
 			c.broken = true
 			return
 		}
@@ -290,7 +293,7 @@ func (c *Conn) Flush() (n int, broken bool) {
 	if len(c.sealed) == 0 {
 		return 0, c.broken
 	}
-	n, err := send(c.fd, c.sealed)
+	n, err := socket.Write(uintptr(c.fd), c.sealed)
 	c.sealed = c.sealed[n:]
 	c.broken = c.broken || err != nil
 	if err != nil || len(c.sealed) == 0 {
@@ -395,4 +398,16 @@ func (w *wire) SetWriteDeadline(t time.Time) error {
 		return w.conn.SetWriteDeadline(t)
 	}
 	return nil
+}
+
+// receive is socket.Read with the errors of a Conn.
+func receive(fd int32, b []byte) (int, error) {
+	n, err := socket.Read(uintptr(fd), b)
+	switch {
+	case err == syscall.EAGAIN:
+		return 0, ErrAgain
+	case err == nil && n == 0:
+		return 0, errEnded
+	}
+	return n, err
 }

@@ -1,14 +1,15 @@
 //go:build unix && !linux
 
-package proxy
+package socket
 
 import "syscall"
 
-// directSockets tells that the loop may use the descriptors of sockets itself.
-const directSockets = true
+// Direct tells that Read and Gather work here.
+const Direct = true
 
-// readNow reads once without waiting.
-func readNow(fd uintptr, b []byte) (int, error) {
+// Read reads once without waiting; b is not empty. The error is syscall.EAGAIN
+// when there is nothing now; nothing and no error is the end.
+func Read(fd uintptr, b []byte) (int, error) {
 	for {
 		n, err := syscall.Read(int(fd), b)
 		if err != syscall.EINTR {
@@ -17,9 +18,9 @@ func readNow(fd uintptr, b []byte) (int, error) {
 	}
 }
 
-// writeNow writes what fits without waiting and returns how much that was. An
+// Gather writes what fits without waiting and returns how much that was. An
 // error means that the connection is broken.
-func writeNow(fd uintptr, pieces [][]byte) (n int, err error) {
+func Gather(fd uintptr, pieces [][]byte) (n int, err error) {
 	for _, b := range pieces {
 		k, err := write(fd, b)
 		n += k
@@ -43,5 +44,5 @@ func write(fd uintptr, b []byte) (int, error) {
 	}
 }
 
-// unsentNow is not known here.
-func unsentNow(uintptr) int { return -1 }
+// Unsent is not known here.
+func Unsent(uintptr) int { return -1 }

@@ -1,4 +1,4 @@
-package proxy
+package socket
 
 import (
 	"encoding/binary"
@@ -11,31 +11,30 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"xmppgate/proxy/upstream"
 )
 
-// directSockets tells that the loops may use the descriptors of sockets
-// themselves. None of these calls waits, so the scheduler need not know: one
-// that knows wakes its monitor, which then runs for a millisecond at least.
-const directSockets = true
+// Direct tells that Read and Gather work here. None of these calls waits, so
+// the scheduler need not know: one that knows wakes its monitor, which then runs
+// for a millisecond at least.
+const Direct = true
 
 // nonblocking is how sockets are made.
 const nonblocking = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
 
-// acceptNow takes one connection of a listener.
-func acceptNow(listener uintptr) (fd int, client netip.AddrPort, err error) {
+// Accept takes one connection of a listener. client is not valid for a Unix
+// socket. The error is syscall.EAGAIN when there is none.
+func Accept(listener uintptr) (fd uintptr, client netip.AddrPort, err error) {
 	for {
 		var from unix.RawSockaddrAny
 		size := uint32(unsafe.Sizeof(from))
 		n, _, e := syscall.RawSyscall6(unix.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&size)), nonblocking, 0, 0)
 		switch e {
 		case 0:
-			return int(n), addressOf(&from), nil
+			return n, addressOf(&from), nil
 		case syscall.EINTR:
 			continue
 		}
-		return -1, client, e
+		return 0, client, e
 	}
 }
 
@@ -52,8 +51,8 @@ func addressOf(a *unix.RawSockaddrAny) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// localAddr is the address of this end of a socket.
-func localAddr(fd uintptr) netip.AddrPort {
+// Local is the address of this end of a socket, not valid for a Unix socket.
+func Local(fd uintptr) netip.AddrPort {
 	var a unix.RawSockaddrAny
 	size := uint32(unsafe.Sizeof(a))
 	if _, _, e := syscall.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size))); e != 0 {
@@ -69,9 +68,10 @@ func networkOrder(port uint16) uint16 {
 	return binary.BigEndian.Uint16(b[:])
 }
 
-// connectNow begins to connect. The descriptor is writable when that has ended,
-// see socketError.
-func connectNow(to net.Addr) (fd int, err error) {
+// Connect begins to connect. The descriptor is writable when that has ended, see
+// Error. keepAlive is for KeepAlive. The error is errors.ErrUnsupported for an
+// address that only package net understands.
+func Connect(to net.Addr, keepAlive time.Duration) (fd uintptr, err error) {
 	var (
 		family, size uintptr
 		addr         unsafe.Pointer
@@ -96,46 +96,46 @@ func connectNow(to net.Addr) (fd int, err error) {
 		}
 	}
 	if family == 0 {
-		return -1, errors.ErrUnsupported
+		return 0, errors.ErrUnsupported
 	}
-	n, _, e := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_STREAM|nonblocking, 0)
+	fd, _, e := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_STREAM|nonblocking, 0)
 	if e != 0 {
-		return -1, e
+		return 0, e
 	}
 	if family != unix.AF_UNIX {
-		keepAlive(n)
+		KeepAlive(fd, keepAlive)
 	}
-	_, _, e = syscall.RawSyscall(unix.SYS_CONNECT, n, uintptr(addr), size)
+	_, _, e = syscall.RawSyscall(unix.SYS_CONNECT, fd, uintptr(addr), size)
 	if e != 0 && e != syscall.EINPROGRESS && e != syscall.EINTR {
-		closeNow(n)
-		return -1, e
+		Close(fd)
+		return 0, e
 	}
-	return int(n), nil
+	return fd, nil
 }
 
-// keepAlive sets what the TCP connections of both sides have; those to clients
-// inherit it from the listener.
-func keepAlive(fd uintptr) {
+// KeepAlive makes TCP send what it is given at once, and look after idle time
+// whether the other machine is still there. The connections of a listener
+// inherit both.
+func KeepAlive(fd uintptr, idle time.Duration) {
 	for _, o := range [...][3]uintptr{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, uintptr(upstream.KeepAlive.Idle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, uintptr(idle / time.Second)},
 	} {
 		value := int32(o[2])
 		syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o[0], o[1], uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
 	}
 }
 
-// readyNow reports whether one of the events has happened to a socket, or an
-// error.
-func readyNow(fd uintptr, events int16) bool {
-	p := unix.PollFd{Fd: int32(fd), Events: events}
+// Connected reports whether what Connect has begun has ended, well or not.
+func Connected(fd uintptr) bool {
+	p := unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
 	n, _, e := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&unix.Timespec{})), 0, 0, 0)
 	return e == 0 && n == 1
 }
 
-// socketError is how a connect has ended.
-func socketError(fd uintptr) error {
+// Error is how Connect has ended.
+func Error(fd uintptr) error {
 	var value, size = int32(0), uint32(4)
 	_, _, e := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_ERROR, uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&size)), 0)
 	if e == 0 {
@@ -147,14 +147,15 @@ func socketError(fd uintptr) error {
 	return nil
 }
 
-// closeNow closes a socket, which takes no time without SO_LINGER.
-func closeNow(fd uintptr) { syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0) }
+// Close closes a socket, which takes no time without SO_LINGER.
+func Close(fd uintptr) { syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0) }
 
-// finishNow sends FIN.
-func finishNow(fd uintptr) { syscall.RawSyscall(unix.SYS_SHUTDOWN, fd, unix.SHUT_WR, 0) }
+// Finish sends FIN.
+func Finish(fd uintptr) { syscall.RawSyscall(unix.SYS_SHUTDOWN, fd, unix.SHUT_WR, 0) }
 
-// readNow reads once without waiting.
-func readNow(fd uintptr, b []byte) (int, error) {
+// Read reads once without waiting; b is not empty. The error is syscall.EAGAIN
+// when there is nothing now; nothing and no error is the end.
+func Read(fd uintptr, b []byte) (int, error) {
 	for {
 		n, _, e := syscall.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
 		switch e {
@@ -167,16 +168,9 @@ func readNow(fd uintptr, b []byte) (int, error) {
 	}
 }
 
-// writeNow writes what fits without waiting and returns how much that was. An
-// error means that the connection is broken.
-func writeNow(fd uintptr, pieces [][]byte) (n int, err error) {
-	if len(pieces) == 1 {
-		return writePiece(fd, pieces[0])
-	}
-	return writeGathered(fd, pieces)
-}
-
-func writePiece(fd uintptr, b []byte) (int, error) {
+// Write writes what fits without waiting and returns how much that was; b is
+// not empty. An error means that the connection is broken.
+func Write(fd uintptr, b []byte) (int, error) {
 	for {
 		n, _, e := syscall.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
 		switch e {
@@ -200,8 +194,11 @@ type gather struct {
 
 var gathers = sync.Pool{New: func() any { return new(gather) }}
 
-// writeGathered writes many pieces in one system call.
-func writeGathered(fd uintptr, pieces [][]byte) (n int, err error) {
+// Gather is Write for many pieces, none of them empty, in one system call.
+func Gather(fd uintptr, pieces [][]byte) (n int, err error) {
+	if len(pieces) == 1 {
+		return Write(fd, pieces[0])
+	}
 	g := gathers.Get().(*gather)
 	defer gathers.Put(g)
 	for len(pieces) > 0 {
@@ -233,8 +230,9 @@ func writeGathered(fd uintptr, pieces [][]byte) (n int, err error) {
 	return n, nil
 }
 
-// unsentNow is how many bytes a socket still has to hand over.
-func unsentNow(fd uintptr) int {
+// Unsent is how many bytes the peer has yet to take of what was written, or -1
+// when that is not known.
+func Unsent(fd uintptr) int {
 	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 	if err != nil {
 		return -1
