@@ -15,6 +15,8 @@ var corpora = []struct{ name, element string }{
 	{"chat", `<message xmlns='jabber:client' from='alice@example.org/phone.4Fa1' to='bob@example.net' type='chat' id='6f2c9b1e-70d4-4b8c'>` +
 		`<body>Shall we say half past seven, in front of the old library?</body>` +
 		`<active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/></message>`},
+	{"relay", `<message xmlns='jabber:client' to='juliet@example.org/balcony' id='00000000' type='chat'>` +
+		`<body>` + strings.Repeat("wherefore art thou? ", 6)[:110] + `</body></message>`},
 	{"cyrillic", `<message xmlns='jabber:client' from='alice@example.org/phone.4Fa1' to='bob@example.net' type='chat' id='6f2c9b1e-70d4-4b8c'>` +
 		`<body>Давай в половине восьмого у входа в старую библиотеку?</body>` +
 		`<active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/></message>`},
@@ -78,6 +80,35 @@ func BenchmarkDown(b *testing.B) {
 				}
 				if _, tail := d.AppendHead(dst, u); len(tail) == 0 || d.Size(u) == 0 {
 					b.Fatal("no tail")
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCut is what a stanza costs when a read brings many of them and the
+// Unit is used again.
+func BenchmarkCut(b *testing.B) {
+	const batch = 16
+	for _, c := range corpora {
+		in := bytes.Repeat([]byte(inherited(c.element)), batch)
+		dst := make([]byte, 0, 1024)
+		b.Run(c.name, func(b *testing.B) {
+			var d Down
+			var u Unit
+			b.SetBytes(int64(len(in) / batch))
+			b.ReportAllocs()
+			rest := in
+			for b.Loop() {
+				n, err := d.Cut(rest, &u)
+				if err != nil || n != len(in)/batch {
+					b.Fatal(n, err)
+				}
+				if _, tail := u.AppendHead(dst); len(tail) == 0 || u.Size() == 0 {
+					b.Fatal("no tail")
+				}
+				if rest = rest[n:]; len(rest) == 0 {
+					rest = in
 				}
 			}
 		})

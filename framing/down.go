@@ -2,6 +2,8 @@ package framing
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
 	"slices"
 )
 
@@ -24,21 +26,23 @@ type Down struct {
 	NoExternal bool
 
 	consumed int       // bytes of the stream before the current unit
+	clear    int       // bytes from there on that are known to hold no colon
 	scope    []binding // what elements inherit; nil means standardScope
 	declared bool      // an XML declaration was just consumed
 
 	// The unit being cut; positions count from its first byte.
 	phase   phase
-	kind    Kind // of the unit, once known
-	pos     int  // the next byte to look at
-	tag     int  // the '<' of the current tag
-	counted int  // quotes are counted from the tag up to here
-	single  int  // how many are '
-	double  int  // how many are "
-	quote   byte // the quote that encloses pos, in phase inQuotedTag
-	depth   int  // of pos, 0 outside the root
-	nameEnd int  // the end of the root's name
-	rootEnd int  // the end of the root's start tag
+	kind    Kind  // of the unit, once known
+	class   Class // of the root, see stanza
+	quote   byte  // the one that encloses pos, in phase inQuotedTag
+	pos     int   // the next byte to look at
+	tag     int   // the '<' of the current tag
+	single  int   // how many ' stand between the tag and pos, in phase inTag
+	double  int   // how many " do
+	depth   int   // of pos, 0 outside the root
+	colon   int   // the colon of the root's name, -1 if there is none
+	nameEnd int   // its end
+	rootEnd int   // the end of the root's start tag
 }
 
 // A phase says what pos points into.
@@ -56,17 +60,19 @@ const (
 )
 
 // A Unit is a complete first-level piece of a stream. Its slices alias the
-// input. What Size, AppendHead and AppendFeatures say of it holds until the
-// next Header, for that declares namespaces anew.
+// input. What the methods of a Down say of it holds until the next Header, for
+// that declares namespaces anew.
 type Unit struct {
 	Kind       Kind
 	Class      Class // of an Element
 	Raw        []byte
 	Attributes Attributes // of a Header
 
-	nameEnd int    // where declarations go
-	rootEnd int    // the end of the root's start tag
-	missing uint64 // bit i: binding i of the scope has to be declared
+	nameEnd int       // where declarations go
+	rootEnd int       // the end of the root's start tag
+	scope   []binding // what it inherits
+	missing uint64    // bit i: binding i of the scope has to be declared
+	added   int       // the bytes that this takes
 }
 
 // A binding is a namespace that a header declares and elements inherit.
@@ -103,19 +109,29 @@ const maxDeclaration = 256
 // Well-formedness is checked only as far as cutting needs it (the server is
 // trusted to have parsed what it relays), with the exception of headers.
 func (d *Down) Next(b []byte) (u Unit, n int, err error) {
+	n, err = d.Cut(b, &u)
+	return u, n, err
+}
+
+// Cut is Next into a Unit of the caller's, who may use it again. For a short
+// stanza that is much cheaper: a Unit is larger than most of them.
+func (d *Down) Cut(b []byte, u *Unit) (n int, err error) {
+	u.Kind = None
 	for d.phase == between || d.phase == inDeclaration {
 		if d.phase == between {
-			k := skipSpace(b, 0)
-			n += k
-			d.consumed += k
-			if b = b[k:]; len(b) == 0 {
-				return u, n, nil
+			if k := skipSpace(b, 0); k > 0 {
+				n += k
+				d.consume(k)
+				b = b[k:]
+			}
+			if len(b) == 0 {
+				return n, nil
 			}
 			if b[0] != '<' {
-				return u, n, d.fail(NotWellFormed, 0, errText)
+				return n, d.fail(NotWellFormed, 0, errText)
 			}
 			if len(b) == 1 {
-				return u, n, nil
+				return n, nil
 			}
 			d.pos, d.depth, d.kind = 0, 0, Element
 			d.phase = atMarkup
@@ -126,23 +142,30 @@ func (d *Down) Next(b []byte) (u Unit, n int, err error) {
 		}
 		k, err := d.declaration(b)
 		if err != nil || k == 0 {
-			return u, n, err
+			return n, err
 		}
 		n += k
-		d.consumed += k
+		d.consume(k)
 		b = b[k:]
 		d.phase = between
 	}
-	end, err := d.cut(b)
+	end, err := d.end(b)
 	if err != nil || end == 0 {
-		return u, n, err
+		return n, err
 	}
-	if err := d.unit(&u, b[:end:end]); err != nil {
-		return Unit{}, n, err
+	if err := d.unit(u, b, end); err != nil {
+		*u = Unit{}
+		return n, err
 	}
 	d.phase = between
-	d.consumed += end
-	return u, n + end, nil
+	d.consume(end)
+	return n + end, nil
+}
+
+// consume moves on by n bytes.
+func (d *Down) consume(n int) {
+	d.consumed += n
+	d.clear = max(d.clear-n, 0)
 }
 
 func (d *Down) fail(c Condition, offset int, err error) error {
@@ -172,7 +195,7 @@ func (d *Down) declaration(b []byte) (int, error) {
 	return declaration(b, d.consumed)
 }
 
-// cut looks for the end of the unit that starts at b[0] and returns its
+// end looks for the end of the unit that starts at b[0] and returns its
 // length, 0 if it is not complete.
 //
 // A '>' ends a start tag unless it stands in an attribute value. As long as a
@@ -180,17 +203,19 @@ func (d *Down) declaration(b []byte) (int, error) {
 // that it does not; counting is much faster than following them. Quotes of
 // both kinds make counting worthless: ' may stand between two ". Such tags,
 // which are rare, are followed quote by quote.
-func (d *Down) cut(b []byte) (int, error) {
+func (d *Down) end(b []byte) (int, error) {
 	i, phase := d.pos, d.phase
 	for {
 		switch phase {
 		case inText:
-			j := bytes.IndexByte(b[i:], '<')
-			if j < 0 {
-				d.pos, d.phase = len(b), inText
+			i, d.depth = skipContent(b, i, d.depth)
+			if d.depth == 0 {
+				return i, nil
+			}
+			if i == len(b) {
+				d.pos, d.phase = i, inText
 				return 0, nil
 			}
-			i += j
 			fallthrough
 
 		case atMarkup:
@@ -220,32 +245,32 @@ func (d *Down) cut(b []byte) (int, error) {
 				i += k
 				continue
 			}
-			phase = inTag
 			i++
-			d.counted, d.single, d.double = i, 0, 0
+			phase = inTag
+			d.single, d.double = 0, 0
 			fallthrough
 
 		case inTag:
 			j := bytes.IndexByte(b[i:], '>')
+			part := b[i:]
+			if j >= 0 {
+				part = part[:j]
+			}
+			d.single += bytes.Count(part, quoteSingle)
+			d.double += bytes.Count(part, quoteDouble)
 			if j < 0 {
 				d.pos, d.phase = len(b), inTag
 				return 0, nil
 			}
-			j += i
-			part := b[d.counted:j]
-			d.single += bytes.Count(part, quoteSingle)
-			d.double += bytes.Count(part, quoteDouble)
-			d.counted = j
 			if d.single > 0 && d.double > 0 {
 				phase, d.quote = inQuotedTag, 0
 				i = d.tag + 1
 				continue
 			}
+			i += j + 1
 			if (d.single+d.double)&1 != 0 {
-				i = j + 1
 				continue
 			}
-			i = j + 1
 
 		case inQuotedTag:
 			j, quote := tagEnd(b, i, d.quote)
@@ -301,6 +326,71 @@ func (d *Down) cut(b []byte) (int, error) {
 	}
 }
 
+// skipContent passes over what stands between the tags of an element, as far as
+// that is text and tags of a short name and nothing else, which most tags are.
+// It returns the index of the '<' where that ends, or len(b), and its depth. If
+// the depth is 0, the root has ended there.
+//
+// To look at the bytes of one word is several times as fast as the calls that
+// find a '>' and count quotes.
+func skipContent(b []byte, i, depth int) (int, int) {
+	for {
+		if i == len(b) || b[i] != '<' {
+			j := bytes.IndexByte(b[i:], '<')
+			if j < 0 {
+				return len(b), depth
+			}
+			i += j
+		}
+		if len(b)-i < 2+8 {
+			return i, depth
+		}
+		tag := b[i : i+2+8]
+		w := binary.LittleEndian.Uint64(tag[2:])
+		end := matches(w, '>')
+		if end == 0 {
+			return i, depth
+		}
+		n := 2 + bits.TrailingZeros64(end)/8 // the index of the '>'
+		switch c := tag[1]; {
+		case c == '/':
+			i += n + 1
+			if depth--; depth == 0 {
+				return i, 0
+			}
+		case byteClass[c] == className && (matches(w, '\'')|matches(w, '"'))&(end-1) == 0:
+			if i += n + 1; b[i-2] != '/' {
+				depth++
+			}
+		default:
+			return i, depth
+		}
+	}
+}
+
+// matches sets the high bit of the bytes of w that are c. Only the lowest bit is
+// sure: the byte behind one that is c may be taken for another.
+func matches(w uint64, c byte) uint64 {
+	w ^= ones * uint64(c)
+	return (w - ones) &^ w & highs
+}
+
+// saysXMLNS reports whether "xmlns" stands anywhere in tag. It is bytes.Contains
+// for what is short and where an 'x' is rare.
+func saysXMLNS(tag []byte) bool {
+	const xmlns = "xmlns"
+	for i := 0; ; i++ {
+		j := bytes.IndexByte(tag[i:], 'x')
+		if j < 0 {
+			return false
+		}
+		i += j
+		if len(tag)-i >= len(xmlns) && string(tag[i:i+len(xmlns)]) == xmlns {
+			return true
+		}
+	}
+}
+
 var (
 	quoteSingle = []byte{'\''}
 	quoteDouble = []byte{'"'}
@@ -308,11 +398,16 @@ var (
 
 // root looks at the start tag of a root to see whether it is a header.
 func (d *Down) root(tag []byte, empty bool) error {
+	d.rootEnd = len(tag)
+	if d.class, d.nameEnd = stanza(tag); d.class != Other {
+		d.colon = -1
+		return nil
+	}
 	colon, end := scanName(tag, 1)
 	if end < 0 {
 		return d.fail(NotWellFormed, 1, errName)
 	}
-	d.nameEnd, d.rootEnd = end, len(tag)
+	d.colon, d.nameEnd = colon, end
 	if string(tag[max(colon, 0)+1:end]) != "stream" {
 		return nil
 	}
@@ -331,6 +426,25 @@ func (d *Down) root(tag []byte, empty bool) error {
 	return nil
 }
 
+// stanza recognises a root whose name is that of a stanza, which nearly all are
+// at the cost of two comparisons: in NSClient it is of class c.
+func stanza(tag []byte) (c Class, nameEnd int) {
+	switch {
+	case len(tag) > 8 && string(tag[:8]) == "<message":
+		c, nameEnd = MessageStanza, 8
+	case len(tag) > 9 && string(tag[:9]) == "<presence":
+		c, nameEnd = PresenceStanza, 9
+	case len(tag) > 3 && string(tag[:3]) == "<iq":
+		c, nameEnd = IQStanza, 3
+	default:
+		return Other, 0
+	}
+	if c := tag[nameEnd]; c != ' ' && c != '>' && c != '/' {
+		return Other, 0
+	}
+	return c, nameEnd
+}
+
 // declared returns what the start tag binds the prefix to; an empty prefix
 // asks for the default namespace. nameEnd is where the attributes start.
 func declared(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
@@ -347,9 +461,9 @@ func declared(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
 	}
 }
 
-// unit describes the complete unit raw.
-func (d *Down) unit(u *Unit, raw []byte) error {
-	u.Kind, u.Raw = d.kind, raw
+// unit describes the unit that is complete, b[:end].
+func (d *Down) unit(u *Unit, b []byte, end int) error {
+	u.Kind, u.Class, u.Raw = d.kind, Other, b[:end:end]
 	if d.declared && d.kind != Header {
 		return d.fail(NotWellFormed, 0, errDeclaration)
 	}
@@ -358,14 +472,15 @@ func (d *Down) unit(u *Unit, raw []byte) error {
 	case Header:
 		return d.header(u)
 	case End:
-		return d.end(raw)
+		return d.endTag(u.Raw)
 	}
-	return d.element(u)
+	return d.element(u, b)
 }
 
 // header collects the attributes of a header and learns what it declares.
 func (d *Down) header(u *Unit) error {
 	tag := u.Raw
+	u.Attributes = Attributes{}
 	if i := bytes.IndexByte(tag[1:], '<'); i >= 0 {
 		return d.fail(NotWellFormed, i+1, errValue)
 	}
@@ -456,8 +571,8 @@ func (d *Down) bindings() []binding {
 	return d.scope
 }
 
-// end checks that raw is the end tag of a stream.
-func (d *Down) end(raw []byte) error {
+// endTag checks that raw is the end tag of a stream.
+func (d *Down) endTag(raw []byte) error {
 	colon, end := scanName(raw, 2)
 	if end < 0 || skipSpace(raw, end) != len(raw)-1 || string(raw[max(colon, 1)+1:end]) != "stream" {
 		return d.fail(NotWellFormed, 0, errMismatch)
@@ -470,102 +585,140 @@ func (d *Down) end(raw []byte) error {
 	return d.fail(NotWellFormed, 0, errMismatch)
 }
 
-// element recognises an element and finds out which inherited declarations its
-// message needs.
-func (d *Down) element(u *Unit) error {
+// element recognises the element that b starts with and finds out which
+// inherited declarations its message needs.
+func (d *Down) element(u *Unit, b []byte) error {
 	u.nameEnd, u.rootEnd = d.nameEnd, d.rootEnd
-	name := u.Raw[1:d.nameEnd]
-	var prefix []byte
-	if i := bytes.IndexByte(name, ':'); i >= 0 {
-		prefix, name = name[:i], name[i+1:]
-	}
 	scope := d.bindings()
+	u.scope, u.missing, u.added = scope, 0, 0
 
 	var space []byte // as the root itself says
 	var own uint64   // bit i: the root declares the prefix of binding i
-	if tag := u.Raw[:d.rootEnd]; bytes.Contains(tag, []byte("xmlns")) {
-		var a attribute
-		for i := d.nameEnd; ; {
-			next, more, err := nextAttribute(tag, i, &a)
-			if err != nil {
-				return d.fail(NotWellFormed, next, err)
-			}
-			if !more {
-				break
-			}
-			i = next
-			p, ok := a.declares(tag)
-			if !ok {
-				continue
-			}
-			if string(p) == string(prefix) {
-				space = value(tag, &a)
-			}
-			for k := range scope {
-				if scope[k].prefix == string(p) {
-					own |= 1 << k
-				}
-			}
+	if saysXMLNS(u.Raw[:u.rootEnd]) {
+		var err error
+		if space, own, err = d.declarations(u); err != nil {
+			return err
+		}
+		if space != nil {
+			_, name := d.name(u)
+			u.Class = classify(name, space)
 		}
 	}
+	colon := d.nextColon(b)
 	for i := range scope {
-		b := &scope[i]
-		if own>>i&1 != 0 {
-			continue
+		g := &scope[i]
+		if g.prefix != "" && colon >= len(u.Raw) {
+			break // no prefix is used; those come last
 		}
-		if b.prefix == "" || uses(u.Raw, b.prefix) {
+		if space == nil {
+			d.inherit(u, g)
+		}
+		if own>>i&1 == 0 && (g.prefix == "" || uses(u.Raw, g.prefix, colon)) {
 			u.missing |= 1 << i
-		}
-	}
-	if space != nil {
-		u.Class = classify(name, space)
-		return nil
-	}
-	for i := range scope {
-		if b := &scope[i]; b.prefix == string(prefix) {
-			u.Class = classify(name, b.space)
+			u.added += len(g.text)
 		}
 	}
 	return nil
 }
 
-// uses reports whether the bytes of prefix and a colon stand anywhere in b.
-// That may be text; a declaration too many does no harm. Colons are rare, so
-// looking for them is faster than looking for the whole.
-func uses(b []byte, prefix string) bool {
-	last := prefix[len(prefix)-1]
-	for i := 0; ; i++ {
-		j := bytes.IndexByte(b[i:], ':')
-		if j < 0 {
-			return false
+// inherit recognises u if its name has the prefix of g.
+func (d *Down) inherit(u *Unit, g *binding) {
+	if d.class != Other && g.prefix == "" && g.space == NSClient {
+		u.Class = d.class
+	} else if prefix, name := d.name(u); g.prefix == string(prefix) {
+		u.Class = classify(name, g.space)
+	}
+}
+
+// name returns the prefix, which may be empty, and the local name of u.
+func (d *Down) name(u *Unit) (prefix, local []byte) {
+	if d.colon < 0 {
+		return nil, u.Raw[1:d.nameEnd]
+	}
+	return u.Raw[1:d.colon], u.Raw[d.colon+1 : d.nameEnd]
+}
+
+// declarations looks at what the root of u declares: the namespace of its own
+// name, nil if it inherits that, and the bindings, as bits, whose prefix it binds
+// anew.
+func (d *Down) declarations(u *Unit) (space []byte, own uint64, err error) {
+	prefix, _ := d.name(u)
+	tag := u.Raw[:u.rootEnd]
+	var a attribute
+	for i := u.nameEnd; ; {
+		next, more, err := nextAttribute(tag, i, &a)
+		if err != nil {
+			return nil, 0, d.fail(NotWellFormed, next, err)
 		}
-		if i += j; i > len(prefix) && b[i-1] == last && string(b[i-len(prefix):i]) == prefix {
-			return true
+		if !more {
+			return space, own, nil
+		}
+		i = next
+		p, ok := a.declares(tag)
+		if !ok {
+			continue
+		}
+		if string(p) == string(prefix) {
+			space = value(tag, &a)
+		}
+		for k := range u.scope {
+			if u.scope[k].prefix == string(p) {
+				own |= 1 << k
+			}
 		}
 	}
 }
 
-// Size returns the number of bytes of the message for u.
-func (d *Down) Size(u Unit) int {
-	n := len(u.Raw)
-	for i, b := range d.bindings() {
-		if u.missing>>i&1 != 0 {
-			n += len(b.text)
+// nextColon returns the index of the first colon in b, len(b) if there is none.
+// It is remembered, for there may be none in all the stanzas of a read.
+func (d *Down) nextColon(b []byte) int {
+	if i := d.clear; i < len(b) {
+		if j := bytes.IndexByte(b[i:], ':'); j >= 0 {
+			d.clear = i + j
+		} else {
+			d.clear = len(b)
 		}
 	}
-	return n
+	return d.clear
 }
+
+// uses reports whether the bytes of prefix and a colon stand anywhere in b,
+// whose first colon is b[i]. That may be text; a declaration too many does no
+// harm. Colons are rare, so looking for them is faster than looking for the
+// whole.
+func uses(b []byte, prefix string, i int) bool {
+	last := prefix[len(prefix)-1]
+	for i < len(b) {
+		if i > len(prefix) && b[i-1] == last && string(b[i-len(prefix):i]) == prefix {
+			return true
+		}
+		i++
+		j := bytes.IndexByte(b[i:], ':')
+		if j < 0 {
+			break
+		}
+		i += j
+	}
+	return false
+}
+
+// Size returns the number of bytes of the message for u.
+func (u *Unit) Size() int { return len(u.Raw) + u.added }
 
 // AppendHead appends to dst the first part of the message for u: the start of
 // the element with the declarations it inherited (RFC 7395, section 3.3.3). The
 // message goes on with tail, which aliases u.Raw. Appending to the name only
 // spares copying the rest.
-func (d *Down) AppendHead(dst []byte, u Unit) (head, tail []byte) {
+func (u *Unit) AppendHead(dst []byte) (head, tail []byte) {
 	dst = append(dst, u.Raw[:u.nameEnd]...)
-	for i, b := range d.bindings() {
-		if u.missing>>i&1 != 0 {
-			dst = append(dst, b.text...)
-		}
+	for m := u.missing; m != 0; m &= m - 1 {
+		dst = append(dst, u.scope[bits.TrailingZeros64(m)].text...)
 	}
 	return dst, u.Raw[u.nameEnd:]
 }
+
+// Size is [Unit.Size].
+func (d *Down) Size(u Unit) int { return u.Size() }
+
+// AppendHead is [Unit.AppendHead].
+func (d *Down) AppendHead(dst []byte, u Unit) (head, tail []byte) { return u.AppendHead(dst) }

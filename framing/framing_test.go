@@ -250,6 +250,28 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// What stanza knows is what the table of classes says, and whole names only.
+func TestStanza(t *testing.T) {
+	for _, name := range []string{"message", "presence", "iq"} {
+		for _, rest := range []string{">", "/>", " a='b'>", " />"} {
+			tag := []byte("<" + name + rest)
+			if c, end := stanza(tag); c != classify([]byte(name), NSClient) || string(tag[1:end]) != name {
+				t.Errorf("%s: class %d, name up to %d", tag, c, end)
+			}
+		}
+		for _, rest := range []string{"", "s>", ":a>", "-a>", "\n>", "é>", "\x00>"} {
+			if c, _ := stanza([]byte("<" + name + rest)); c != Other {
+				t.Errorf("<%s%s: class %d", name, rest, c)
+			}
+		}
+	}
+	for _, c := range classes {
+		if got, _ := stanza([]byte("<" + c.local + ">")); got != Other && got != c.class {
+			t.Errorf("%s: class %d", c.local, got)
+		}
+	}
+}
+
 func TestManyBindings(t *testing.T) {
 	var b strings.Builder
 	for i := range maxBindings - 1 {

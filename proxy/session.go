@@ -692,8 +692,9 @@ var externalFailure = map[framing.Class]string{
 // receiveServer cuts the server's stream into elements and sends each as one
 // message (RFC 7395, section 3.3.3).
 func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
+	var u framing.Unit // one for all, for it is large
 	for s.ending == endNone && s.phase[down] != closed {
-		u, n, err := s.down.Next(b)
+		n, err := s.down.Cut(b, &u)
 		if err != nil {
 			s.endWith(w, endServerBroken, err)
 			return nil
@@ -707,11 +708,11 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 			}
 			return b
 		case framing.Header:
-			s.serverHeader(w, u)
+			s.serverHeader(w, u.Attributes)
 		case framing.End:
 			s.serverEnd(w)
 		default:
-			s.serverElement(w, u)
+			s.serverElement(w, &u)
 			if s.leg[server] == legNone {
 				return nil // what follows is of no interest any more
 			}
@@ -720,7 +721,7 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 	return nil
 }
 
-func (s *session) serverHeader(w *workspace, u framing.Unit) {
+func (s *session) serverHeader(w *workspace, a framing.Attributes) {
 	s.answered(w, endNone)
 	if !s.step(w, down, header) {
 		return
@@ -734,7 +735,7 @@ func (s *session) serverHeader(w *workspace, u framing.Unit) {
 	}
 	s.known = known{} // the features of a restarted stream are others
 	s.openSent = true
-	s.appendOpen(w, u.Attributes)
+	s.appendOpen(w, a)
 }
 
 // answered reports how a server reached directly has answered its first header:
@@ -765,15 +766,16 @@ func (s *session) serverEnd(w *workspace) {
 	}
 }
 
-func (s *session) serverElement(w *workspace, u framing.Unit) {
+func (s *session) serverElement(w *workspace, u *framing.Unit) {
 	if len(u.Raw) > s.g.maxStanza {
 		s.endWith(w, endServerTooLarge, nil)
 		return
 	}
-	if !s.step(w, down, element) {
+	// An open stream stays open, so nearly always there is no step to take.
+	if s.phase[down] != open && !s.step(w, down, element) {
 		return
 	}
-	if u.Class == framing.StreamError && s.elsewhere(w, u) {
+	if u.Class == framing.StreamError && s.elsewhere(w, *u) {
 		return
 	}
 	if s.known.features && u.Class == framing.Features {
@@ -787,11 +789,11 @@ func (s *session) serverElement(w *workspace, u framing.Unit) {
 		s.endWith(w, endServerBroken, errUpgradedStream)
 		return
 	case framing.Features:
-		s.saslOffered, s.featuresSent = s.down.OffersSASL(u), true
-		if s.saslOffered && s.down.OffersBinding(u) {
+		s.saslOffered, s.featuresSent = s.down.OffersSASL(*u), true
+		if s.saslOffered && s.down.OffersBinding(*u) {
 			s.g.bindingOffered()
 		}
-		s.appendFeatures(w, u)
+		s.appendFeatures(w, *u)
 		return
 	}
 	s.appendElement(w, u)
@@ -1130,10 +1132,9 @@ func (s *session) appendFrame(w *workspace, op ws.OpCode, p []byte) {
 
 // appendElement restores the declarations that the element inherits from the
 // stream header; its other bytes pass unchanged.
-func (s *session) appendElement(w *workspace, u framing.Unit) {
-	s.appendText(w, s.down.Size(u))
+func (s *session) appendElement(w *workspace, u *framing.Unit) {
 	o := &w.out[client]
-	head, tail := s.down.AppendHead(o.grow(), u)
+	head, tail := u.AppendHead(appendFrameHeader(o.grow(), ws.OpText, u.Size()))
 	o.keep(head)
 	o.add(tail)
 }

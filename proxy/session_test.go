@@ -82,6 +82,13 @@ func TestPhases(t *testing.T) {
 	}
 }
 
+// serverElement takes this for granted.
+func TestElementsLeaveOpen(t *testing.T) {
+	if st := steps[down][open][element]; st != (step{next: open}) {
+		t.Errorf("%+v", st)
+	}
+}
+
 // The table is complete, and what it says of both wires is consistent.
 func TestEndings(t *testing.T) {
 	seen := map[string]bool{}

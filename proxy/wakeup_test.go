@@ -80,3 +80,23 @@ func BenchmarkUnmask(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBatchDown is what a read of many stanzas costs a session, sockets
+// excepted.
+func BenchmarkBatchDown(b *testing.B) {
+	const batch = 16
+	stanza := "<message to='juliet@example.org/balcony' id='00000000' type='chat'><body>" +
+		strings.Repeat("wherefore art thou? ", 6)[:110] + "</body></message>"
+	in := []byte(strings.Repeat(stanza, batch))
+	s, w := newTestSession(b)
+	b.SetBytes(int64(len(in)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if rest := s.receive(w, server, in); len(rest) > 0 {
+			b.Fatalf("%d bytes are left", len(rest))
+		}
+		w.out[client].take()
+		w.out[client].reset()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/stanza")
+}
