@@ -65,30 +65,8 @@ func BenchmarkUp(b *testing.B) {
 	}
 }
 
+// BenchmarkDown is what a stanza costs when a read brings many of them.
 func BenchmarkDown(b *testing.B) {
-	for _, c := range corpora {
-		in := []byte(inherited(c.element))
-		dst := make([]byte, 0, 1024)
-		b.Run(c.name, func(b *testing.B) {
-			var d Down
-			b.SetBytes(int64(len(in)))
-			b.ReportAllocs()
-			for b.Loop() {
-				u, n, err := d.Next(in)
-				if err != nil || n != len(in) {
-					b.Fatal(n, err)
-				}
-				if _, tail := d.AppendHead(dst, u); len(tail) == 0 || d.Size(u) == 0 {
-					b.Fatal("no tail")
-				}
-			}
-		})
-	}
-}
-
-// BenchmarkCut is what a stanza costs when a read brings many of them and the
-// Unit is used again.
-func BenchmarkCut(b *testing.B) {
 	const batch = 16
 	for _, c := range corpora {
 		in := bytes.Repeat([]byte(inherited(c.element)), batch)
@@ -100,7 +78,7 @@ func BenchmarkCut(b *testing.B) {
 			b.ReportAllocs()
 			rest := in
 			for b.Loop() {
-				n, err := d.Cut(rest, &u)
+				n, err := d.Next(rest, &u)
 				if err != nil || n != len(in)/batch {
 					b.Fatal(n, err)
 				}

@@ -94,11 +94,11 @@ const maxBindings = 64
 // maxDeclaration is the greatest length of an XML declaration from a server.
 const maxDeclaration = 256
 
-// Next returns the next unit of a stream. b starts at the first byte not yet
-// consumed. n bytes of it are consumed by the call: the unit and the white
-// space and XML declaration before it. If the unit is of Kind None, nothing is
-// complete; call again with b[n:] and more bytes behind it. The bytes may have
-// moved.
+// Next puts the next unit of a stream into u; what u was before is forgotten. b
+// starts at the first byte not yet consumed. n bytes of it are consumed by the
+// call: the unit and the white space and XML declaration before it. If the unit
+// is of Kind None, nothing is complete; call again with b[n:] and more bytes
+// behind it. The bytes may have moved.
 //
 // A header may stand wherever an element may: whether the stream may start
 // again there is for the caller to decide. An XML declaration may stand before
@@ -108,15 +108,8 @@ const maxDeclaration = 256
 //
 // Well-formedness is checked only as far as cutting needs it (the server is
 // trusted to have parsed what it relays), with the exception of headers.
-func (d *Down) Next(b []byte) (u Unit, n int, err error) {
-	n, err = d.Cut(b, &u)
-	return u, n, err
-}
-
-// Cut is Next into a Unit of the caller's, who may use it again. For a short
-// stanza that is much cheaper: a Unit is larger than most of them.
-func (d *Down) Cut(b []byte, u *Unit) (n int, err error) {
-	u.Kind = None
+func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
+	u.Kind, u.Class, u.Raw = None, Other, nil
 	for d.phase == between || d.phase == inDeclaration {
 		if d.phase == between {
 			if k := skipSpace(b, 0); k > 0 {
@@ -716,9 +709,3 @@ func (u *Unit) AppendHead(dst []byte) (head, tail []byte) {
 	}
 	return dst, u.Raw[u.nameEnd:]
 }
-
-// Size is [Unit.Size].
-func (d *Down) Size(u Unit) int { return u.Size() }
-
-// AppendHead is [Unit.AppendHead].
-func (d *Down) AppendHead(dst []byte, u Unit) (head, tail []byte) { return u.AppendHead(dst) }

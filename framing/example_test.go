@@ -37,6 +37,7 @@ func ExampleUpParser_Parse() {
 
 func ExampleDown_Next() {
 	d := framing.Down{MaxStanza: 65536}
+	var u framing.Unit
 	var b []byte // received and not yet consumed
 	for _, read := range []string{
 		`<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://ether`,
@@ -46,7 +47,7 @@ func ExampleDown_Next() {
 	} {
 		b = append(b, read...)
 		for {
-			u, n, err := d.Next(b)
+			n, err := d.Next(b, &u)
 			if err != nil {
 				fmt.Println(err)
 				return
@@ -59,7 +60,7 @@ func ExampleDown_Next() {
 			case u.Class == framing.Features:
 				fmt.Printf("%s\n", d.AppendFeatures(nil, u))
 			case u.Kind == framing.Element:
-				head, tail := d.AppendHead(nil, u)
+				head, tail := u.AppendHead(nil)
 				fmt.Printf("%s%s\n", head, tail)
 			}
 			b = b[n:]

@@ -108,7 +108,7 @@ func (d *Down) AppendFeatures(dst []byte, u Unit) []byte {
 	if f.binding == BindingEndPoint && !offersEndPoint(root) {
 		f.binding = BindingStrip
 	}
-	dst, _ = d.AppendHead(dst, u)
+	dst, _ = u.AppendHead(dst)
 	dst, _ = f.apply(dst, root, u.nameEnd, rules)
 	return dst
 }

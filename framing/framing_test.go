@@ -215,7 +215,8 @@ func TestOffersSASL(t *testing.T) {
 		`<stream:features/>`: false,
 	} {
 		var d Down
-		u, _, err := d.Next([]byte(in))
+		var u Unit
+		_, err := d.Next([]byte(in), &u)
 		if err != nil || u.Class != Features {
 			t.Fatal(in, err)
 		}
@@ -224,7 +225,7 @@ func TestOffersSASL(t *testing.T) {
 		}
 	}
 	var d Down
-	if d.OffersSASL(Unit{}) || len(d.AppendFeatures(nil, Unit{})) != 0 || d.Size(Unit{}) != 0 {
+	if d.OffersSASL(Unit{}) || len(d.AppendFeatures(nil, Unit{})) != 0 || new(Unit).Size() != 0 {
 		t.Error("an empty unit holds something")
 	}
 }
@@ -240,10 +241,11 @@ func TestErrors(t *testing.T) {
 	}
 	// Offsets of a Down count from the start of the stream.
 	var d Down
-	if _, n, err := d.Next([]byte("  <a/> ")); n != 6 || err != nil {
+	var u Unit
+	if n, err := d.Next([]byte("  <a/> "), &u); n != 6 || err != nil {
 		t.Fatal(n, err)
 	}
-	_, _, err = d.Next([]byte(" \n<a><?x?></a>"))
+	_, err = d.Next([]byte(" \n<a><?x?></a>"), &u)
 	var e *Error
 	if !errors.As(err, &e) || e.Offset != 6+2+3 || e.Condition != RestrictedXML {
 		t.Error(err)
@@ -305,11 +307,12 @@ func TestAliasing(t *testing.T) {
 	}
 	b := []byte("<message a='b'/><presence/>")
 	var d Down
-	u, _, err := d.Next(b)
+	var u Unit
+	_, err = d.Next(b, &u)
 	if err != nil || len(u.Raw) != cap(u.Raw) {
 		t.Fatal(u, err)
 	}
-	if _, tail := d.AppendHead(nil, u); &tail[0] != &b[len("<message")] {
+	if _, tail := u.AppendHead(nil); &tail[0] != &b[len("<message")] {
 		t.Error("tail is a copy")
 	}
 }
@@ -369,12 +372,13 @@ func TestAllocs(t *testing.T) {
 		b := []byte(s)
 		if n := testing.AllocsPerRun(100, func() {
 			var d Down
-			u, n, err := d.Next(b)
+			var u Unit
+			n, err := d.Next(b, &u)
 			if err != nil || n != len(b) {
 				t.Fatal(n, err)
 			}
-			d.Size(u)
-			d.AppendHead(dst, u)
+			u.Size()
+			u.AppendHead(dst)
 		}); n != 0 {
 			t.Errorf("Next(%.60q): %v allocations", s, n)
 		}
@@ -408,10 +412,11 @@ func TestLinear(t *testing.T) {
 	}
 	down := func(in []byte) {
 		var d Down
+		var u Unit
 		start, units := 0, 0
 		for end := 0; end < len(in); {
 			end = min(end+1024, len(in))
-			u, n, err := d.Next(in[start:end])
+			n, err := d.Next(in[start:end], &u)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -458,10 +463,11 @@ func TestLooksOnce(t *testing.T) {
 		}
 		in := []byte(element(20_000))
 		var d Down
+		var u Unit
 		b := bytes.Clone(in)
 		start, seen := 0, 0
 		for end := 1; ; end = min(end+97, len(in)) {
-			u, n, err := d.Next(b[start:end])
+			n, err := d.Next(b[start:end], &u)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}

@@ -180,7 +180,8 @@ func checkUp(t *testing.T, used *UpParser, msg []byte) {
 	// What Parse lets through is the same for Down: one unit, no more.
 	if m.Kind == Element {
 		var d Down
-		u, n, err := d.Next(m.Raw)
+		var u Unit
+		n, err := d.Next(m.Raw, &u)
 		if err != nil || n != len(m.Raw) || u.Kind != Element {
 			t.Fatalf("Down finds kind %d, %d of %d bytes, %v", u.Kind, n, len(m.Raw), err)
 		}
@@ -251,8 +252,9 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 		}
 	}
 	d := down()
+	var u Unit
 	for b := in; ; {
-		u, n, err := d.Next(b)
+		n, err := d.Next(b, &u)
 		if err != nil || u.Kind == None {
 			break
 		}

@@ -10,7 +10,8 @@ import (
 func unitOf(t *testing.T, in string) (*Down, Unit) {
 	t.Helper()
 	d := new(Down)
-	u, n, err := d.Next([]byte(in))
+	var u Unit
+	n, err := d.Next([]byte(in), &u)
 	if err != nil || n != len(in) || u.Kind != Element {
 		t.Fatalf("%s: kind %d, %d of %d bytes, %v", in, u.Kind, n, len(in), err)
 	}

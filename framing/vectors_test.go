@@ -201,8 +201,9 @@ func TestUpVectors(t *testing.T) {
 func runDown(d *Down, in []byte, size func() int) *result {
 	r := new(result)
 	var b []byte
+	var u Unit
 	for fed := 0; ; {
-		u, n, err := d.Next(b)
+		n, err := d.Next(b, &u)
 		if err != nil {
 			r.fail(err)
 			return r
@@ -236,10 +237,10 @@ func message(d *Down, u Unit, filter bool) string {
 	case u.Class == Features && filter:
 		return string(d.AppendFeatures(nil, u))
 	}
-	head, tail := d.AppendHead(nil, u)
+	head, tail := u.AppendHead(nil)
 	out := string(head) + string(tail)
-	if len(out) != d.Size(u) {
-		return fmt.Sprintf("%d bytes announced, got %q", d.Size(u), out)
+	if len(out) != u.Size() {
+		return fmt.Sprintf("%d bytes announced, got %q", u.Size(), out)
 	}
 	return out
 }

@@ -500,7 +500,8 @@ func (s *session) clientHeader(w *workspace, m framing.Message) {
 // request describes the session to whoever finds its server.
 func (s *session) request() *upstream.Request {
 	header := bytes.Clone(s.rare.header)
-	u, _, _ := new(framing.Down).Next(header)
+	var u framing.Unit
+	new(framing.Down).Next(header, &u)
 	q := &upstream.Request{
 		Domain:   NormalDomain(s.domainName()),
 		Header:   u.Attributes,
@@ -694,7 +695,7 @@ var externalFailure = map[framing.Class]string{
 func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 	var u framing.Unit // one for all, for it is large
 	for s.ending == endNone && s.phase[down] != closed {
-		n, err := s.down.Cut(b, &u)
+		n, err := s.down.Next(b, &u)
 		if err != nil {
 			s.endWith(w, endServerBroken, err)
 			return nil

@@ -53,8 +53,9 @@ type input struct {
 // next returns the next unit, which is valid until the next call. The error is
 // a *failure, errFull, or what reading says.
 func (in *input) next() (framing.Unit, error) {
+	var u framing.Unit
 	for {
-		u, n, err := in.down.Next(in.buf[in.seen:])
+		n, err := in.down.Next(in.buf[in.seen:], &u)
 		in.seen += n
 		switch {
 		case err != nil:
