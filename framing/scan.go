@@ -42,6 +42,14 @@ var byteClass = func() (t [256]uint8) {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
 
+// indexByte returns the index of the first c at or after i, or len(b).
+func indexByte(b []byte, i int, c byte) int {
+	if n := bytes.IndexByte(b[i:], c); n >= 0 {
+		return i + n
+	}
+	return len(b)
+}
+
 // skipSpace returns the index of the first byte at or after i that is not
 // white space, or len(b).
 func skipSpace(b []byte, i int) int {

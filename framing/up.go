@@ -2,6 +2,8 @@ package framing
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -28,6 +30,9 @@ type UpParser struct {
 	attrs    []attribute // of the current tag
 	prefixes []prefix    // declared at the current place
 	spaces   [][]byte    // namespaces of attrs, nil for those without
+	names    uint64      // a set of the names of attrs, by a coarse hash
+	space    int         // index of the default namespace in attrs, -1 if there is none
+	marker
 }
 
 // A span is the part of a message from start to end.
@@ -37,12 +42,6 @@ type span struct{ start, end int }
 type qname struct {
 	span
 	colon int
-}
-
-// traits are what is known of a whole message before its parts are looked at.
-type traits struct {
-	ascii      bool // nothing else
-	references bool // there may be some
 }
 
 // A prefix is a namespace prefix and the element that declares it.
@@ -83,31 +82,36 @@ type Message struct {
 //
 // The error is an [*Error] and matches [ErrNotText] if msg is not text.
 // Nothing of a message that was refused may be forwarded.
-func (p *UpParser) Parse(msg []byte) (Message, error) {
+func (p *UpParser) Parse(msg []byte) (m Message, err error) {
 	if len(msg) == 0 {
-		return Message{}, notText(0, "empty")
+		return m, notText(0, "empty")
 	}
 	if msg[0] != '<' {
-		return Message{}, notText(0, "does not start with '<'")
+		return m, notText(0, "does not start with '<'")
 	}
-	control, ascii := checkCharacters(msg)
-	if !ascii && !utf8.Valid(msg) {
-		return Message{}, notText(indexInvalid(msg), "invalid UTF-8")
-	}
-	if control >= 0 {
-		return Message{}, &Error{NotWellFormed, control, errControl}
-	}
-	if !ascii {
-		if i := indexNonCharacter(msg); i >= 0 {
-			return Message{}, &Error{NotWellFormed, i, errNonCharacter}
+	p.seen = 0
+	err = p.document(&m, msg)
+	p.drop(0) // they alias the message
+	// What is wrong with single characters is said first.
+	if err != nil || p.seen != 0 {
+		if e := checkText(msg); e != nil {
+			err = e
 		}
 	}
+	if err != nil {
+		return Message{}, err
+	}
+	return m, nil
+}
 
+// document checks msg and fills m. It leaves to its caller to check the
+// characters if p.seen is not zero.
+func (p *UpParser) document(m *Message, msg []byte) error {
 	start := 0
 	if startsDeclaration(msg) {
 		n, err := declaration(msg, 0)
 		if err != nil {
-			return Message{}, err
+			return err
 		}
 		start = skipSpace(msg, n)
 	}
@@ -116,22 +120,34 @@ func (p *UpParser) Parse(msg []byte) (Message, error) {
 		end--
 	}
 	if start == end {
-		return Message{}, &Error{NotWellFormed, end, errUnfinished}
+		return &Error{NotWellFormed, end, errUnfinished}
 	}
 	if msg[start] != '<' {
-		return Message{}, &Error{NotWellFormed, start, errText}
+		return &Error{NotWellFormed, start, errText}
 	}
 	if isEndTag(msg[start:end]) {
-		raw := msg[start:end:end]
-		return Message{Kind: End, Local: raw[9:15:15], Raw: raw}, nil
+		m.Raw = msg[start:end:end]
+		m.Kind, m.Local = End, m.Raw[9:15:15]
+		return nil
 	}
-	var m Message
-	err := p.element(&m, msg[:end:end], start, ascii)
-	p.drop(0) // they alias the message
-	if err != nil {
-		return Message{}, err
+	return p.element(m, msg[:end:end], start)
+}
+
+// checkText checks that msg is UTF-8 and has no characters that XML forbids.
+func checkText(msg []byte) error {
+	control, ascii := checkCharacters(msg)
+	if !ascii && !utf8.Valid(msg) {
+		return notText(indexInvalid(msg), "invalid UTF-8")
 	}
-	return m, nil
+	if control >= 0 {
+		return &Error{NotWellFormed, control, errControl}
+	}
+	if !ascii {
+		if i := indexNonCharacter(msg); i >= 0 {
+			return &Error{NotWellFormed, i, errNonCharacter}
+		}
+	}
+	return nil
 }
 
 // indexInvalid returns the index of the first byte that is not UTF-8.
@@ -172,15 +188,12 @@ func IsLegacyHeader(msg []byte) bool {
 //
 // It goes from '<' to '<': none may stand in a value, so that a tag and the
 // text behind it lie in between.
-func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error {
+func (p *UpParser) element(m *Message, msg []byte, start int) error {
 	maxDepth := p.MaxDepth
 	if maxDepth <= 0 {
 		maxDepth = DefaultMaxDepth
 	}
-	// One look at the whole message saves looking at each value and text.
-	quick := traits{ascii: ascii, references: bytes.IndexByte(msg, '&') >= 0}
-	brackets := bytes.IndexByte(msg, ']') >= 0
-
+	p.begin(msg)
 	p.open = p.open[:0]
 	content := 0 // where the content of the root starts
 	last := 0    // where the last end tag starts
@@ -189,12 +202,6 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 		if i+1 == len(msg) {
 			return &Error{NotWellFormed, len(msg), errUnfinished}
 		}
-		next := bytes.IndexByte(msg[i+1:], '<')
-		if next < 0 {
-			next = len(msg)
-		} else {
-			next += i + 1
-		}
 		var text int // where the text behind the tag starts
 		switch msg[i+1] {
 		case '/':
@@ -202,13 +209,12 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 				return &Error{NotWellFormed, i, errMismatch}
 			}
 			name := p.open[len(p.open)-1]
-			n := name.end - name.start
-			j := i + 2 + n
-			if j >= next || string(msg[i+2:j]) != string(msg[name.start:name.end]) {
+			j := i + 2 + name.end - name.start
+			if j >= len(msg) || !same(msg, i+2, name) {
 				return &Error{NotWellFormed, i, errMismatch}
 			}
 			if msg[j] != '>' {
-				if j = skipSpace(msg, j); j >= next || msg[j] != '>' {
+				if j = skipSpace(msg, j); j == len(msg) || msg[j] != '>' {
 					return &Error{NotWellFormed, i, errMismatch}
 				}
 			}
@@ -233,19 +239,12 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 				return &Error{NotWellFormed, len(msg), errUnfinished}
 			}
 			text = j + n + 3
-			if next < text {
-				next = len(msg)
-				if n := bytes.IndexByte(msg[text:], '<'); n >= 0 {
-					next = text + n
-				}
-			}
 
 		default:
 			if len(p.open) == maxDepth {
 				return &Error{PolicyViolation, i, errDepth}
 			}
-			tag := msg[:next]
-			name, j, err := p.startTag(tag, i, len(p.open)+1, quick)
+			name, j, err := p.startTag(msg, i, len(p.open)+1)
 			if err != nil {
 				return err
 			}
@@ -254,8 +253,8 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 					return err
 				}
 			}
-			if tag[j] == '/' {
-				if j++; j == len(tag) || tag[j] != '>' {
+			if msg[j] == '/' {
+				if j++; j == len(msg) || msg[j] != '>' {
 					return &Error{NotWellFormed, j, errTag}
 				}
 				if len(p.prefixes) > 0 {
@@ -272,29 +271,33 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 		}
 
 		if len(p.open) == 0 {
-			if text != len(msg) {
-				if text < next {
-					return &Error{NotWellFormed, text, errText}
-				}
+			if text == len(msg) {
+				break
+			}
+			if msg[text] == '<' {
 				return &Error{NotWellFormed, text, errTrailing}
 			}
-			break
+			return &Error{NotWellFormed, text, errText}
 		}
-		if quick.references {
-			if err := checkReferences(msg[text:next], text); err != nil {
+		if w := p.ahead(&p.text, uint(text)); w != 0 {
+			i = text + bits.TrailingZeros64(w)
+		} else {
+			i = p.find(msg, &p.text, text)
+		}
+		if i < len(msg) && msg[i] != '<' { // '&' or ']'
+			i = indexByte(msg, i, '<')
+			if err := checkReferences(msg[text:i], text); err != nil {
 				return err
 			}
-		}
-		if brackets {
-			if j := bytes.Index(msg[text:next], []byte("]]>")); j >= 0 {
+			if j := bytes.Index(msg[text:i], []byte("]]>")); j >= 0 {
 				return &Error{NotWellFormed, text + j, errSectionEnd}
 			}
 		}
-		if next == len(msg) {
-			return &Error{NotWellFormed, next, errUnfinished}
+		if i == len(msg) {
+			return &Error{NotWellFormed, i, errUnfinished}
 		}
-		i = next
 	}
+	p.reach(msg, len(msg))
 
 	if m.Kind == Header && content != last {
 		return &Error{BadFormat, content, errContent}
@@ -303,66 +306,150 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 	return nil
 }
 
-// startTag checks the start tag at tag[i:], all but its end, whose index it
+// same reports whether the name at msg[i:] is that at s. There must be as many
+// bytes.
+func same(msg []byte, i int, s span) bool {
+	n := s.end - s.start
+	if n <= 8 && i+8 <= len(msg) {
+		x := binary.LittleEndian.Uint64(msg[i:]) ^ binary.LittleEndian.Uint64(msg[s.start:])
+		return x<<(64-8*n) == 0
+	}
+	return string(msg[i:i+n]) == string(msg[s.start:s.end])
+}
+
+// startTag checks the start tag at msg[i:], all but its end, whose index it
 // returns: that of '>' or '/'. It leaves the attributes in p.attrs and adds the
 // prefixes declared to p.prefixes. depth is that of the element.
-func (p *UpParser) startTag(tag []byte, i, depth int, quick traits) (name qname, end int, err error) {
-	limit := p.MaxAttributes
-	if limit <= 0 {
-		limit = DefaultMaxAttributes
-	}
+func (p *UpParser) startTag(msg []byte, i, depth int) (name qname, end int, err error) {
 	name.start = i + 1
-	name.colon, name.end = scanName(tag, i+1)
+	name.colon, name.end = scanName(msg, i+1)
 	if name.end < 0 {
 		return name, 0, &Error{NotWellFormed, i + 1, errName}
 	}
-	attrs := p.attrs[:0]
-	prefixed := name.colon >= 0
-	var seen uint64 // a set of attribute names, by a coarse hash
-	j := name.end
-	for j == len(tag) || tag[j] != '>' {
-		attrs = append(attrs, attribute{})
-		a := &attrs[len(attrs)-1]
-		next, more, err := nextAttribute(tag, j, a)
-		if err != nil {
-			return name, 0, &Error{NotWellFormed, next, err}
-		}
-		j = next
-		if !more {
-			attrs = attrs[:len(attrs)-1]
-			break
-		}
-		if len(attrs) > limit {
-			return name, 0, &Error{PolicyViolation, a.name, errAttributes}
-		}
-		prefixed = prefixed || a.colon >= 0
-		n := a.nameEnd - a.name
-		bit := uint64(1) << ((uint(n) ^ uint(tag[a.name])<<1 ^ uint(tag[a.nameEnd-1])<<2) & 63)
-		if seen&bit != 0 && duplicate(tag, attrs) {
-			return name, 0, &Error{NotWellFormed, a.name, errDuplicate}
-		}
-		seen |= bit
-		if quick.references {
-			if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
-				return name, 0, err
-			}
-		}
-	}
-	p.attrs = attrs
-	if !quick.ascii {
-		if err := checkNames(tag, name.span, attrs); err != nil {
+	p.attrs = p.attrs[:0]
+	p.space = -1
+	j := p.attributes(msg, name.end)
+	plain := true
+	if j == len(msg) || msg[j] != '>' && msg[j] != '/' {
+		plain = false
+		if j, err = p.oddAttributes(msg, i, j); err != nil {
 			return name, 0, err
 		}
 	}
-	if err := p.declare(tag, depth, limit, quick.references); err != nil {
-		return name, 0, err
+	p.reach(msg, j)
+	if p.seen&beyond != 0 {
+		if err := checkNames(msg, name.span, p.attrs); err != nil {
+			return name, 0, err
+		}
 	}
-	if prefixed {
-		if err := p.checkPrefixes(tag, name); err != nil {
+	if !plain || p.space >= 0 && p.seen&low != 0 {
+		if err := p.declare(msg, depth, true); err != nil {
+			return name, 0, err
+		}
+	} else if p.space >= 0 {
+		a := &p.attrs[p.space]
+		if v := msg[a.value+1 : a.end-1]; string(v) == nsXML || string(v) == nsXMLNS {
+			return name, 0, &Error{NotWellFormed, a.name, errNamespace}
+		}
+	}
+	if !plain || name.colon >= 0 {
+		if err := p.checkPrefixes(msg, name); err != nil {
 			return name, 0, err
 		}
 	}
 	return name, j, nil
+}
+
+// attributes takes the attributes at msg[i:] as long as each is what nearly all
+// are: a space, a name without prefix, '=' and a value without references. It
+// returns the index of what is different.
+func (p *UpParser) attributes(msg []byte, i int) int {
+	attrs := p.attrs[:min(p.maxAttributes(), cap(p.attrs))]
+	n := 0
+	var names uint64
+	j := uint(i)
+	for j < uint(len(msg)) && msg[j] == ' ' {
+		name := j + 1
+		if name >= uint(len(msg)) || byteClass[msg[name]] != className {
+			break
+		}
+		k := name + 1
+		for k < uint(len(msg)) && byteClass[msg[k]]&className != 0 {
+			k++
+		}
+		if k >= uint(len(msg)) || msg[k] != '=' {
+			break
+		}
+		value := k + 1
+		if value >= uint(len(msg)) || msg[value] != '\'' && msg[value] != '"' {
+			break
+		}
+		end := value + 1
+		if w := p.ahead(&p.value, end); w != 0 {
+			end += uint(bits.TrailingZeros64(w))
+		} else {
+			end = uint(p.find(msg, &p.value, int(end)))
+		}
+		bit := nameBit(msg, name, k)
+		if end >= uint(len(msg)) || msg[end] != msg[value] || n >= len(attrs) || names&bit != 0 {
+			break
+		}
+		names |= bit
+		if msg[name] == 'x' && string(msg[name:k]) == "xmlns" {
+			p.space = n
+		}
+		j = end + 1
+		a := &attrs[n]
+		a.name, a.colon, a.nameEnd, a.value, a.end = int(name), -1, int(k), int(value), int(j)
+		n++
+	}
+	p.attrs = attrs[:n]
+	p.names = names
+	return int(j)
+}
+
+func nameBit(b []byte, i, end uint) uint64 {
+	return 1 << ((end - i ^ uint(b[i])<<1 ^ uint(b[end-1])<<2) & 63)
+}
+
+// oddAttributes takes all attributes at msg[j:]. The tag starts at i.
+func (p *UpParser) oddAttributes(msg []byte, i, j int) (end int, err error) {
+	limit := p.maxAttributes()
+	tag := msg[:indexByte(msg, i+1, '<')]
+	for j == len(tag) || tag[j] != '>' {
+		var a attribute
+		next, more, err := nextAttribute(tag, j, &a)
+		if err != nil {
+			return 0, &Error{NotWellFormed, next, err}
+		}
+		j = next
+		if !more {
+			break
+		}
+		if len(p.attrs) >= limit {
+			return 0, &Error{PolicyViolation, a.name, errAttributes}
+		}
+		p.attrs = append(p.attrs, a)
+		if a.colon < 0 && string(tag[a.name:a.nameEnd]) == "xmlns" {
+			p.space = len(p.attrs) - 1
+		}
+		bit := nameBit(tag, uint(a.name), uint(a.nameEnd))
+		if p.names&bit != 0 && duplicate(tag, p.attrs) {
+			return 0, &Error{NotWellFormed, a.name, errDuplicate}
+		}
+		p.names |= bit
+		if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
+			return 0, err
+		}
+	}
+	return j, nil
+}
+
+func (p *UpParser) maxAttributes() int {
+	if p.MaxAttributes <= 0 {
+		return DefaultMaxAttributes
+	}
+	return p.MaxAttributes
 }
 
 // duplicate reports whether the name of the last attribute is that of an
@@ -392,7 +479,8 @@ func checkNames(tag []byte, name span, attrs []attribute) error {
 
 // declare checks the namespace declarations of the current tag and remembers
 // the prefixes (Namespaces in XML 1.0, section 3).
-func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) error {
+func (p *UpParser) declare(tag []byte, depth int, references bool) error {
+	maxPrefixes := p.maxAttributes()
 	for i := range p.attrs {
 		a := &p.attrs[i]
 		name, ok := a.declares(tag)
@@ -486,11 +574,8 @@ func (p *UpParser) root(m *Message, msg []byte, name qname) error {
 		m.Local = msg[name.colon+1 : name.end : name.end]
 		space = p.lookup(msg[name.start:name.colon])
 	} else {
-		for i := range p.attrs {
-			if a := &p.attrs[i]; string(msg[a.name:a.nameEnd]) == "xmlns" {
-				space = value(msg, a)
-				break
-			}
+		if p.space >= 0 {
+			space = value(msg, &p.attrs[p.space])
 		}
 	}
 	m.Kind = Element
