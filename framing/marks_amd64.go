@@ -7,8 +7,9 @@ var avx2 = supported()
 
 func supported() bool
 
-// markAVX2 is markWords for n >= 64 bytes. The results are not zero if there
-// are such bytes.
+// markAVX2 is markWords for n bytes. There must be 64 at b even if n is less;
+// those behind are spaces then. The results are not zero if there are such
+// bytes.
 //
 //go:noescape
 func markAVX2(m *marks, b *byte, n int) (low, beyond uint32)
@@ -27,7 +28,6 @@ func mark(m *marks, b []byte) (seen traits) {
 		var block [64]byte
 		copy(block[copy(block[:], b):], blank)
 		b = block[:]
-		n = 64
 	}
 	l, h := markAVX2(m, &b[0], n)
 	if l != 0 {

@@ -1,85 +1,99 @@
 //go:build !purego
 
-#include "go_asm.h"
 #include "textflag.h"
 
-// A byte finds in a table, by its low four bits, the one byte to mark that has
-// the same. Bytes beyond ASCII find zero. 0xff is equal to none of them.
+// A byte finds in a table, by its low four bits, the one byte looked for that
+// has the same. Bytes beyond ASCII find zero. 0xff is equal to none of them.
+DATA marks<>+0(SB)/8, $0x2726ffffff22ffff // '"', '&' and '\''
+DATA marks<>+8(SB)/8, $0xffff5d3cffffffff // '<' and ']'
+GLOBL marks<>(SB), RODATA|NOPTR, $16
+
 DATA text<>+0(SB)/8, $0xff26ffffffffffff // '&'
 DATA text<>+8(SB)/8, $0xffff5d3cffffffff // '<' and ']'
 GLOBL text<>(SB), RODATA|NOPTR, $16
 
-DATA value<>+0(SB)/8, $0x2726ffffff22ffff // '"', '&' and '\''
-DATA value<>+8(SB)/8, $0xffffff3cffffffff // '<'
-GLOBL value<>(SB), RODATA|NOPTR, $16
-
 DATA space<>+0(SB)/8, $0x2020202020202020
 GLOBL space<>(SB), RODATA|NOPTR, $8
 
-// LOOK takes 64 bytes. Their marks in text and value go to AX and DX, what is
-// least of each column to Y12, all its bits to Y13.
+// LOOK leaves in AX a bit for each of the 64 bytes at SI, set if it is to be
+// marked. What is least of each column goes to Y12, all its bits to Y13.
 #define LOOK \
-	VMOVDQU   (SI), Y0      \
-	VMOVDQU   32(SI), Y1    \
-	VPSHUFB   Y0, Y14, Y2   \
-	VPSHUFB   Y1, Y14, Y3   \
-	VPSHUFB   Y0, Y15, Y4   \
-	VPSHUFB   Y1, Y15, Y5   \
-	VPCMPEQB  Y0, Y2, Y2    \
-	VPCMPEQB  Y1, Y3, Y3    \
-	VPCMPEQB  Y0, Y4, Y4    \
-	VPCMPEQB  Y1, Y5, Y5    \
-	VPMOVMSKB Y2, AX        \
-	VPMOVMSKB Y3, BX        \
-	VPMOVMSKB Y4, DX        \
-	VPMOVMSKB Y5, R8        \
-	VPMINUB   Y0, Y12, Y12  \
-	VPMINUB   Y1, Y12, Y12  \
-	VPOR      Y0, Y13, Y13  \
-	VPOR      Y1, Y13, Y13  \
-	SHLQ      $32, BX       \
-	SHLQ      $32, R8       \
-	ORQ       BX, AX        \
-	ORQ       R8, DX
+	VMOVDQU   (SI), Y0     \
+	VMOVDQU   32(SI), Y1   \
+	VPSHUFB   Y0, Y14, Y2  \
+	VPSHUFB   Y1, Y14, Y3  \
+	VPCMPEQB  Y0, Y2, Y2   \
+	VPCMPEQB  Y1, Y3, Y3   \
+	VPMOVMSKB Y2, AX       \
+	VPMOVMSKB Y3, BX       \
+	VPMINUB   Y0, Y12, Y12 \
+	VPMINUB   Y1, Y12, Y12 \
+	VPOR      Y0, Y13, Y13 \
+	VPOR      Y1, Y13, Y13 \
+	SHLQ      $32, BX      \
+	ORQ       BX, AX
+
+// PUT writes the position of the first bit of AX and clears the bit.
+#define PUT(offset) \
+	TZCNTQ AX, BX         \
+	ADDL   R9, BX         \
+	MOVW   BX, offset(R8) \
+	BLSRQ  AX, AX
 
 // func markAVX2(m *marks, b *byte, n int) (low, beyond uint32)
 TEXT ·markAVX2(SB), NOSPLIT, $0-32
 	MOVQ           m+0(FP), DI
 	MOVQ           b+8(FP), SI
-	MOVQ           n+16(FP), CX
-	VBROADCASTI128 text<>(SB), Y14
-	VBROADCASTI128 value<>(SB), Y15
+	MOVQ           n+16(FP), DX
+	VBROADCASTI128 marks<>(SB), Y14
 	VPBROADCASTQ   space<>(SB), Y12
 	VPXOR          Y13, Y13, Y13
-	SUBQ           $64, CX
+	XORL           R9, R9           // position of the block
+	SUBQ           $64, DX          // and of the last
 
 block:
 	LOOK
-	MOVQ AX, marks_text(DI)
-	MOVQ DX, marks_value(DI)
-	ADDQ $8, DI
+
+put:
+	// Six at a time, some of them for nothing: how many there are is not to be
+	// foreseen.
+	POPCNTQ AX, CX
+	MOVQ    DI, R8
+	LEAQ    (DI)(CX*2), DI
+
+six:
+	PUT(0)
+	PUT(2)
+	PUT(4)
+	PUT(6)
+	PUT(8)
+	PUT(10)
+	ADDQ $12, R8
+	CMPQ R8, DI
+	JB   six
+
 	ADDQ $64, SI
-	SUBQ $64, CX
-	JGE  block
+	ADDQ $64, R9
+	CMPQ R9, DX
+	JLE  block
 
 	// The last bytes are taken with those in front of them that make 64, whose
-	// marks are shifted away again.
-	NEGQ CX
+	// bits are shifted away again.
+	MOVQ R9, CX
+	SUBQ DX, CX
 	CMPQ CX, $64
-	JEQ  done
+	JGE  done
 	SUBQ CX, SI
 	LOOK
 	SHRQ CX, AX
-	SHRQ CX, DX
-	MOVQ AX, marks_text(DI)
-	MOVQ DX, marks_value(DI)
-	ADDQ $8, DI
+	JMP  put
 
 done:
-	MOVQ         $0, marks_text(DI)
-	MOVQ         $0, marks_value(DI)
+	ADDQ         $64, DX
+	MOVW         DX, (DI)
+	MOVW         DX, 2(DI)
 	VPBROADCASTQ space<>(SB), Y0
-	VPCMPEQB     Y0, Y12, Y12        // the least is the space that it began with
+	VPCMPEQB     Y0, Y12, Y12    // the least is the space that it began with
 	VPMOVMSKB    Y12, AX
 	VPMOVMSKB    Y13, DX
 	NOTL         AX
@@ -139,20 +153,20 @@ TEXT ·supported(SB), NOSPLIT, $0-1
 	MOVL  $1, AX
 	XORL  CX, CX
 	CPUID
-	ANDL  $(1<<27 | 1<<28), CX // OSXSAVE, AVX
-	CMPL  CX, $(1<<27 | 1<<28)
+	ANDL  $(1<<23 | 1<<27 | 1<<28), CX // POPCNT, OSXSAVE, AVX
+	CMPL  CX, $(1<<23 | 1<<27 | 1<<28)
 	JNE   no
 	XORL  CX, CX
 	XGETBV
-	ANDL  $6, AX               // the system saves XMM and YMM
+	ANDL  $6, AX // the system saves XMM and YMM
 	CMPL  AX, $6
 	JNE   no
 	MOVL  $7, AX
 	XORL  CX, CX
 	CPUID
-	SHRL  $5, BX               // AVX2
-	ANDL  $1, BX
-	MOVB  BX, ret+0(FP)
+	ANDL  $(1<<3 | 1<<5), BX // BMI1, AVX2
+	CMPL  BX, $(1<<3 | 1<<5)
+	SETEQ ret+0(FP)
 
 no:
 	RET

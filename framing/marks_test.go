@@ -9,50 +9,28 @@ import (
 )
 
 // slowMarks is what mark and markWords are to say, byte by byte.
-func slowMarks(b []byte) (m marks, seen traits) {
+func slowMarks(b []byte) (m []uint16, seen traits) {
 	for i, c := range b {
-		bit := uint64(1) << (i % 64)
-		switch c {
-		case '<', '&':
-			m.text[i/64] |= bit
-			m.value[i/64] |= bit
-		case ']':
-			m.text[i/64] |= bit
-		case '"', '\'':
-			m.value[i/64] |= bit
-		}
 		switch {
+		case strings.IndexByte("<&]\"'", c) >= 0:
+			m = append(m, uint16(i))
 		case c < ' ':
 			seen |= low
 		case c > '~'+1:
 			seen |= beyond
 		}
 	}
-	return m, seen
+	return append(m, uint16(len(b)), uint16(len(b))), seen
 }
 
-// checkMarks compares what there is for marking with slowMarks. What stood in
-// the marks before must not matter, and nothing behind them be written.
+// checkMarks compares what there is for marking with slowMarks.
 func checkMarks(t *testing.T, b []byte) {
 	t.Helper()
 	want, wantSeen := slowMarks(b)
-	n := (len(b)+63)/64 + 1
 	for name, f := range map[string]func(*marks, []byte) traits{"mark": mark, "markWords": markWords} {
 		var got marks
-		for i := range got.text {
-			got.text[i], got.value[i] = ^uint64(0), ^uint64(0)
-		}
-		if seen := f(&got, b); seen != wantSeen {
-			t.Fatalf("%s(%q): traits %b, want %b", name, b, seen, wantSeen)
-		}
-		for i := range got.text {
-			text, value := want.text[i], want.value[i]
-			if i >= n {
-				text, value = ^uint64(0), ^uint64(0)
-			}
-			if got.text[i] != text || got.value[i] != value {
-				t.Fatalf("%s(%q): block %d is %064b, %064b, want %064b, %064b", name, b, i, got.text[i], got.value[i], text, value)
-			}
+		if seen := f(&got, b); seen != wantSeen || !slices.Equal(got[:len(want)], want) {
+			t.Fatalf("%s(%q) = %d, traits %b, want %d, %b", name, b, got[:len(want)], seen, want, wantSeen)
 		}
 	}
 }
@@ -87,8 +65,9 @@ func TestMarks(t *testing.T) {
 			checkSkip(t, b)
 		}
 	}
-	for _, size := range []int{marked - 65, marked - 64, marked - 1, marked} {
+	for _, size := range []int{window - 65, window - 64, window - 63, window - 1, window} {
 		checkMarks(t, []byte(roster(150))[:size])
+		checkMarks(t, bytes.Repeat([]byte{'<'}, size))
 	}
 }
 
@@ -123,37 +102,27 @@ func TestMarkBytes(t *testing.T) {
 func TestMarker(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
 	for range 300 {
-		msg := bytes.Repeat([]byte{'m'}, 1+r.IntN(5*marked))
+		msg := bytes.Repeat([]byte{'m'}, 1+r.IntN(5*window))
 		for range r.IntN(40) {
 			msg[r.IntN(len(msg))] = "<&]\"'\n\xc3"[r.IntN(7)]
 		}
 		var want traits
-		for part := range slices.Chunk(msg, marked) {
+		for part := range slices.Chunk(msg, window) {
 			_, seen := slowMarks(part)
 			want |= seen
 		}
 		var k marker
 		k.begin(msg)
 		for i := 0; i < len(msg); {
-			m, set := &k.text, "<&]"
-			if r.IntN(2) == 0 {
-				m, set = &k.value, "<&\"'"
-			}
-			next := bytes.IndexAny(msg[i:], set)
+			next := bytes.IndexAny(msg[i:], "<&]")
 			if next < 0 {
 				next = len(msg) - i
 			}
 			next += i
-			if w := k.ahead(m, uint(i)); w != 0 && w&-w != 1<<(next-i) {
-				t.Fatalf("%b ahead of %d, want bit %d", w, i, next-i)
+			if got := k.text(msg, i); got != next {
+				t.Fatalf("the next after %d is at %d, not %d", i, got, next)
 			}
-			if got := k.find(msg, m, i); got != next {
-				t.Fatalf("%q is at %d, not %d", set, next, got)
-			}
-			i = next + 1 + r.IntN(1+r.IntN(1+r.IntN(2*marked)))
-			if i <= len(msg) {
-				k.reach(msg, i)
-			}
+			i = next + 1 + r.IntN(1+r.IntN(1+r.IntN(2*window)))
 		}
 		if k.reach(msg, len(msg)); k.seen != want {
 			t.Fatalf("traits %b, want %b", k.seen, want)
@@ -168,7 +137,7 @@ func FuzzMarks(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		checkSkip(t, b)
 		if len(b) > 0 {
-			checkMarks(t, b[:min(len(b), marked)])
+			checkMarks(t, b[:min(len(b), window)])
 		}
 	})
 }

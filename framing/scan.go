@@ -40,6 +40,23 @@ var byteClass = func() (t [256]uint8) {
 	return t
 }()
 
+// asciiName has the ASCII bytes that may stand in a name, ':' excepted.
+var asciiName = func() (t [256]bool) {
+	for c := range utf8.RuneSelf {
+		t[c] = byteClass[c]&className != 0
+	}
+	return t
+}()
+
+// asciiNameEnd returns the index of the first byte at or after i that is not in
+// asciiName, or len(b).
+func asciiNameEnd(b []byte, i uint) uint {
+	for i < uint(len(b)) && asciiName[b[i]] {
+		i++
+	}
+	return i
+}
+
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
 
 // indexByte returns the index of the first c at or after i, or len(b).

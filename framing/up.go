@@ -3,7 +3,6 @@ package framing
 import (
 	"bytes"
 	"encoding/binary"
-	"math/bits"
 	"unicode/utf8"
 )
 
@@ -26,13 +25,13 @@ type UpParser struct {
 	// for both are compared pairwise. Zero means DefaultMaxAttributes.
 	MaxAttributes int
 
-	open     []span      // names of the unfinished elements
-	attrs    []attribute // of the current tag
-	prefixes []prefix    // declared at the current place
-	spaces   [][]byte    // namespaces of attrs, nil for those without
-	names    uint64      // a set of the names of attrs, by a coarse hash
-	space    int         // index of the default namespace in attrs, -1 if there is none
 	marker
+	name     qname       // of the current tag
+	space    span        // the namespace that the current tag declares as default
+	attrs    []attribute // of the current tag, if it is not a plain one
+	spaces   [][]byte    // namespaces of attrs, nil for those without
+	open     []span      // names of the unfinished elements
+	prefixes []prefix    // declared at the current place
 }
 
 // A span is the part of a message from start to end.
@@ -194,6 +193,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 		maxDepth = DefaultMaxDepth
 	}
 	p.begin(msg)
+	p.text(msg, start) // it is there
 	p.open = p.open[:0]
 	content := 0 // where the content of the root starts
 	last := 0    // where the last end tag starts
@@ -244,12 +244,15 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 			if len(p.open) == maxDepth {
 				return &Error{PolicyViolation, i, errDepth}
 			}
-			name, j, err := p.startTag(msg, i, len(p.open)+1)
-			if err != nil {
-				return err
+			j, ok := p.plainTag(msg, i)
+			if !ok {
+				var err error
+				if j, err = p.startTag(msg, i, len(p.open)+1); err != nil {
+					return err
+				}
 			}
 			if i == start {
-				if err := p.root(m, msg, name); err != nil {
+				if err := p.root(m, msg, ok); err != nil {
 					return err
 				}
 			}
@@ -262,7 +265,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 				}
 				last = j + 1
 			} else {
-				p.open = append(p.open, name.span)
+				p.open = append(p.open, p.name.span)
 			}
 			text = j + 1
 			if i == start {
@@ -279,13 +282,14 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 			}
 			return &Error{NotWellFormed, text, errText}
 		}
-		if w := p.ahead(&p.text, uint(text)); w != 0 {
-			i = text + bits.TrailingZeros64(w)
-		} else {
-			i = p.find(msg, &p.text, text)
+		// The next mark is nearly always the next tag.
+		if i = p.start + int(p.marks[p.next]); i < p.end && i >= text && msg[i] == '<' {
+			p.next++
+			continue
 		}
+		i = p.text(msg, text)
 		if i < len(msg) && msg[i] != '<' { // '&' or ']'
-			i = indexByte(msg, i, '<')
+			i = p.text(msg, indexByte(msg, i, '<'))
 			if err := checkReferences(msg[text:i], text); err != nil {
 				return err
 			}
@@ -317,132 +321,129 @@ func same(msg []byte, i int, s span) bool {
 	return string(msg[i:i+n]) == string(msg[s.start:s.end])
 }
 
-// startTag checks the start tag at msg[i:], all but its end, whose index it
-// returns: that of '>' or '/'. It leaves the attributes in p.attrs and adds the
-// prefixes declared to p.prefixes. depth is that of the element.
-func (p *UpParser) startTag(msg []byte, i, depth int) (name qname, end int, err error) {
-	name.start = i + 1
-	name.colon, name.end = scanName(msg, i+1)
-	if name.end < 0 {
-		return name, 0, &Error{NotWellFormed, i + 1, errName}
-	}
-	p.attrs = p.attrs[:0]
-	p.space = -1
-	j := p.attributes(msg, name.end)
-	plain := true
-	if j == len(msg) || msg[j] != '>' && msg[j] != '/' {
-		plain = false
-		if j, err = p.oddAttributes(msg, i, j); err != nil {
-			return name, 0, err
-		}
-	}
-	p.reach(msg, j)
-	if p.seen&beyond != 0 {
-		if err := checkNames(msg, name.span, p.attrs); err != nil {
-			return name, 0, err
-		}
-	}
-	if !plain || p.space >= 0 && p.seen&low != 0 {
-		if err := p.declare(msg, depth, true); err != nil {
-			return name, 0, err
-		}
-	} else if p.space >= 0 {
-		a := &p.attrs[p.space]
-		if v := msg[a.value+1 : a.end-1]; string(v) == nsXML || string(v) == nsXMLNS {
-			return name, 0, &Error{NotWellFormed, a.name, errNamespace}
-		}
-	}
-	if !plain || name.colon >= 0 {
-		if err := p.checkPrefixes(msg, name); err != nil {
-			return name, 0, err
-		}
-	}
-	return name, j, nil
-}
+// quotes has the bits of the two quotes, modulo 64.
+const quotes = 1<<('"'%64) | 1<<('\''%64)
 
-// attributes takes the attributes at msg[i:] as long as each is what nearly all
-// are: a space, a name without prefix, '=' and a value without references. It
-// returns the index of what is different.
-func (p *UpParser) attributes(msg []byte, i int) int {
-	attrs := p.attrs[:min(p.maxAttributes(), cap(p.attrs))]
-	n := 0
-	var names uint64
-	j := uint(i)
-	for j < uint(len(msg)) && msg[j] == ' ' {
+// plainTag is startTag for tags as nearly all are: one space before each
+// attribute, none around '='; no references and no quotes in values; no prefix
+// but xml, no name beyond ASCII. It reports whether the tag is one, else there
+// may be anything wrong with it or nothing. It leaves p.attrs alone.
+func (p *UpParser) plainTag(msg []byte, i int) (end int, ok bool) {
+	start := uint(i) + 1
+	j := asciiNameEnd(msg, start)
+	if j >= uint(len(msg)) || byteClass[msg[start]] != className {
+		return 0, false
+	}
+	p.name = qname{span{int(start), int(j)}, -1}
+	p.space = span{}
+	next := uint(p.next)
+	var seen uint64 // a set of attribute names
+	for n := p.maxAttributes(); msg[j] != '>' && msg[j] != '/'; n-- {
 		name := j + 1
-		if name >= uint(len(msg)) || byteClass[msg[name]] != className {
-			break
+		k := asciiNameEnd(msg, name)
+		if k+1 >= uint(len(msg)) || n == 0 || msg[j] != ' ' || byteClass[msg[name]] != className {
+			return 0, false
 		}
-		k := name + 1
-		for k < uint(len(msg)) && byteClass[msg[k]]&className != 0 {
-			k++
-		}
-		if k >= uint(len(msg)) || msg[k] != '=' {
-			break
+		if msg[k] == ':' && string(msg[name:k]) == "xml" && byteClass[msg[k+1]] == className {
+			k = asciiNameEnd(msg, k+1)
 		}
 		value := k + 1
-		if value >= uint(len(msg)) || msg[value] != '\'' && msg[value] != '"' {
-			break
+		if value >= uint(len(msg)) || msg[k] != '=' || quotes>>(msg[value]&63)&1 == 0 {
+			return 0, false
 		}
-		end := value + 1
-		if w := p.ahead(&p.value, end); w != 0 {
-			end += uint(bits.TrailingZeros64(w))
-		} else {
-			end = uint(p.find(msg, &p.value, int(end)))
+		// Quotes enclose a value if they are the same and the marks next to
+		// each other.
+		if next+1 >= uint(len(p.marks)) || uint(p.start)+uint(p.marks[next]) != value {
+			return 0, false
 		}
+		j = uint(p.start) + uint(p.marks[next+1])
+		next += 2
 		bit := nameBit(msg, name, k)
-		if end >= uint(len(msg)) || msg[end] != msg[value] || n >= len(attrs) || names&bit != 0 {
-			break
+		if j+1 >= uint(len(msg)) || int(j) >= p.end || msg[j] != msg[value] || seen&bit != 0 {
+			return 0, false
 		}
-		names |= bit
+		seen |= bit
 		if msg[name] == 'x' && string(msg[name:k]) == "xmlns" {
-			p.space = n
+			p.space = span{int(value) + 1, int(j)}
 		}
-		j = end + 1
-		a := &attrs[n]
-		a.name, a.colon, a.nameEnd, a.value, a.end = int(name), -1, int(k), int(value), int(j)
-		n++
+		j++
 	}
-	p.attrs = attrs[:n]
-	p.names = names
-	return int(j)
+	if p.space.end > 0 && reserved(msg[p.space.start:p.space.end]) {
+		return 0, false
+	}
+	p.next = int(next)
+	return int(j), true
 }
 
-func nameBit(b []byte, i, end uint) uint64 {
-	return 1 << ((end - i ^ uint(b[i])<<1 ^ uint(b[end-1])<<2) & 63)
-}
+// reserved reports whether space is one that only its own prefix stands for.
+func reserved(space []byte) bool { return string(space) == nsXML || string(space) == nsXMLNS }
 
-// oddAttributes takes all attributes at msg[j:]. The tag starts at i.
-func (p *UpParser) oddAttributes(msg []byte, i, j int) (end int, err error) {
+// startTag checks the start tag at msg[i:], all but its end, whose index it
+// returns: that of '>' or '/'. It leaves what it found in p.name, p.attrs and
+// p.space and adds the prefixes declared to p.prefixes. depth is that of the
+// element.
+func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 	limit := p.maxAttributes()
 	tag := msg[:indexByte(msg, i+1, '<')]
+	references := bytes.IndexByte(tag[i:], '&') >= 0
+	var name qname
+	name.start = i + 1
+	name.colon, name.end = scanName(tag, i+1)
+	if name.end < 0 {
+		return 0, &Error{NotWellFormed, i + 1, errName}
+	}
+	attrs := p.attrs[:0]
+	prefixed := name.colon >= 0
+	var seen uint64 // a set of attribute names, by a coarse hash
+	j := name.end
 	for j == len(tag) || tag[j] != '>' {
-		var a attribute
-		next, more, err := nextAttribute(tag, j, &a)
+		attrs = append(attrs, attribute{})
+		a := &attrs[len(attrs)-1]
+		next, more, err := nextAttribute(tag, j, a)
 		if err != nil {
 			return 0, &Error{NotWellFormed, next, err}
 		}
 		j = next
 		if !more {
+			attrs = attrs[:len(attrs)-1]
 			break
 		}
-		if len(p.attrs) >= limit {
+		if len(attrs) > limit {
 			return 0, &Error{PolicyViolation, a.name, errAttributes}
 		}
-		p.attrs = append(p.attrs, a)
-		if a.colon < 0 && string(tag[a.name:a.nameEnd]) == "xmlns" {
-			p.space = len(p.attrs) - 1
-		}
+		prefixed = prefixed || a.colon >= 0
 		bit := nameBit(tag, uint(a.name), uint(a.nameEnd))
-		if p.names&bit != 0 && duplicate(tag, p.attrs) {
+		if seen&bit != 0 && duplicate(tag, attrs) {
 			return 0, &Error{NotWellFormed, a.name, errDuplicate}
 		}
-		p.names |= bit
-		if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
+		seen |= bit
+		if references {
+			if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
+				return 0, err
+			}
+		}
+	}
+	p.name, p.attrs = name, attrs
+	p.reach(msg, j)
+	if p.seen&beyond != 0 {
+		if err := checkNames(tag, name.span, attrs); err != nil {
+			return 0, err
+		}
+	}
+	if err := p.declare(tag, depth, limit, references); err != nil {
+		return 0, err
+	}
+	if prefixed {
+		if err := p.checkPrefixes(tag, name); err != nil {
 			return 0, err
 		}
 	}
 	return j, nil
+}
+
+// nameBit returns the bit for the name b[i:end] in a set of names.
+func nameBit(b []byte, i, end uint) uint64 {
+	return 1 << ((end - i ^ uint(b[i])<<1 ^ uint(b[end-1])<<2) & 63)
 }
 
 func (p *UpParser) maxAttributes() int {
@@ -479,8 +480,7 @@ func checkNames(tag []byte, name span, attrs []attribute) error {
 
 // declare checks the namespace declarations of the current tag and remembers
 // the prefixes (Namespaces in XML 1.0, section 3).
-func (p *UpParser) declare(tag []byte, depth int, references bool) error {
-	maxPrefixes := p.maxAttributes()
+func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) error {
 	for i := range p.attrs {
 		a := &p.attrs[i]
 		name, ok := a.declares(tag)
@@ -491,12 +491,15 @@ func (p *UpParser) declare(tag []byte, depth int, references bool) error {
 		if len(name) > 0 || references {
 			s = unescaped(s)
 		}
+		if len(name) == 0 {
+			p.space = span{a.value + 1, a.end - 1}
+		}
 		switch {
 		case string(name) == "xml":
 			if string(s) != nsXML {
 				return &Error{NotWellFormed, a.name, errNamespace}
 			}
-		case string(s) == nsXML, string(s) == nsXMLNS, string(name) == "xmlns", len(name) > 0 && len(s) == 0:
+		case reserved(s), string(name) == "xmlns", len(name) > 0 && len(s) == 0:
 			return &Error{NotWellFormed, a.name, errNamespace}
 		}
 		if len(name) == 0 {
@@ -567,15 +570,19 @@ func (p *UpParser) lookup(name []byte) []byte {
 }
 
 // root recognises the root from the tag just scanned.
-func (p *UpParser) root(m *Message, msg []byte, name qname) error {
+func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
+	name := p.name
 	space := spaceClient
 	m.Local = msg[name.start:name.end:name.end]
 	if name.colon >= 0 {
 		m.Local = msg[name.colon+1 : name.end : name.end]
 		space = p.lookup(msg[name.start:name.colon])
 	} else {
-		if p.space >= 0 {
-			space = value(msg, &p.attrs[p.space])
+		if p.space.end > 0 {
+			space = msg[p.space.start:p.space.end]
+			if !plain || p.seen&low != 0 {
+				space = unescaped(space)
+			}
 		}
 	}
 	m.Kind = Element
@@ -584,6 +591,9 @@ func (p *UpParser) root(m *Message, msg []byte, name qname) error {
 		switch string(m.Local) {
 		case "open":
 			m.Kind = Header
+			if plain {
+				p.startTag(msg, name.start-1, 1) // for p.attrs
+			}
 			for i := range p.attrs {
 				a := &p.attrs[i]
 				m.Attributes.set(msg[a.name:a.nameEnd], msg[a.value:a.end:a.end])
@@ -599,6 +609,9 @@ func (p *UpParser) root(m *Message, msg []byte, name qname) error {
 	}
 	m.Class = classify(m.Local, space)
 	if m.Class == Auth || m.Class == Authenticate2 {
+		if plain {
+			p.startTag(msg, name.start-1, 1) // for p.attrs
+		}
 		for i := range p.attrs {
 			a := &p.attrs[i]
 			if string(msg[a.name:a.nameEnd]) == "mechanism" {
