@@ -7,15 +7,18 @@ import (
 )
 
 // This file finds the few bytes of a message that its structure hangs on, in
-// one pass over all of it and before anything looks at them. So where the next
-// one is need not be searched, nor does it depend on where the last one was.
+// one pass before anything else looks at it. So the next of them need not be
+// searched, nor does the processor have to know where one was to find the next.
+//
+//	mark  the pass: markAVX2 (marks_amd64.s), else markWords
+//	skip  the pass over long text, several times as fast: skipAVX2, skipWords
 
 // window is the number of bytes whose marks are known at a time. Most messages
 // fit as a whole.
 const window = 4096
 
-// marks are the positions of '<', '&', ']', '"' and '\” in order, then the
-// number of bytes looked at, twice.
+// marks are the positions of '<', '&', ']' and both quotes in order, then twice
+// the number of bytes looked at. Kernels may write a few more behind.
 type marks [window + 8]uint16
 
 // traits are what is known of bytes without a look at each.

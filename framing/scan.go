@@ -11,7 +11,7 @@ import (
 // found.
 //
 //	characters   checkCharacters, indexNonCharacter, isChar
-//	names        scanName, checkRunes
+//	names        scanName, asciiNameEnd, checkRunes
 //	attributes   nextAttribute
 //	tags         tagEnd
 //	references   checkReferences, unescaped

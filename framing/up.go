@@ -93,7 +93,7 @@ func (p *UpParser) Parse(msg []byte) (m Message, err error) {
 	p.drop(0) // they alias the message
 	// What is wrong with single characters is said first.
 	if err != nil || p.seen != 0 {
-		if e := checkText(msg); e != nil {
+		if e := checkText(msg, err != nil || p.seen&low != 0); e != nil {
 			err = e
 		}
 	}
@@ -133,8 +133,12 @@ func (p *UpParser) document(m *Message, msg []byte) error {
 }
 
 // checkText checks that msg is UTF-8 and has no characters that XML forbids.
-func checkText(msg []byte) error {
-	control, ascii := checkCharacters(msg)
+// It passes over controls if none are to be expected.
+func checkText(msg []byte, controls bool) error {
+	control, ascii := -1, false
+	if controls {
+		control, ascii = checkCharacters(msg)
+	}
 	if !ascii && !utf8.Valid(msg) {
 		return notText(indexInvalid(msg), "invalid UTF-8")
 	}
@@ -186,14 +190,14 @@ func IsLegacyHeader(msg []byte) bool {
 // element checks the one element that is msg[start:] and fills m.
 //
 // It goes from '<' to '<': none may stand in a value, so that a tag and the
-// text behind it lie in between.
+// text behind it lie in between. The marker knows where they are.
 func (p *UpParser) element(m *Message, msg []byte, start int) error {
 	maxDepth := p.MaxDepth
 	if maxDepth <= 0 {
 		maxDepth = DefaultMaxDepth
 	}
 	p.begin(msg)
-	p.text(msg, start) // it is there
+	p.text(msg, start) // passes the first
 	p.open = p.open[:0]
 	content := 0 // where the content of the root starts
 	last := 0    // where the last end tag starts
@@ -311,7 +315,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 }
 
 // same reports whether the name at msg[i:] is that at s. There must be as many
-// bytes.
+// bytes. Names are short, too short for a call.
 func same(msg []byte, i int, s span) bool {
 	n := s.end - s.start
 	if n <= 8 && i+8 <= len(msg) {
@@ -321,13 +325,15 @@ func same(msg []byte, i int, s span) bool {
 	return string(msg[i:i+n]) == string(msg[s.start:s.end])
 }
 
-// quotes has the bits of the two quotes, modulo 64.
+// quotes has the bits of the two quotes, modulo 64: each client has its own
+// taste, so asking for one after the other would be guessing.
 const quotes = 1<<('"'%64) | 1<<('\''%64)
 
-// plainTag is startTag for tags as nearly all are: one space before each
-// attribute, none around '='; no references and no quotes in values; no prefix
-// but xml, no name beyond ASCII. It reports whether the tag is one, else there
-// may be anything wrong with it or nothing. It leaves p.attrs alone.
+// plainTag is startTag for a tag as nearly all are: one space before each
+// attribute, none around '='; no quotes and no references in values; no names
+// beyond ASCII and no prefix but xml, which is bound everywhere. It does not
+// keep the attributes. If it says no, anything may be wrong with the tag, or
+// nothing: it may just lie across the end of the marker's window.
 func (p *UpParser) plainTag(msg []byte, i int) (end int, ok bool) {
 	start := uint(i) + 1
 	j := asciiNameEnd(msg, start)
@@ -337,7 +343,7 @@ func (p *UpParser) plainTag(msg []byte, i int) (end int, ok bool) {
 	p.name = qname{span{int(start), int(j)}, -1}
 	p.space = span{}
 	next := uint(p.next)
-	var seen uint64 // a set of attribute names
+	var seen uint64 // as in startTag
 	for n := p.maxAttributes(); msg[j] != '>' && msg[j] != '/'; n-- {
 		name := j + 1
 		k := asciiNameEnd(msg, name)
@@ -351,8 +357,8 @@ func (p *UpParser) plainTag(msg []byte, i int) (end int, ok bool) {
 		if value >= uint(len(msg)) || msg[k] != '=' || quotes>>(msg[value]&63)&1 == 0 {
 			return 0, false
 		}
-		// Quotes enclose a value if they are the same and the marks next to
-		// each other.
+		// Two marks next to each other that are the same quote enclose a value
+		// in which there is nothing to look at.
 		if next+1 >= uint(len(p.marks)) || uint(p.start)+uint(p.marks[next]) != value {
 			return 0, false
 		}
@@ -375,7 +381,8 @@ func (p *UpParser) plainTag(msg []byte, i int) (end int, ok bool) {
 	return int(j), true
 }
 
-// reserved reports whether space is one that only its own prefix stands for.
+// reserved reports whether space is one that no declaration may name but, for
+// the first, that of the prefix xml.
 func reserved(space []byte) bool { return string(space) == nsXML || string(space) == nsXMLNS }
 
 // startTag checks the start tag at msg[i:], all but its end, whose index it
@@ -383,6 +390,7 @@ func reserved(space []byte) bool { return string(space) == nsXML || string(space
 // p.space and adds the prefixes declared to p.prefixes. depth is that of the
 // element.
 func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
+	p.space = span{}
 	limit := p.maxAttributes()
 	tag := msg[:indexByte(msg, i+1, '<')]
 	references := bytes.IndexByte(tag[i:], '&') >= 0
@@ -446,6 +454,7 @@ func nameBit(b []byte, i, end uint) uint64 {
 	return 1 << ((end - i ^ uint(b[i])<<1 ^ uint(b[end-1])<<2) & 63)
 }
 
+// maxAttributes returns MaxAttributes or its default.
 func (p *UpParser) maxAttributes() int {
 	if p.MaxAttributes <= 0 {
 		return DefaultMaxAttributes
@@ -569,7 +578,7 @@ func (p *UpParser) lookup(name []byte) []byte {
 	return nil
 }
 
-// root recognises the root from the tag just scanned.
+// root recognises the root from the tag just scanned, by plainTag or startTag.
 func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
 	name := p.name
 	space := spaceClient
@@ -577,12 +586,10 @@ func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
 	if name.colon >= 0 {
 		m.Local = msg[name.colon+1 : name.end : name.end]
 		space = p.lookup(msg[name.start:name.colon])
-	} else {
-		if p.space.end > 0 {
-			space = msg[p.space.start:p.space.end]
-			if !plain || p.seen&low != 0 {
-				space = unescaped(space)
-			}
+	} else if p.space.end > 0 {
+		space = msg[p.space.start:p.space.end]
+		if !plain || p.seen&low != 0 {
+			space = unescaped(space)
 		}
 	}
 	m.Kind = Element
@@ -591,11 +598,7 @@ func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
 		switch string(m.Local) {
 		case "open":
 			m.Kind = Header
-			if plain {
-				p.startTag(msg, name.start-1, 1) // for p.attrs
-			}
-			for i := range p.attrs {
-				a := &p.attrs[i]
+			for _, a := range p.attributes(msg, plain) {
 				m.Attributes.set(msg[a.name:a.nameEnd], msg[a.value:a.end:a.end])
 			}
 		case "close":
@@ -609,15 +612,20 @@ func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
 	}
 	m.Class = classify(m.Local, space)
 	if m.Class == Auth || m.Class == Authenticate2 {
-		if plain {
-			p.startTag(msg, name.start-1, 1) // for p.attrs
-		}
-		for i := range p.attrs {
-			a := &p.attrs[i]
+		for _, a := range p.attributes(msg, plain) {
 			if string(msg[a.name:a.nameEnd]) == "mechanism" {
-				m.External = bytes.EqualFold(bytes.TrimSpace(value(msg, a)), []byte("EXTERNAL"))
+				m.External = bytes.EqualFold(bytes.TrimSpace(value(msg, &a)), []byte("EXTERNAL"))
 			}
 		}
 	}
 	return nil
+}
+
+// attributes returns the attributes of the root, for which a plain tag is
+// scanned again.
+func (p *UpParser) attributes(msg []byte, plain bool) []attribute {
+	if plain {
+		p.startTag(msg, p.name.start-1, 1)
+	}
+	return p.attrs
 }
