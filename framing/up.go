@@ -327,7 +327,7 @@ func same(msg []byte, i int, s span) bool {
 
 // quotes has the bits of the two quotes, modulo 64: each client has its own
 // taste, so asking for one after the other would be guessing.
-const quotes = 1<<('"'%64) | 1<<('\''%64)
+const quotes uint64 = 1<<('"'%64) | 1<<('\''%64)
 
 // plainTag is startTag for a tag as nearly all are: one space before each
 // attribute, none around '='; no quotes and no references in values; no names
