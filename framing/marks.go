@@ -12,6 +12,8 @@ import (
 //
 //	mark  the pass: markAVX2 (marks_amd64.s), else markWords
 //	skip  the pass over long text, several times as fast: skipAVX2, skipWords
+//
+// The build tag purego leaves out what is not Go.
 
 // window is the number of bytes whose marks are known at a time. Most messages
 // fit as a whole.
