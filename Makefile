@@ -30,9 +30,11 @@ setup: ## Debian packages and npm modules for the tests below; only what is miss
 
 unit:
 	go test -race ./...
+	go test -tags purego ./framing
 
 fuzz:
 	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime 30s ./framing
+	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime 15s ./framing
 	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
 	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy
 	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/origin

@@ -11,7 +11,7 @@ import (
 // found.
 //
 //	characters   checkCharacters, indexNonCharacter, isChar
-//	names        scanName, checkRunes
+//	names        scanName, asciiNameEnd, checkRunes
 //	attributes   nextAttribute
 //	tags         tagEnd
 //	references   checkReferences, unescaped
@@ -40,7 +40,32 @@ var byteClass = func() (t [256]uint8) {
 	return t
 }()
 
+// asciiName has the ASCII bytes that may stand in a name, ':' excepted.
+var asciiName = func() (t [256]bool) {
+	for c := range utf8.RuneSelf {
+		t[c] = byteClass[c]&className != 0
+	}
+	return t
+}()
+
+// asciiNameEnd returns the index of the first byte at or after i that is not in
+// asciiName, or len(b).
+func asciiNameEnd(b []byte, i uint) uint {
+	for i < uint(len(b)) && asciiName[b[i]] {
+		i++
+	}
+	return i
+}
+
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
+
+// indexByte returns the index of the first c at or after i, or len(b).
+func indexByte(b []byte, i int, c byte) int {
+	if n := bytes.IndexByte(b[i:], c); n >= 0 {
+		return i + n
+	}
+	return len(b)
+}
 
 // skipSpace returns the index of the first byte at or after i that is not
 // white space, or len(b).

@@ -2,6 +2,7 @@ package framing
 
 import (
 	"bytes"
+	"encoding/binary"
 	"unicode/utf8"
 )
 
@@ -24,10 +25,13 @@ type UpParser struct {
 	// for both are compared pairwise. Zero means DefaultMaxAttributes.
 	MaxAttributes int
 
-	open     []span      // names of the unfinished elements
-	attrs    []attribute // of the current tag
-	prefixes []prefix    // declared at the current place
+	marker
+	name     qname       // of the current tag
+	space    span        // the namespace that the current tag declares as default
+	attrs    []attribute // of the current tag, if it is not a plain one
 	spaces   [][]byte    // namespaces of attrs, nil for those without
+	open     []span      // names of the unfinished elements
+	prefixes []prefix    // declared at the current place
 }
 
 // A span is the part of a message from start to end.
@@ -37,12 +41,6 @@ type span struct{ start, end int }
 type qname struct {
 	span
 	colon int
-}
-
-// traits are what is known of a whole message before its parts are looked at.
-type traits struct {
-	ascii      bool // nothing else
-	references bool // there may be some
 }
 
 // A prefix is a namespace prefix and the element that declares it.
@@ -83,31 +81,36 @@ type Message struct {
 //
 // The error is an [*Error] and matches [ErrNotText] if msg is not text.
 // Nothing of a message that was refused may be forwarded.
-func (p *UpParser) Parse(msg []byte) (Message, error) {
+func (p *UpParser) Parse(msg []byte) (m Message, err error) {
 	if len(msg) == 0 {
-		return Message{}, notText(0, "empty")
+		return m, notText(0, "empty")
 	}
 	if msg[0] != '<' {
-		return Message{}, notText(0, "does not start with '<'")
+		return m, notText(0, "does not start with '<'")
 	}
-	control, ascii := checkCharacters(msg)
-	if !ascii && !utf8.Valid(msg) {
-		return Message{}, notText(indexInvalid(msg), "invalid UTF-8")
-	}
-	if control >= 0 {
-		return Message{}, &Error{NotWellFormed, control, errControl}
-	}
-	if !ascii {
-		if i := indexNonCharacter(msg); i >= 0 {
-			return Message{}, &Error{NotWellFormed, i, errNonCharacter}
+	p.seen = 0
+	err = p.document(&m, msg)
+	p.drop(0) // they alias the message
+	// What is wrong with single characters is said first.
+	if err != nil || p.seen != 0 {
+		if e := checkText(msg, err != nil || p.seen&low != 0); e != nil {
+			err = e
 		}
 	}
+	if err != nil {
+		return Message{}, err
+	}
+	return m, nil
+}
 
+// document checks msg and fills m. It leaves to its caller to check the
+// characters if p.seen is not zero.
+func (p *UpParser) document(m *Message, msg []byte) error {
 	start := 0
 	if startsDeclaration(msg) {
 		n, err := declaration(msg, 0)
 		if err != nil {
-			return Message{}, err
+			return err
 		}
 		start = skipSpace(msg, n)
 	}
@@ -116,22 +119,38 @@ func (p *UpParser) Parse(msg []byte) (Message, error) {
 		end--
 	}
 	if start == end {
-		return Message{}, &Error{NotWellFormed, end, errUnfinished}
+		return &Error{NotWellFormed, end, errUnfinished}
 	}
 	if msg[start] != '<' {
-		return Message{}, &Error{NotWellFormed, start, errText}
+		return &Error{NotWellFormed, start, errText}
 	}
 	if isEndTag(msg[start:end]) {
-		raw := msg[start:end:end]
-		return Message{Kind: End, Local: raw[9:15:15], Raw: raw}, nil
+		m.Raw = msg[start:end:end]
+		m.Kind, m.Local = End, m.Raw[9:15:15]
+		return nil
 	}
-	var m Message
-	err := p.element(&m, msg[:end:end], start, ascii)
-	p.drop(0) // they alias the message
-	if err != nil {
-		return Message{}, err
+	return p.element(m, msg[:end:end], start)
+}
+
+// checkText checks that msg is UTF-8 and has no characters that XML forbids.
+// It passes over controls if none are to be expected.
+func checkText(msg []byte, controls bool) error {
+	control, ascii := -1, false
+	if controls {
+		control, ascii = checkCharacters(msg)
 	}
-	return m, nil
+	if !ascii && !utf8.Valid(msg) {
+		return notText(indexInvalid(msg), "invalid UTF-8")
+	}
+	if control >= 0 {
+		return &Error{NotWellFormed, control, errControl}
+	}
+	if !ascii {
+		if i := indexNonCharacter(msg); i >= 0 {
+			return &Error{NotWellFormed, i, errNonCharacter}
+		}
+	}
+	return nil
 }
 
 // indexInvalid returns the index of the first byte that is not UTF-8.
@@ -171,16 +190,14 @@ func IsLegacyHeader(msg []byte) bool {
 // element checks the one element that is msg[start:] and fills m.
 //
 // It goes from '<' to '<': none may stand in a value, so that a tag and the
-// text behind it lie in between.
-func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error {
+// text behind it lie in between. The marker knows where they are.
+func (p *UpParser) element(m *Message, msg []byte, start int) error {
 	maxDepth := p.MaxDepth
 	if maxDepth <= 0 {
 		maxDepth = DefaultMaxDepth
 	}
-	// One look at the whole message saves looking at each value and text.
-	quick := traits{ascii: ascii, references: bytes.IndexByte(msg, '&') >= 0}
-	brackets := bytes.IndexByte(msg, ']') >= 0
-
+	p.begin(msg)
+	p.text(msg, start) // passes the first
 	p.open = p.open[:0]
 	content := 0 // where the content of the root starts
 	last := 0    // where the last end tag starts
@@ -189,12 +206,6 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 		if i+1 == len(msg) {
 			return &Error{NotWellFormed, len(msg), errUnfinished}
 		}
-		next := bytes.IndexByte(msg[i+1:], '<')
-		if next < 0 {
-			next = len(msg)
-		} else {
-			next += i + 1
-		}
 		var text int // where the text behind the tag starts
 		switch msg[i+1] {
 		case '/':
@@ -202,13 +213,12 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 				return &Error{NotWellFormed, i, errMismatch}
 			}
 			name := p.open[len(p.open)-1]
-			n := name.end - name.start
-			j := i + 2 + n
-			if j >= next || string(msg[i+2:j]) != string(msg[name.start:name.end]) {
+			j := i + 2 + name.end - name.start
+			if j >= len(msg) || !same(msg, i+2, name) {
 				return &Error{NotWellFormed, i, errMismatch}
 			}
 			if msg[j] != '>' {
-				if j = skipSpace(msg, j); j >= next || msg[j] != '>' {
+				if j = skipSpace(msg, j); j == len(msg) || msg[j] != '>' {
 					return &Error{NotWellFormed, i, errMismatch}
 				}
 			}
@@ -233,29 +243,25 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 				return &Error{NotWellFormed, len(msg), errUnfinished}
 			}
 			text = j + n + 3
-			if next < text {
-				next = len(msg)
-				if n := bytes.IndexByte(msg[text:], '<'); n >= 0 {
-					next = text + n
-				}
-			}
 
 		default:
 			if len(p.open) == maxDepth {
 				return &Error{PolicyViolation, i, errDepth}
 			}
-			tag := msg[:next]
-			name, j, err := p.startTag(tag, i, len(p.open)+1, quick)
-			if err != nil {
-				return err
-			}
-			if i == start {
-				if err := p.root(m, msg, name); err != nil {
+			j, ok := p.plainTag(msg, i)
+			if !ok {
+				var err error
+				if j, err = p.startTag(msg, i, len(p.open)+1); err != nil {
 					return err
 				}
 			}
-			if tag[j] == '/' {
-				if j++; j == len(tag) || tag[j] != '>' {
+			if i == start {
+				if err := p.root(m, msg, ok); err != nil {
+					return err
+				}
+			}
+			if msg[j] == '/' {
+				if j++; j == len(msg) || msg[j] != '>' {
 					return &Error{NotWellFormed, j, errTag}
 				}
 				if len(p.prefixes) > 0 {
@@ -263,7 +269,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 				}
 				last = j + 1
 			} else {
-				p.open = append(p.open, name.span)
+				p.open = append(p.open, p.name.span)
 			}
 			text = j + 1
 			if i == start {
@@ -272,29 +278,34 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 		}
 
 		if len(p.open) == 0 {
-			if text != len(msg) {
-				if text < next {
-					return &Error{NotWellFormed, text, errText}
-				}
+			if text == len(msg) {
+				break
+			}
+			if msg[text] == '<' {
 				return &Error{NotWellFormed, text, errTrailing}
 			}
-			break
+			return &Error{NotWellFormed, text, errText}
 		}
-		if quick.references {
-			if err := checkReferences(msg[text:next], text); err != nil {
+		// The next mark is nearly always the next tag.
+		if i = p.start + int(p.marks[p.next]); i < p.end && i >= text && msg[i] == '<' {
+			p.next++
+			continue
+		}
+		i = p.text(msg, text)
+		if i < len(msg) && msg[i] != '<' { // '&' or ']'
+			i = p.text(msg, indexByte(msg, i, '<'))
+			if err := checkReferences(msg[text:i], text); err != nil {
 				return err
 			}
-		}
-		if brackets {
-			if j := bytes.Index(msg[text:next], []byte("]]>")); j >= 0 {
+			if j := bytes.Index(msg[text:i], []byte("]]>")); j >= 0 {
 				return &Error{NotWellFormed, text + j, errSectionEnd}
 			}
 		}
-		if next == len(msg) {
-			return &Error{NotWellFormed, next, errUnfinished}
+		if i == len(msg) {
+			return &Error{NotWellFormed, i, errUnfinished}
 		}
-		i = next
 	}
+	p.reach(msg, len(msg))
 
 	if m.Kind == Header && content != last {
 		return &Error{BadFormat, content, errContent}
@@ -303,18 +314,91 @@ func (p *UpParser) element(m *Message, msg []byte, start int, ascii bool) error 
 	return nil
 }
 
-// startTag checks the start tag at tag[i:], all but its end, whose index it
-// returns: that of '>' or '/'. It leaves the attributes in p.attrs and adds the
-// prefixes declared to p.prefixes. depth is that of the element.
-func (p *UpParser) startTag(tag []byte, i, depth int, quick traits) (name qname, end int, err error) {
-	limit := p.MaxAttributes
-	if limit <= 0 {
-		limit = DefaultMaxAttributes
+// same reports whether the name at msg[i:] is that at s. There must be as many
+// bytes. Names are short, too short for a call.
+func same(msg []byte, i int, s span) bool {
+	n := s.end - s.start
+	if n <= 8 && i+8 <= len(msg) {
+		x := binary.LittleEndian.Uint64(msg[i:]) ^ binary.LittleEndian.Uint64(msg[s.start:])
+		return x<<(64-8*n) == 0
 	}
+	return string(msg[i:i+n]) == string(msg[s.start:s.end])
+}
+
+// quotes has the bits of the two quotes, modulo 64: each client has its own
+// taste, so asking for one after the other would be guessing.
+const quotes uint64 = 1<<('"'%64) | 1<<('\''%64)
+
+// plainTag is startTag for a tag as nearly all are: one space before each
+// attribute, none around '='; no quotes and no references in values; no names
+// beyond ASCII and no prefix but xml, which is bound everywhere. It does not
+// keep the attributes. If it says no, anything may be wrong with the tag, or
+// nothing: it may just lie across the end of the marker's window.
+func (p *UpParser) plainTag(msg []byte, i int) (end int, ok bool) {
+	start := uint(i) + 1
+	j := asciiNameEnd(msg, start)
+	if j >= uint(len(msg)) || byteClass[msg[start]] != className {
+		return 0, false
+	}
+	p.name = qname{span{int(start), int(j)}, -1}
+	p.space = span{}
+	next := uint(p.next)
+	var seen uint64 // as in startTag
+	for n := p.maxAttributes(); msg[j] != '>' && msg[j] != '/'; n-- {
+		name := j + 1
+		k := asciiNameEnd(msg, name)
+		if k+1 >= uint(len(msg)) || n == 0 || msg[j] != ' ' || byteClass[msg[name]] != className {
+			return 0, false
+		}
+		if msg[k] == ':' && string(msg[name:k]) == "xml" && byteClass[msg[k+1]] == className {
+			k = asciiNameEnd(msg, k+1)
+		}
+		value := k + 1
+		if value >= uint(len(msg)) || msg[k] != '=' || quotes>>(msg[value]&63)&1 == 0 {
+			return 0, false
+		}
+		// Two marks next to each other that are the same quote enclose a value
+		// in which there is nothing to look at.
+		if next+1 >= uint(len(p.marks)) || uint(p.start)+uint(p.marks[next]) != value {
+			return 0, false
+		}
+		j = uint(p.start) + uint(p.marks[next+1])
+		next += 2
+		bit := nameBit(msg, name, k)
+		if j+1 >= uint(len(msg)) || int(j) >= p.end || msg[j] != msg[value] || seen&bit != 0 {
+			return 0, false
+		}
+		seen |= bit
+		if msg[name] == 'x' && string(msg[name:k]) == "xmlns" {
+			p.space = span{int(value) + 1, int(j)}
+		}
+		j++
+	}
+	if p.space.end > 0 && reserved(msg[p.space.start:p.space.end]) {
+		return 0, false
+	}
+	p.next = int(next)
+	return int(j), true
+}
+
+// reserved reports whether space is one that no declaration may name but, for
+// the first, that of the prefix xml.
+func reserved(space []byte) bool { return string(space) == nsXML || string(space) == nsXMLNS }
+
+// startTag checks the start tag at msg[i:], all but its end, whose index it
+// returns: that of '>' or '/'. It leaves what it found in p.name, p.attrs and
+// p.space and adds the prefixes declared to p.prefixes. depth is that of the
+// element.
+func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
+	p.space = span{}
+	limit := p.maxAttributes()
+	tag := msg[:indexByte(msg, i+1, '<')]
+	references := bytes.IndexByte(tag[i:], '&') >= 0
+	var name qname
 	name.start = i + 1
 	name.colon, name.end = scanName(tag, i+1)
 	if name.end < 0 {
-		return name, 0, &Error{NotWellFormed, i + 1, errName}
+		return 0, &Error{NotWellFormed, i + 1, errName}
 	}
 	attrs := p.attrs[:0]
 	prefixed := name.colon >= 0
@@ -325,7 +409,7 @@ func (p *UpParser) startTag(tag []byte, i, depth int, quick traits) (name qname,
 		a := &attrs[len(attrs)-1]
 		next, more, err := nextAttribute(tag, j, a)
 		if err != nil {
-			return name, 0, &Error{NotWellFormed, next, err}
+			return 0, &Error{NotWellFormed, next, err}
 		}
 		j = next
 		if !more {
@@ -333,36 +417,49 @@ func (p *UpParser) startTag(tag []byte, i, depth int, quick traits) (name qname,
 			break
 		}
 		if len(attrs) > limit {
-			return name, 0, &Error{PolicyViolation, a.name, errAttributes}
+			return 0, &Error{PolicyViolation, a.name, errAttributes}
 		}
 		prefixed = prefixed || a.colon >= 0
-		n := a.nameEnd - a.name
-		bit := uint64(1) << ((uint(n) ^ uint(tag[a.name])<<1 ^ uint(tag[a.nameEnd-1])<<2) & 63)
+		bit := nameBit(tag, uint(a.name), uint(a.nameEnd))
 		if seen&bit != 0 && duplicate(tag, attrs) {
-			return name, 0, &Error{NotWellFormed, a.name, errDuplicate}
+			return 0, &Error{NotWellFormed, a.name, errDuplicate}
 		}
 		seen |= bit
-		if quick.references {
+		if references {
 			if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
-				return name, 0, err
+				return 0, err
 			}
 		}
 	}
-	p.attrs = attrs
-	if !quick.ascii {
+	p.name, p.attrs = name, attrs
+	p.reach(msg, j)
+	if p.seen&beyond != 0 {
 		if err := checkNames(tag, name.span, attrs); err != nil {
-			return name, 0, err
+			return 0, err
 		}
 	}
-	if err := p.declare(tag, depth, limit, quick.references); err != nil {
-		return name, 0, err
+	if err := p.declare(tag, depth, limit, references); err != nil {
+		return 0, err
 	}
 	if prefixed {
 		if err := p.checkPrefixes(tag, name); err != nil {
-			return name, 0, err
+			return 0, err
 		}
 	}
-	return name, j, nil
+	return j, nil
+}
+
+// nameBit returns the bit for the name b[i:end] in a set of names.
+func nameBit(b []byte, i, end uint) uint64 {
+	return 1 << ((end - i ^ uint(b[i])<<1 ^ uint(b[end-1])<<2) & 63)
+}
+
+// maxAttributes returns MaxAttributes or its default.
+func (p *UpParser) maxAttributes() int {
+	if p.MaxAttributes <= 0 {
+		return DefaultMaxAttributes
+	}
+	return p.MaxAttributes
 }
 
 // duplicate reports whether the name of the last attribute is that of an
@@ -403,12 +500,15 @@ func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) 
 		if len(name) > 0 || references {
 			s = unescaped(s)
 		}
+		if len(name) == 0 {
+			p.space = span{a.value + 1, a.end - 1}
+		}
 		switch {
 		case string(name) == "xml":
 			if string(s) != nsXML {
 				return &Error{NotWellFormed, a.name, errNamespace}
 			}
-		case string(s) == nsXML, string(s) == nsXMLNS, string(name) == "xmlns", len(name) > 0 && len(s) == 0:
+		case reserved(s), string(name) == "xmlns", len(name) > 0 && len(s) == 0:
 			return &Error{NotWellFormed, a.name, errNamespace}
 		}
 		if len(name) == 0 {
@@ -478,19 +578,18 @@ func (p *UpParser) lookup(name []byte) []byte {
 	return nil
 }
 
-// root recognises the root from the tag just scanned.
-func (p *UpParser) root(m *Message, msg []byte, name qname) error {
+// root recognises the root from the tag just scanned, by plainTag or startTag.
+func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
+	name := p.name
 	space := spaceClient
 	m.Local = msg[name.start:name.end:name.end]
 	if name.colon >= 0 {
 		m.Local = msg[name.colon+1 : name.end : name.end]
 		space = p.lookup(msg[name.start:name.colon])
-	} else {
-		for i := range p.attrs {
-			if a := &p.attrs[i]; string(msg[a.name:a.nameEnd]) == "xmlns" {
-				space = value(msg, a)
-				break
-			}
+	} else if p.space.end > 0 {
+		space = msg[p.space.start:p.space.end]
+		if !plain || p.seen&low != 0 {
+			space = unescaped(space)
 		}
 	}
 	m.Kind = Element
@@ -499,8 +598,7 @@ func (p *UpParser) root(m *Message, msg []byte, name qname) error {
 		switch string(m.Local) {
 		case "open":
 			m.Kind = Header
-			for i := range p.attrs {
-				a := &p.attrs[i]
+			for _, a := range p.attributes(msg, plain) {
 				m.Attributes.set(msg[a.name:a.nameEnd], msg[a.value:a.end:a.end])
 			}
 		case "close":
@@ -514,12 +612,20 @@ func (p *UpParser) root(m *Message, msg []byte, name qname) error {
 	}
 	m.Class = classify(m.Local, space)
 	if m.Class == Auth || m.Class == Authenticate2 {
-		for i := range p.attrs {
-			a := &p.attrs[i]
+		for _, a := range p.attributes(msg, plain) {
 			if string(msg[a.name:a.nameEnd]) == "mechanism" {
-				m.External = bytes.EqualFold(bytes.TrimSpace(value(msg, a)), []byte("EXTERNAL"))
+				m.External = bytes.EqualFold(bytes.TrimSpace(value(msg, &a)), []byte("EXTERNAL"))
 			}
 		}
 	}
 	return nil
+}
+
+// attributes returns the attributes of the root, for which a plain tag is
+// scanned again.
+func (p *UpParser) attributes(msg []byte, plain bool) []attribute {
+	if plain {
+		p.startTag(msg, p.name.start-1, 1)
+	}
+	return p.attrs
 }
