@@ -12,13 +12,11 @@ import (
 // corpora are elements of the sizes that matter: what chats are made of, and
 // the two that are large. Each is what goes up; inherited is what comes down.
 var corpora = []struct{ name, element string }{
-	{"small", `<message xmlns="jabber:client" to='juliet@example.org/balcony' id='00000000' type='chat'>` +
-		`<body>wherefore art thou? wherefore art thou? wherefore art thou? wherefore art thou? wherefore art th</body></message>`},
+	{"relay", `<message xmlns='jabber:client' to='juliet@example.org/balcony' id='00000000' type='chat'>` +
+		`<body>` + strings.Repeat("wherefore art thou? ", 6)[:110] + `</body></message>`},
 	{"chat", `<message xmlns='jabber:client' from='alice@example.org/phone.4Fa1' to='bob@example.net' type='chat' id='6f2c9b1e-70d4-4b8c'>` +
 		`<body>Shall we say half past seven, in front of the old library?</body>` +
 		`<active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/></message>`},
-	{"relay", `<message xmlns='jabber:client' to='juliet@example.org/balcony' id='00000000' type='chat'>` +
-		`<body>` + strings.Repeat("wherefore art thou? ", 6)[:110] + `</body></message>`},
 	{"cyrillic", `<message xmlns='jabber:client' from='alice@example.org/phone.4Fa1' to='bob@example.net' type='chat' id='6f2c9b1e-70d4-4b8c'>` +
 		`<body>Давай в половине восьмого у входа в старую библиотеку?</body>` +
 		`<active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/></message>`},
