@@ -54,10 +54,11 @@ func BenchmarkUp(b *testing.B) {
 		msg := []byte(c.element)
 		b.Run(c.name, func(b *testing.B) {
 			var p UpParser
+			var m Message
 			b.SetBytes(int64(len(msg)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := p.Parse(msg); err != nil {
+				if err := p.Parse(msg, &m); err != nil {
 					b.Fatal(err)
 				}
 			}

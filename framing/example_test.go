@@ -9,12 +9,13 @@ import (
 
 func ExampleUpParser_Parse() {
 	var p framing.UpParser
+	var m framing.Message
 	for _, msg := range []string{
 		`<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="example.org" version='1.0'/>`,
 		`<message to='bob@example.org'><body>Hi!</body></message>`,
 		`<presence/></stream:stream>`,
 	} {
-		m, err := p.Parse([]byte(msg))
+		err := p.Parse([]byte(msg), &m)
 		var e *framing.Error
 		switch {
 		case errors.Is(err, framing.ErrNotText):

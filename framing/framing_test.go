@@ -11,6 +11,12 @@ import (
 	"unicode/utf8"
 )
 
+// parse is p.Parse into a Message of its own.
+func parse(p *UpParser, msg []byte) (m Message, err error) {
+	err = p.Parse(msg, &m)
+	return m, err
+}
+
 func TestLimits(t *testing.T) {
 	nested := func(n int) string { return strings.Repeat("<a>", n) + strings.Repeat("</a>", n) }
 	attributes := func(n int, name string) string {
@@ -39,7 +45,7 @@ func TestLimits(t *testing.T) {
 		{"prefixes add up", UpParser{}, strings.TrimSuffix(attributes(64, "xmlns:a"), "/>") + "><b xmlns:c='d'/></a>", 2 + 10*17 + 54*19 + 4},
 		{"and go", UpParser{MaxAttributes: 1}, "<a>" + strings.Repeat("<b xmlns:c='d'/>", 5) + "</a>", -1},
 	} {
-		_, err := test.p.Parse([]byte(test.in))
+		_, err := parse(&test.p, []byte(test.in))
 		var e *Error
 		switch {
 		case err == nil:
@@ -67,11 +73,11 @@ func TestAttributeNames(t *testing.T) {
 		for _, n := range names[:40] {
 			b.WriteString(" " + n + "=''")
 		}
-		if _, err := p.Parse([]byte(b.String() + "/>")); err != nil {
+		if _, err := parse(&p, []byte(b.String()+"/>")); err != nil {
 			t.Fatalf("%v in %s/>", err, b.String())
 		}
 		again := b.String() + " " + names[r.IntN(40)] + "=''/>"
-		if _, err := p.Parse([]byte(again)); !errors.Is(err, errDuplicate) {
+		if _, err := parse(&p, []byte(again)); !errors.Is(err, errDuplicate) {
 			t.Fatalf("got %v in %s", err, again)
 		}
 	}
@@ -133,7 +139,7 @@ func TestQuote(t *testing.T) {
 		if err != nil || got != s {
 			t.Errorf("Unquote(%s) = %q, %v; want %q", raw, got, err, s)
 		}
-		if _, err := new(UpParser).Parse([]byte("<a b=" + string(raw) + "/>")); err != nil {
+		if _, err := parse(new(UpParser), []byte("<a b="+string(raw)+"/>")); err != nil {
 			t.Errorf("%s: %v", raw, err)
 		}
 	}
@@ -231,11 +237,11 @@ func TestOffersSASL(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	_, err := new(UpParser).Parse([]byte("<a>\x00"))
+	_, err := parse(new(UpParser), []byte("<a>\x00"))
 	if got := err.Error(); got != "not-well-formed at byte 3: control character" {
 		t.Error(got)
 	}
-	_, err = new(UpParser).Parse([]byte("hello"))
+	_, err = parse(new(UpParser), []byte("hello"))
 	if !errors.Is(err, ErrNotText) || err.Error() != "not-well-formed at byte 0: message is not XML text: does not start with '<'" {
 		t.Error(err)
 	}
@@ -292,7 +298,7 @@ func TestManyBindings(t *testing.T) {
 
 func TestAliasing(t *testing.T) {
 	msg := []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='a' xml:lang='de'/>  ")
-	m, err := new(UpParser).Parse(msg)
+	m, err := parse(new(UpParser), msg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +331,7 @@ func TestForgets(t *testing.T) {
 		"<a xmlns:x='urn:x' x:b='1'><x:d xmlns:y='urn:y'>",
 		"<a xmlns:x='urn:x' x:b='1' y:c='2'/>",
 	} {
-		p.Parse([]byte(msg))
+		parse(&p, []byte(msg))
 		for _, x := range p.prefixes[:cap(p.prefixes)] {
 			if x.name != nil || x.space != nil {
 				t.Errorf("%s: still holds %s", msg, x.name)
@@ -360,7 +366,7 @@ func TestAllocs(t *testing.T) {
 	for _, s := range up {
 		msg := []byte(s)
 		if n := testing.AllocsPerRun(100, func() {
-			if _, err := p.Parse(msg); err != nil {
+			if _, err := parse(&p, msg); err != nil {
 				t.Fatal(err)
 			}
 		}); n != 0 {
@@ -430,7 +436,7 @@ func TestLinear(t *testing.T) {
 		}
 	}
 	up := func(in []byte) {
-		if _, err := new(UpParser).Parse(bytes.TrimLeft(in, " \n")); err != nil {
+		if _, err := parse(new(UpParser), bytes.TrimLeft(in, " \n")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -127,16 +127,23 @@ func FuzzUp(f *testing.F) {
 			f.Add([]byte(c.element))
 		}
 	}
-	var used UpParser
+	var used usedUp
 	f.Fuzz(func(t *testing.T, msg []byte) { checkUp(t, &used, msg) })
 }
 
-// checkUp checks what holds for any message. used has parsed others before.
-func checkUp(t *testing.T, used *UpParser, msg []byte) {
+// usedUp has parsed other messages before.
+type usedUp struct {
+	p UpParser
+	m Message
+}
+
+// checkUp checks what holds for any message.
+func checkUp(t *testing.T, used *usedUp, msg []byte) {
 	IsLegacyHeader(msg)
 	keep := bytes.Clone(msg)
-	m, err := new(UpParser).Parse(msg)
-	m2, err2 := used.Parse(msg)
+	m, err := parse(new(UpParser), msg)
+	err2 := used.p.Parse(msg, &used.m)
+	m2 := used.m
 	if fmt.Sprint(m, err) != fmt.Sprint(m2, err2) {
 		t.Fatalf("a used parser says %v, %v instead of %v, %v", m2, err2, m, err)
 	}
@@ -236,7 +243,7 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 			if err := wellFormed([]byte(filtered[i]), nil, false); err != nil {
 				t.Fatalf("filtered message %q: %v", filtered[i], err)
 			}
-			up, err := new(UpParser).Parse([]byte(m))
+			up, err := parse(new(UpParser), []byte(m))
 			var e *Error
 			if errors.As(err, &e) {
 				if _, ok := lenient[e.Err]; ok || e.Condition == PolicyViolation || e.Condition == BadFormat {
@@ -308,7 +315,7 @@ func TestSoup(t *testing.T) {
 	if testing.Short() {
 		n /= 20
 	}
-	var used UpParser
+	var used usedUp
 	var accepted, messages int
 	for range n {
 		var b []byte
@@ -317,7 +324,7 @@ func TestSoup(t *testing.T) {
 		}
 		checkUp(t, &used, b)
 		checkDown(t, b, r.Uint64())
-		if m, err := used.Parse(b); err == nil && m.Kind == Element {
+		if m, err := parse(&used.p, b); err == nil && m.Kind == Element {
 			accepted++
 		}
 		messages += len(runDown(new(Down), b, func() int { return len(b) }).outs)

@@ -74,7 +74,7 @@ func TestAppendSeeOther(t *testing.T) {
 		if string(got) != "a"+want {
 			t.Errorf("%s", got)
 		}
-		if m, err := new(UpParser).Parse(got[1:]); err != nil || m.Kind != End {
+		if m, err := parse(new(UpParser), got[1:]); err != nil || m.Kind != End {
 			t.Errorf("%s: kind %d, %v", got, m.Kind, err)
 		}
 	}

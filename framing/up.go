@@ -70,7 +70,8 @@ type Message struct {
 }
 
 // Parse checks that msg is exactly one well-formed element of restricted XML
-// (RFC 6120, section 11; RFC 7395, section 3.3.3) and recognises it. Beyond
+// (RFC 6120, section 11; RFC 7395, section 3.3.3) and says in m what it is; m is
+// zero or has served an earlier call, which is cheaper. Beyond
 // that, an element is as the client wrote it: namespaces it does not declare
 // are those a TCP stream provides, jabber:client and the prefix "stream". An
 // XML declaration in front and white space behind are allowed.
@@ -81,15 +82,19 @@ type Message struct {
 //
 // The error is an [*Error] and matches [ErrNotText] if msg is not text.
 // Nothing of a message that was refused may be forwarded.
-func (p *UpParser) Parse(msg []byte) (m Message, err error) {
+func (p *UpParser) Parse(msg []byte, m *Message) error {
+	if m.Kind == Header {
+		m.Attributes = Attributes{}
+	}
+	m.Kind, m.Class, m.Local, m.Raw, m.External = None, Other, nil, nil, false
 	if len(msg) == 0 {
-		return m, notText(0, "empty")
+		return notText(0, "empty")
 	}
 	if msg[0] != '<' {
-		return m, notText(0, "does not start with '<'")
+		return notText(0, "does not start with '<'")
 	}
 	p.seen = 0
-	err = p.document(&m, msg)
+	err := p.document(m, msg)
 	p.drop(0) // they alias the message
 	// What is wrong with single characters is said first.
 	if err != nil || p.seen != 0 {
@@ -98,9 +103,9 @@ func (p *UpParser) Parse(msg []byte) (m Message, err error) {
 		}
 	}
 	if err != nil {
-		return Message{}, err
+		*m = Message{}
 	}
-	return m, nil
+	return err
 }
 
 // document checks msg and fills m. It leaves to its caller to check the

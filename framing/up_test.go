@@ -50,11 +50,11 @@ func TestWindows(t *testing.T) {
 		}
 		for n := window - len(c.element) - 5; n < window; n++ {
 			b := []byte("<a>" + strings.Repeat("b", n) + c.element + "</a>")
-			if m, err := p.Parse(b); err != nil || len(m.Raw) != len(b) {
+			if m, err := parse(&p, b); err != nil || len(m.Raw) != len(b) {
 				t.Fatalf("%s behind %d: %v", c.name, n, err)
 			}
 			b = append(b[:window:window], b[window-1:]...)
-			_, err := p.Parse(b)
+			_, err := parse(&p, b)
 			want := wellFormed(b, map[string]string{"stream": NSStreams}, false)
 			if (err == nil) != (want == nil) && !errors.Is(err, errTag) {
 				t.Fatalf("%s: %v, but encoding/xml says %v", b[window-100:], err, want)
@@ -62,7 +62,7 @@ func TestWindows(t *testing.T) {
 			for _, bad := range []string{"\x00", "\xff", "&", "<", "\ufffe"} {
 				i := bytes.Index(b, []byte("</")) // the first text behind n
 				bad := string(b[:i]) + bad + string(b[i:])
-				if _, err := p.Parse([]byte(bad)); err == nil {
+				if _, err := parse(&p, []byte(bad)); err == nil {
 					t.Fatalf("accepted %q", bad[window-100:])
 				}
 			}

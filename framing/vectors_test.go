@@ -166,7 +166,7 @@ func kindName(k Kind, c Class) string {
 
 func parseUp(p *UpParser, msg []byte) *result {
 	r := new(result)
-	m, err := p.Parse(msg)
+	m, err := parse(p, msg)
 	if err != nil {
 		r.fail(err)
 		return r

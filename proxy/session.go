@@ -263,8 +263,9 @@ func (s *session) step(w *workspace, d direction, e event) bool {
 // on at b[pos].
 func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 	start, pos := 0, s.partial
+	var m framing.Message // one for all, for it is large
 	for s.ending == endNone && s.leg[client] == legOpen && !s.holds() {
-		h, size, err := parseFrame(b[pos:], s.fragments > 0)
+		f, size, err := parseFrame(b[pos:], s.fragments > 0)
 		if err != nil {
 			s.badFrame(w, err)
 			break
@@ -272,43 +273,43 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 		if size == 0 {
 			break
 		}
-		if h.OpCode == ws.OpBinary {
+		if f.op == ws.OpBinary {
 			s.endWith(w, endBinary, nil)
 			break
 		}
-		if !h.OpCode.IsControl() {
+		if !f.op.IsControl() {
 			// The announced length alone decides: not a byte of a message
 			// that is too large is waited for.
-			if h.Length > int64(s.limit()-s.partial) {
+			if f.length > int64(s.limit()-s.partial) {
 				s.tooLarge(w)
 				break
 			}
 		}
-		n := size + int(h.Length)
+		n := size + int(f.length)
 		if len(b)-pos < n {
 			break
 		}
 		payload := b[pos+size : pos+n]
-		ws.Cipher(payload, h.Mask, 0)
+		ws.Cipher(payload, [4]byte(b[pos+size-4:]), 0)
 		pos += n
 
 		switch {
-		case h.OpCode.IsControl():
-			s.control(w, h.OpCode, payload)
-		case h.Fin && s.fragments == 0:
+		case f.op.IsControl():
+			s.control(w, f.op, payload)
+		case f.fin && s.fragments == 0:
 			start = pos
-			s.message(w, payload)
+			s.message(w, payload, &m)
 		default:
 			if s.fragments++; s.fragments > maxFragments {
 				s.tooLarge(w)
 				break
 			}
 			s.partial += copy(b[start+s.partial:], payload)
-			if h.Fin {
-				m := b[start : start+s.partial]
+			if f.fin {
+				whole := b[start : start+s.partial]
 				start = pos
 				s.partial, s.fragments = 0, 0
-				s.message(w, m)
+				s.message(w, whole, &m)
 			}
 		}
 	}
@@ -406,17 +407,17 @@ func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
 			b = b[n:]
 			continue
 		}
-		h, size, err := parseFrame(b, ws.OpCode(b[0]&0x0f) == ws.OpContinuation)
+		f, size, err := parseFrame(b, ws.OpCode(b[0]&0x0f) == ws.OpContinuation)
 		switch {
 		case err != nil:
 			s.deaf = true
 			return nil
-		case size == 0, h.OpCode == ws.OpClose && len(b) < size+int(h.Length):
+		case size == 0, f.op == ws.OpClose && len(b) < size+int(f.length):
 			return b
-		case h.OpCode == ws.OpClose:
+		case f.op == ws.OpClose:
 			s.setLeg(w, client, legFinishing, lingerTimeout)
 		default:
-			s.skip = h.Length
+			s.skip = f.length
 			b = b[size:]
 		}
 	}
@@ -424,12 +425,11 @@ func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
 }
 
 // message takes one whole message of the client.
-func (s *session) message(w *workspace, b []byte) {
+func (s *session) message(w *workspace, b []byte, m *framing.Message) {
 	if s.phase[up] == closed {
 		return
 	}
-	m, err := w.parser.Parse(b)
-	if err != nil {
+	if err := w.parser.Parse(b, m); err != nil {
 		s.badMessage(w, b, err)
 		return
 	}
@@ -468,7 +468,7 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 
 // clientHeader takes <open/>: the first one leads to the dial, one after SASL
 // restarts the stream.
-func (s *session) clientHeader(w *workspace, m framing.Message) {
+func (s *session) clientHeader(w *workspace, m *framing.Message) {
 	domain, condition := s.g.domain(m.Attributes.To)
 	first := s.phase[up] == idle
 	if first {
@@ -632,7 +632,7 @@ func (s *session) sendEndTag(w *workspace) {
 // clientElement forwards an element unchanged, unless it would change the
 // transport under the gateway: what was cut from the features is refused too,
 // because a client may send what was never offered.
-func (s *session) clientElement(w *workspace, m framing.Message) {
+func (s *session) clientElement(w *workspace, m *framing.Message) {
 	if s.phase[up] == idle && string(m.Local) == "open" {
 		s.refuse(w, endBadOpen, framing.InvalidNamespace, "", "")
 		return

@@ -399,7 +399,8 @@ func TestParseFrame(t *testing.T) {
 				t.Errorf("%d bytes, cut at %d: size %d, %v", n, i, size, err)
 			}
 		}
-		if got, size, err := parseFrame(b.Bytes(), false); got != h || size != b.Len() || err != nil {
+		if got, size, err := parseFrame(b.Bytes(), false); got != (frame{h.OpCode, true, h.Length}) || size != b.Len() ||
+			[4]byte(b.Bytes()[size-4:]) != h.Mask || err != nil {
 			t.Errorf("%d bytes: got %+v, %d, %v", n, got, size, err)
 		}
 		ours := appendFrameHeader(nil, ws.OpText, n)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"strings"
@@ -81,22 +82,33 @@ func BenchmarkUnmask(b *testing.B) {
 	}
 }
 
-// BenchmarkBatchDown is what a read of many stanzas costs a session, sockets
+// BenchmarkBatch is what a read of many stanzas costs a session, sockets
 // excepted.
-func BenchmarkBatchDown(b *testing.B) {
+func BenchmarkBatch(b *testing.B) {
 	const batch = 16
 	stanza := "<message to='juliet@example.org/balcony' id='00000000' type='chat'><body>" +
 		strings.Repeat("wherefore art thou? ", 6)[:110] + "</body></message>"
-	in := []byte(strings.Repeat(stanza, batch))
-	s, w := newTestSession(b)
-	b.SetBytes(int64(len(in)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if rest := s.receive(w, server, in); len(rest) > 0 {
-			b.Fatalf("%d bytes are left", len(rest))
+	for _, from := range []side{client, server} {
+		in := []byte(stanza)
+		if from == client {
+			in = maskedFrame(ws.OpText, true, in)
 		}
-		w.out[client].take()
-		w.out[client].reset()
+		in = bytes.Repeat(in, batch)
+		b.Run([...]string{client: "up", server: "down"}[from], func(b *testing.B) {
+			s, w := newTestSession(b)
+			read := make([]byte, len(in))
+			b.SetBytes(int64(len(in)))
+			b.ReportAllocs()
+			for b.Loop() {
+				copy(read, in) // it is unmasked where it lies
+				if rest := s.receive(w, from, read); len(rest) > 0 {
+					b.Fatalf("%d bytes are left", len(rest))
+				}
+				o := &w.out[from.other()]
+				o.take()
+				o.reset()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/stanza")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/stanza")
 }

@@ -24,61 +24,67 @@ var (
 	errCloseReason = errors.New("close reason is not UTF-8")
 )
 
+// A frame is what the header of a client's frame says. The key that masks the
+// payload is the last four bytes of the header.
+type frame struct {
+	op     ws.OpCode
+	fin    bool
+	length int64 // of the payload, in bytes
+}
+
 // parseFrame reads the header of the frame that b starts with; size is its
 // length in bytes, zero while it is incomplete. The header alone decides about
 // most violations, so they are found before any payload has arrived (RFC 6455,
 // section 5.2).
 //
 // It is ws.ReadHeader without the reader and its allocation.
-func parseFrame(b []byte, fragmented bool) (h ws.Header, size int, err error) {
+func parseFrame(b []byte, fragmented bool) (f frame, size int, err error) {
 	if len(b) < 2 {
-		return h, 0, nil
+		return f, 0, nil
 	}
-	h.Fin = b[0]&0x80 != 0
-	h.Rsv = b[0] & 0x70 >> 4
-	h.OpCode = ws.OpCode(b[0] & 0x0f)
-	h.Masked = b[1]&0x80 != 0
-	h.Length = int64(b[1] & 0x7f)
+	first, length := b[0], b[1]&0x7f
+	f.op, f.fin = ws.OpCode(first&0x0f), first&0x80 != 0
 
 	// A frame that is wrong in its first two bytes is refused on them. Nearly
 	// all are whole messages of masked text, of which these say nothing wrong.
-	if b[0] != 0x80|byte(ws.OpText) || !h.Masked || fragmented {
+	if masked := b[1]&0x80 != 0; first != 0x80|byte(ws.OpText) || !masked || fragmented {
 		state := ws.StateServerSide
 		if fragmented {
 			state = state.Set(ws.StateFragmented)
 		}
+		h := ws.Header{Fin: f.fin, Rsv: first & 0x70 >> 4, OpCode: f.op, Masked: masked, Length: int64(length)}
 		if err := ws.CheckHeader(h, state); err != nil {
-			return h, 0, err
+			return f, 0, err
 		}
 	}
 
+	f.length = int64(length)
 	size = 2
-	switch h.Length {
+	switch length {
 	case 126:
 		size += 2
 		if len(b) < size {
-			return h, 0, nil
+			return f, 0, nil
 		}
-		h.Length = int64(binary.BigEndian.Uint16(b[2:]))
-		if h.Length < 126 {
-			return h, 0, errFrameLength
+		f.length = int64(binary.BigEndian.Uint16(b[2:]))
+		if f.length < 126 {
+			return f, 0, errFrameLength
 		}
 	case 127:
 		size += 8
 		if len(b) < size {
-			return h, 0, nil
+			return f, 0, nil
 		}
 		n := binary.BigEndian.Uint64(b[2:])
 		if n < 1<<16 || n >= 1<<63 {
-			return h, 0, errFrameLength
+			return f, 0, errFrameLength
 		}
-		h.Length = int64(n)
+		f.length = int64(n)
 	}
-	if len(b) < size+4 {
-		return h, 0, nil
+	if size += 4; len(b) < size {
+		return f, 0, nil
 	}
-	h.Mask = [4]byte(b[size:])
-	return h, size + 4, nil
+	return f, size, nil
 }
 
 // appendFrameHeader appends the header of an unfragmented, unmasked frame
