@@ -290,7 +290,7 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 			break
 		}
 		payload := b[pos+size : pos+n]
-		ws.Cipher(payload, [4]byte(b[pos+size-4:]), 0)
+		unmask(payload, [4]byte(b[pos+size-4:]))
 		pos += n
 
 		switch {

@@ -387,6 +387,18 @@ func TestPingsAreJittered(t *testing.T) {
 	}
 }
 
+func TestUnmask(t *testing.T) {
+	for n := range 200 {
+		want := []byte(strings.Repeat("wherefore art thou? ", 10)[:n])
+		got := bytes.Clone(want)
+		ws.Cipher(want, [4]byte{1, 2, 3, 4}, 0)
+		unmask(got, [4]byte{1, 2, 3, 4})
+		if !bytes.Equal(got, want) {
+			t.Errorf("%d bytes: % x, want % x", n, got, want)
+		}
+	}
+}
+
 func TestParseFrame(t *testing.T) {
 	for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 1 << 20} {
 		h := ws.Header{Fin: true, OpCode: ws.OpText, Masked: true, Mask: [4]byte{1, 2, 3, 4}, Length: int64(n)}

@@ -87,6 +87,28 @@ func parseFrame(b []byte, fragmented bool) (f frame, size int, err error) {
 	return f, size, nil
 }
 
+// unmask unmasks a payload where it lies (RFC 6455, section 5.3). It spares
+// ws.Cipher the last bytes, up to 15, which that takes one by one.
+func unmask(p []byte, key [4]byte) {
+	whole := len(p) &^ 15
+	if whole > 0 {
+		ws.Cipher(p[:whole], key, 0)
+		p = p[whole:]
+	}
+	k := binary.LittleEndian.Uint32(key[:])
+	if len(p) >= 8 {
+		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^(uint64(k)<<32|uint64(k)))
+		p = p[8:]
+	}
+	if len(p) >= 4 {
+		binary.LittleEndian.PutUint32(p, binary.LittleEndian.Uint32(p)^k)
+		p = p[4:]
+	}
+	for i := range p {
+		p[i] ^= key[i]
+	}
+}
+
 // appendFrameHeader appends the header of an unfragmented, unmasked frame
 // whose payload has n bytes (RFC 6455, section 5.2).
 func appendFrameHeader(dst []byte, op ws.OpCode, n int) []byte {
