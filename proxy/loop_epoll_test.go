@@ -17,7 +17,7 @@ import (
 
 func heldBySlot(l link) (n int) {
 	s := l.(*slot)
-	s.view(func(*session) { n = len(s.sides[client].pending) + s.win[server].n })
+	s.view(func(*session) { n = len(s.sides[client].pending()) + len(s.win[server].bytes()) })
 	return n
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -859,11 +858,11 @@ var errUpgradedStream = errors.New("the server started TLS or compression unaske
 
 // ---- other events
 
-// connected tells how it went to connect to the server.
-func (s *session) connected(w *workspace, to net.Addr, err error) {
+// connected tells how it went to connect to Gateway.Direct.
+func (s *session) connected(w *workspace, err error) {
 	s.g.dialed(err, true, w.now-s.rare.dialed)
 	if err != nil {
-		s.dialFailed(w, dialError(to, err))
+		s.dialFailed(w, dialError(s.g.Direct, err))
 		return
 	}
 	s.attached(w, nil)
