@@ -53,7 +53,7 @@ type state struct {
 	idle      sync.Cond // conns has become zero
 	warned    bool      // see bindingOffered
 	lastID    uint64
-	live      map[*session]struct{}
+	live      []*session
 	relayed   [2]Traffic // by sessions that are over
 }
 
@@ -81,7 +81,6 @@ func (g *Gateway) init() {
 			g.streamID = randomID
 		}
 		g.listeners = make(map[listener]struct{})
-		g.live = make(map[*session]struct{})
 		g.idle.L = &g.mu
 	})
 }
@@ -209,7 +208,8 @@ func (g *Gateway) connOver() {
 func (g *Gateway) connected(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.live[s] = struct{}{}
+	s.place = uint32(len(g.live))
+	g.live = append(g.live, s)
 }
 
 // upgraded gives s its number: from here on it is a session to the outside.
@@ -232,9 +232,13 @@ func addrPort(a net.Addr) netip.AddrPort {
 // sessionOver forgets s. The loop calls it once, during the last event of s.
 func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	g.mu.Lock()
-	delete(g.live, s)
-	for d := range s.relayed {
-		g.relayed[d].add(s.relayed[d])
+	last := len(g.live) - 1
+	g.live[s.place] = g.live[last]
+	g.live[s.place].place = s.place
+	g.live[last] = nil
+	g.live = g.live[:last]
+	for d := range g.relayed {
+		g.relayed[d].add(s.traffic(direction(d)))
 	}
 	g.mu.Unlock()
 
@@ -248,15 +252,16 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	}
 	info := s.ending.info()
 	g.observer.Ended(info.Name, age)
+	toServer, toClient := s.traffic(up), s.traffic(down)
 	attrs := []slog.Attr{
 		slog.Uint64("session", s.id),
 		slog.String("remote", remoteName(s.remote)),
 		slog.String("ending", info.Name),
 		slog.Duration("age", age),
-		slog.Uint64("up_elements", s.relayed[up].elements()),
-		slog.Uint64("up_bytes", s.relayed[up].Bytes),
-		slog.Uint64("down_elements", s.relayed[down].elements()),
-		slog.Uint64("down_bytes", s.relayed[down].Bytes),
+		slog.Uint64("up_elements", toServer.elements()),
+		slog.Uint64("up_bytes", toServer.Bytes),
+		slog.Uint64("down_elements", toClient.elements()),
+		slog.Uint64("down_bytes", toClient.Bytes),
 	}
 	if s.ping != 0 {
 		attrs = append(attrs, slog.Duration("ping", s.ping))
@@ -305,11 +310,7 @@ func (g *Gateway) sessions() []*session {
 	g.init()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	all := make([]*session, 0, len(g.live))
-	for s := range g.live {
-		all = append(all, s)
-	}
-	return all
+	return slices.Clone(g.live)
 }
 
 // Sessions yields the live sessions, in no order.
@@ -350,7 +351,7 @@ func (s *session) info() SessionInfo {
 		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Since: s.g.epoch.Add(s.began),
 		Idle:  s.g.clock() - max(s.lastIn[client], s.lastIn[server]),
-		Up:    s.relayed[up], Down: s.relayed[down], Ping: s.ping,
+		Up:    s.traffic(up), Down: s.traffic(down), Ping: s.ping,
 	}
 	if s.stream != nil {
 		info.Server = s.stream.Server
@@ -376,15 +377,12 @@ func (g *Gateway) Totals() (toServer, toClient Traffic) {
 	// never: hold what says which sessions are live.
 	g.mu.Lock()
 	total := g.relayed
-	all := make([]*session, 0, len(g.live))
-	for s := range g.live {
-		all = append(all, s)
-	}
+	all := slices.Clone(g.live)
 	g.mu.Unlock()
 	for _, s := range all {
 		s.link.view(func(s *session) {
-			for d := range s.relayed {
-				total[d].add(s.relayed[d])
+			for d := range total {
+				total[d].add(s.traffic(direction(d)))
 			}
 		})
 	}

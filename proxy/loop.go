@@ -82,7 +82,7 @@ type transport interface {
 	// shut closes the connection and ends the reading of it.
 	shut(sd side)
 	// update is called at the end of each event: it starts or stops reading
-	// (see hold.turn) and writing (see hold.pending), and makes sure that
+	// (see hold.turn) and writing (see output.pending), and makes sure that
 	// tick is called at due or soon after, zero meaning never.
 	update(now, due time.Duration)
 }
@@ -92,7 +92,7 @@ type transport interface {
 // legs and keeps the back-pressure.
 //
 // What an event leaves for a side is written at once, in one gathered write,
-// the client's first. What the side does not take is copied to pending; until
+// the client's first. What the side does not take is copied to its backlog; until
 // that is written the session sees blocked, and the other side is not read.
 type hold struct {
 	mu    sync.Mutex // guards all below; never held while something blocks
@@ -104,13 +104,25 @@ type hold struct {
 
 // An output is what hold knows of the writing to one side.
 type output struct {
-	pending  []byte        // accepted, not written
-	stallDue time.Duration // when a side that takes nothing is given up
-	unsent   int           // what transport.unsent said when it was set
+	backlog  *backlog // nil while the side takes everything
 	broken   bool
 	attached bool
 	finished bool // FIN was sent
 	shut     bool
+}
+
+// A backlog is what a side has not taken.
+type backlog struct {
+	pending  []byte        // accepted, not written
+	stallDue time.Duration // when a side that takes nothing is given up
+	unsent   int           // what transport.unsent said when it was set
+}
+
+func (o *output) pending() []byte {
+	if o.backlog == nil {
+		return nil
+	}
+	return o.backlog.pending
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
@@ -168,7 +180,9 @@ func (h *hold) settle(w *workspace) {
 	}
 	due := h.s.deadline()
 	for sd := range h.sides {
-		due = earlier(due, h.sides[sd].stallDue)
+		if b := h.sides[sd].backlog; b != nil {
+			due = earlier(due, b.stallDue)
+		}
 	}
 	h.t.update(w.now, due)
 }
@@ -181,20 +195,20 @@ func (h *hold) flush(w *workspace, sd side) {
 		n := out.size
 		if o.attached && !o.broken && !o.shut {
 			n = 0
-			if len(o.pending) == 0 && h.t.sealed(sd) == 0 {
+			if len(o.pending()) == 0 && h.t.sealed(sd) == 0 {
 				if n, o.broken = h.t.write(sd, out.take()); o.broken {
 					n = out.size
 				}
 			}
 		}
 		if n < out.size {
-			if len(o.pending) == 0 {
+			if len(o.pending()) == 0 {
 				h.progress(w, sd)
 			}
 			for _, b := range out.take() {
 				skip := min(n, len(b))
 				n -= skip
-				o.pending = append(o.pending, b[skip:]...)
+				o.backlog.pending = append(o.backlog.pending, b[skip:]...)
 			}
 			h.s.blocked[sd] = true
 			out.reset()
@@ -224,9 +238,11 @@ func (h *hold) sealed(w *workspace, sd side) bool {
 func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
 	o := &h.sides[sd]
 	o.broken = o.broken || broken
-	o.pending = o.pending[min(n, len(o.pending)):]
-	if o.broken || len(o.pending) == 0 {
-		o.pending, o.stallDue = nil, 0
+	if b := o.backlog; b != nil {
+		b.pending = b.pending[min(n, len(b.pending)):]
+	}
+	if o.broken || len(o.pending()) == 0 {
+		o.backlog = nil
 		if h.sealed(w, sd) {
 			return
 		}
@@ -242,7 +258,7 @@ func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
 // sent notes that n sealed bytes of sd were sent. The caller settles.
 func (h *hold) sent(w *workspace, sd side, n int, broken bool) {
 	switch {
-	case broken || h.t.sealed(sd) == 0 && len(h.sides[sd].pending) == 0:
+	case broken || h.t.sealed(sd) == 0 && len(h.sides[sd].pending()) == 0:
 		h.wrote(w, sd, 0, broken)
 	case n > 0:
 		h.progress(w, sd)
@@ -251,8 +267,12 @@ func (h *hold) sent(w *workspace, sd side, n int, broken bool) {
 
 // progress starts the patience with sd anew.
 func (h *hold) progress(w *workspace, sd side) {
-	h.sides[sd].stallDue = w.now + stallTimeout
-	h.sides[sd].unsent = h.t.unsent(sd)
+	o := &h.sides[sd]
+	if o.backlog == nil {
+		o.backlog = new(backlog)
+	}
+	o.backlog.stallDue = w.now + stallTimeout
+	o.backlog.unsent = h.t.unsent(sd)
 }
 
 // follow acts on the leg of sd.
@@ -267,7 +287,7 @@ func (h *hold) follow(w *workspace, sd side) {
 		h.s.blocked[sd] = false
 		return
 	}
-	if h.s.leg[sd] == legFinishing && !o.finished && len(o.pending) == 0 && h.t.sealed(sd) == 0 {
+	if h.s.leg[sd] == legFinishing && !o.finished && len(o.pending()) == 0 && h.t.sealed(sd) == 0 {
 		o.finished = true
 		if !h.t.finish(sd) {
 			h.s.setLeg(w, sd, legClosed, 0)
@@ -275,7 +295,7 @@ func (h *hold) follow(w *workspace, sd side) {
 	}
 	if h.s.leg[sd] == legClosed {
 		o.shut = true
-		o.pending, o.stallDue = nil, 0
+		o.backlog = nil
 		h.t.shut(sd)
 	}
 }
@@ -296,13 +316,13 @@ func (h *hold) eof(w *workspace, sd side, err error) {
 // tick does what is due.
 func (h *hold) tick(s *session, w *workspace) {
 	for sd := client; sd <= server; sd++ {
-		o := &h.sides[sd]
-		if !due(o.stallDue, w.now) {
+		b := h.sides[sd].backlog
+		if b == nil || b.stallDue > w.now {
 			continue
 		}
 		// A socket takes more only when a good part of its buffer is free. A
 		// peer that reads slowly has taken bytes all the same.
-		if n := h.t.unsent(sd); n >= 0 && n < o.unsent {
+		if n := h.t.unsent(sd); n >= 0 && n < b.unsent {
 			h.progress(w, sd)
 			continue
 		}

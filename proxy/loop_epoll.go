@@ -470,19 +470,17 @@ type slot struct {
 	k          *worker
 	index      uint32
 	generation int32         // tells this session from an earlier one at index
-	fd         [2]int32      // -1 for none
+	fd         [2]int32      // -1 for none; that of the server is no connection before it is attached
 	interest   [2]uint32     // what epoll reports; zero for a descriptor that is not registered
-	connecting net.Addr      // not nil while fd[server] is no connection yet
 	tls        *polltls.Conn // of the server; nil without
-	refeed     [2]bool       // the window holds bytes that the session would not take yet
-	large      [2]bool       // what comes is larger than usual
 	alarm      time.Duration // what the wheel was last set to; zero when it has fired
 	win        [2]window
+	refeed     [2]bool // the window holds bytes that the session would not take yet
+	large      [2]bool // what comes is larger than usual
 
 	// Of the wheel, guarded by worker.mu.
+	fires         uint32 // the tick at which it does; zero when it is not set
 	before, after *slot
-	bucket        int32
-	armed         time.Duration
 }
 
 func (l *slot) event(f func(*session, *workspace)) {
@@ -536,10 +534,10 @@ func (l *slot) connect(w *workspace, to net.Addr) bool {
 		return false // EAGAIN: a Unix socket whose backlog is full, which can be waited for
 	}
 	if err != nil {
-		l.s.connected(w, to, err)
+		l.s.connected(w, err)
 		return true
 	}
-	l.fd[server], l.connecting = int32(fd), to
+	l.fd[server] = int32(fd)
 	if socket.Connected(fd) { // the server is near
 		l.connected(w)
 		return true
@@ -552,22 +550,22 @@ func (l *slot) connect(w *workspace, to net.Addr) bool {
 	return true
 }
 
+func (l *slot) connecting() bool { return l.fd[server] >= 0 && !l.sides[server].attached }
+
 func (l *slot) disconnect() {
 	socket.Close(uintptr(l.fd[server]))
-	l.fd[server], l.interest[server], l.connecting = -1, 0, nil
+	l.fd[server], l.interest[server] = -1, 0
 }
 
 // connected tells the session the outcome of connect.
 func (l *slot) connected(w *workspace) {
-	to := l.connecting
 	err := socket.Error(uintptr(l.fd[server]))
 	if err != nil {
 		l.disconnect()
 	} else {
-		l.connecting = nil
 		l.sides[server].attached = true
 	}
-	l.s.connected(w, to, err)
+	l.s.connected(w, err)
 }
 
 // ready handles what epoll reports of sd, as one event: it reads once at most.
@@ -577,7 +575,7 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.recover(w)
-	if sd == server && l.connecting != nil {
+	if sd == server && l.connecting() {
 		l.connected(w)
 		l.settle(w)
 		l.again(w)
@@ -620,22 +618,22 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 
 // writePending writes what sd did not take before.
 func (l *slot) writePending(w *workspace, sd side) {
-	o := &l.sides[sd]
+	pending := l.sides[sd].pending()
 	if c := l.secure(sd); c != nil {
 		if c.Pending() == 0 {
 			return
 		}
 		n, broken := c.Flush()
-		if !broken && c.Pending() == 0 && len(o.pending) > 0 {
-			broken = c.Write([][]byte{o.pending})
-			l.wrote(w, sd, len(o.pending), broken)
+		if !broken && c.Pending() == 0 && len(pending) > 0 {
+			broken = c.Write([][]byte{pending})
+			l.wrote(w, sd, len(pending), broken)
 			return
 		}
 		l.sent(w, sd, n, broken)
 		return
 	}
-	if len(o.pending) > 0 {
-		n, err := socket.Write(uintptr(l.fd[sd]), o.pending)
+	if len(pending) > 0 {
+		n, err := socket.Write(uintptr(l.fd[sd]), pending)
 		l.wrote(w, sd, n, err != nil)
 	}
 }
@@ -665,13 +663,13 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 			err = syscall.EAGAIN
 		}
 		more = !c.Drained()
-		if win.n > 0 && n > 0 {
+		if !win.empty() && n > 0 {
 			win.add(space[:n])
 			l.feed(w, sd, win.bytes(), false)
 			return more
 		}
 	} else {
-		if win.n > 0 {
+		if !win.empty() {
 			space = win.space()
 		}
 		n, err = socket.Read(uintptr(l.fd[sd]), space)
@@ -686,7 +684,7 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 	case n == 0:
 		l.eof(w, sd, io.EOF)
 		l.settle(w)
-	case win.n > 0:
+	case !win.empty():
 		l.feed(w, sd, win.filled(n), false)
 	default:
 		l.feed(w, sd, space[:n], true)
@@ -705,7 +703,7 @@ func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
 	l.settle(w) // what is to be written aliases b
 	switch win := &l.win[sd]; {
 	case l.gone:
-		if l.connecting != nil {
+		if l.connecting() {
 			l.disconnect()
 		}
 		win.release()
@@ -713,7 +711,7 @@ func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
 		win.keep(rest)
 	case len(rest) > 0:
 		win.buf = getBuffer(2 * len(rest))
-		win.n = copy(win.buf.b, rest)
+		win.buf.n = copy(win.buf.b, rest)
 	}
 }
 
@@ -789,9 +787,7 @@ func (l *slot) shut(sd side) {
 	if sd == server {
 		l.tls = nil
 	}
-	if l.win[sd].n > 0 {
-		l.win[sd].release()
-	}
+	l.win[sd].release()
 }
 
 func (l *slot) update(now, due time.Duration) {
@@ -809,13 +805,12 @@ func (l *slot) update(now, due time.Duration) {
 	k := l.k
 	switch {
 	case l.gone:
-		if l.connecting != nil {
+		if l.connecting() {
 			l.disconnect()
 		}
 		for sd := range l.win {
-			if l.refeed[sd] = false; l.win[sd].n > 0 {
-				l.win[sd].release()
-			}
+			l.refeed[sd] = false
+			l.win[sd].release()
 		}
 		k.mu.Lock()
 		k.wheel.unset(l)
@@ -843,7 +838,7 @@ func (l *slot) wanted(sd side) (want uint32) {
 	if l.turn(sd) && !l.refeed[sd] {
 		want = reading
 	}
-	if len(l.sides[sd].pending) > 0 || l.sealed(sd) > 0 || l.buffered(sd) && l.turn(sd) {
+	if len(l.sides[sd].pending()) > 0 || l.sealed(sd) > 0 || l.buffered(sd) && l.turn(sd) {
 		want |= unix.EPOLLOUT // what is buffered needs a turn, epoll knows nothing of it
 	}
 	if want == 0 {

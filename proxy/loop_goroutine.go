@@ -147,7 +147,7 @@ func (p *pair) shut(sd side) { p.ends[sd].conn.SetDeadline(past) }
 
 func (p *pair) update(now, due time.Duration) {
 	for sd, e := range p.ends {
-		if e != nil && len(p.sides[sd].pending) > 0 && !e.writing {
+		if e != nil && len(p.sides[sd].pending()) > 0 && !e.writing {
 			e.writing = true
 			go p.writePending(side(sd), e)
 		}
@@ -193,7 +193,8 @@ func (p *pair) writePending(sd side, e *endpoint) {
 	o := &p.sides[sd]
 	for more := true; more; {
 		p.mu.Lock()
-		chunk := o.pending[:min(len(o.pending), writeChunk)]
+		chunk := o.pending()
+		chunk = chunk[:min(len(chunk), writeChunk)]
 		current := p.ends[sd] == e
 		p.mu.Unlock()
 		if !current {
@@ -206,7 +207,7 @@ func (p *pair) writePending(sd side, e *endpoint) {
 				return
 			}
 			p.wrote(w, sd, n, err != nil)
-			more = len(o.pending) > 0
+			more = len(o.pending()) > 0
 			e.writing = more
 		})
 	}
@@ -271,7 +272,7 @@ func (p *pair) readSocket(sd side, e *endpoint) error {
 			}
 			n, err := socket.Read(fd, e.win.space())
 			if err != nil || n == 0 {
-				if e.win.n == 0 {
+				if e.win.empty() {
 					e.win.release()
 				}
 				if errors.Is(err, syscall.EAGAIN) {

@@ -5,8 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
-	"net"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -85,6 +84,7 @@ type session struct {
 	domain unique.Handle[string] // the to attribute of the header, decoded
 	stream *upstream.Stream      // nil without a connection that Gateway.Dial has made
 	began  time.Duration
+	place  uint32 // in Gateway.live, guarded like that
 
 	phase   [2]phase
 	leg     [2]leg
@@ -109,30 +109,28 @@ type session struct {
 	known         known
 	deaf          bool // the frames of the client can no longer be told apart
 
-	rare *rare // nil while none of it is needed
+	blocked [2]bool // set by the loop: the side takes no more bytes now
+	asked   bool    // a ping is out, and the client has said nothing since
+	await   ending  // what happens at rare.due
 
 	// The client's message that is being put together: its first partial
 	// bytes stand, unmasked, at the start of what receive returned.
+	fragments uint16
 	partial   int
-	fragments int
-	skip      int64 // bytes of a frame to discard
 
-	down framing.Down
-
-	await     ending // what happens at due
-	due       time.Duration
-	legDue    [2]time.Duration
-	lastIn    [2]time.Duration
-	pingDue   time.Duration // zero when the ping is out
-	silentDue time.Duration // when a client that says nothing is given up
-	pingSent  time.Duration // zero when no pong is due
-	ping      time.Duration // last round trip
-	blocked   [2]bool       // set by the loop: the side takes no more bytes now
-	relayed   [2]Traffic
+	rare     *rare // nil while none of it is needed
+	down     framing.Down
+	lastIn   [2]time.Duration
+	pingSent time.Duration // zero when no pong is due
+	ping     time.Duration // last round trip
+	relayed  [2]tally
 }
 
 // A rare is what most sessions do not need most of the time.
 type rare struct {
+	due        time.Duration           // when the wait for one thing is over
+	legDue     [2]time.Duration        // when the wait for the end of a leg is
+	skip       int64                   // bytes of a frame to discard
 	header     []byte                  // for the server, also for the next one until SASL starts
 	held       bool                    // it may not be written yet
 	cancelDial context.CancelCauseFunc // not nil while the dial runs
@@ -145,6 +143,7 @@ type rare struct {
 	unread     int                     // answers of our own that wait for the client
 	result     string                  // of a request that was not upgraded
 	cause      error                   // what made the session end, for the log
+	relayed    *[2]Traffic             // what the tallies had no room for
 }
 
 // A known is what the client has of an earlier server, and must not get once
@@ -153,7 +152,7 @@ type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
 func (s *session) spare() {
-	if r := s.rare; r != nil && r.header == nil && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.cause == nil {
+	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.header == nil && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.relayed == nil {
 		s.rare = nil
 	}
 }
@@ -196,21 +195,18 @@ func (s *session) begin(w *workspace) {
 // wait lets the session end as e unless something happens within d. There is
 // one such wait at a time; a new one replaces the old.
 func (s *session) wait(w *workspace, e ending, d time.Duration) {
-	s.await, s.due = e, w.now+d
+	s.await, s.need().due = e, w.now+d
 }
 
-func (s *session) waitForNothing() { s.await, s.due = endNone, 0 }
-
-// heard notes a sign of life. A client that was heard gets its next ping an
-// interval later, somewhat less at random so that clients which connected
-// together do not stay together.
-func (s *session) heard(w *workspace, sd side) {
-	s.lastIn[sd] = w.now
-	if sd == client {
-		s.pingDue = w.now + s.g.pingInterval - rand.N(s.g.pingInterval/10+1)
-		s.silentDue = w.now + 2*s.g.pingInterval
+func (s *session) waitForNothing() {
+	if s.await != endNone {
+		s.await, s.rare.due = endNone, 0
+		s.spare()
 	}
 }
+
+// heard notes a sign of life of the client.
+func (s *session) heard(w *workspace) { s.lastIn[client], s.asked = w.now, false }
 
 // reads reports whether the session wants bytes from sd.
 func (s *session) reads(sd side) bool {
@@ -238,7 +234,7 @@ func (s *session) receive(w *workspace, sd side, b []byte) (rest []byte) {
 	if !s.upgraded {
 		return s.receiveRequest(w, b)
 	}
-	s.heard(w, client)
+	s.heard(w)
 	return s.receiveClient(w, b)
 }
 
@@ -401,9 +397,9 @@ func (s *session) finishClient(w *workspace, code ws.StatusCode) {
 // own Close frame (RFC 6455, section 5.5.1).
 func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
 	for s.leg[client] == legClosing && !s.deaf && len(b) > 0 {
-		if s.skip > 0 {
-			n := min(s.skip, int64(len(b)))
-			s.skip -= n
+		if r := s.need(); r.skip > 0 {
+			n := min(r.skip, int64(len(b)))
+			r.skip -= n
 			b = b[n:]
 			continue
 		}
@@ -417,7 +413,7 @@ func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
 		case f.op == ws.OpClose:
 			s.setLeg(w, client, legFinishing, lingerTimeout)
 		default:
-			s.skip = f.length
+			s.rare.skip = f.length
 			b = b[size:]
 		}
 	}
@@ -548,7 +544,7 @@ const maxDials = 3
 // of the next server are not shown to it.
 func (s *session) redial(w *workspace) bool {
 	r := s.rare
-	if r == nil || r.header == nil || s.relayed[up] != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
+	if r == nil || r.header == nil || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
 		return false
 	}
 	s.known = known{header: s.openSent, features: s.featuresSent}
@@ -594,9 +590,8 @@ func (s *session) release(w *workspace) {
 
 // released notes that the held header was sent.
 func (s *session) released(w *workspace) {
-	if s.rare.held = false; s.relayed[up] != (Traffic{}) {
+	if s.rare.held = false; s.traffic(up) != (Traffic{}) {
 		s.rare.header = nil
-		s.spare()
 	}
 	s.headerSent = true
 	if s.phase[down] == open {
@@ -661,7 +656,7 @@ func (s *session) clientElement(w *workspace, m *framing.Message) {
 		r.header = nil // no other server knows what this one is told
 		s.spare()
 	}
-	s.relayed[up].count(m.Class, len(m.Raw))
+	s.count(up, m.Class, len(m.Raw))
 	w.out[server].add(m.Raw)
 }
 
@@ -743,9 +738,9 @@ func (s *session) serverHeader(w *workspace, a framing.Attributes) {
 // by one of its own, or by the end e of the session.
 func (s *session) answered(w *workspace, e ending) {
 	if s.stream == nil && s.headerSent && s.phase[down] == idle {
-		sent := s.due - headerTimeout
-		if s.await != endServerSilent { // the wait is over
-			sent = w.now - headerTimeout
+		sent := w.now - headerTimeout
+		if s.await == endServerSilent { // the wait is not over
+			sent = s.rare.due - headerTimeout
 		}
 		s.g.observer.Answered(answerResult(e), w.now-sent)
 	}
@@ -783,7 +778,7 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 		s.known.features = false
 		return
 	}
-	s.relayed[down].count(u.Class, len(u.Raw))
+	s.count(down, u.Class, len(u.Raw))
 	switch u.Class {
 	case framing.Proceed, framing.Compressed:
 		// What follows would be no XML any more; nobody asked for it.
@@ -862,11 +857,11 @@ var errUpgradedStream = errors.New("the server started TLS or compression unaske
 
 // ---- other events
 
-// connected tells how it went to connect to the server.
-func (s *session) connected(w *workspace, to net.Addr, err error) {
+// connected tells how it went to connect to Gateway.Direct.
+func (s *session) connected(w *workspace, err error) {
 	s.g.dialed(err, true, w.now-s.rare.dialed)
 	if err != nil {
-		s.dialFailed(w, dialError(to, err))
+		s.dialFailed(w, dialError(s.g.Direct, err))
 		return
 	}
 	s.attached(w, nil)
@@ -947,19 +942,25 @@ func (s *session) drained(w *workspace, sd side) {
 
 // deadline is when expire has to be called; zero means never.
 func (s *session) deadline() time.Duration {
-	d := earlier(s.due, earlier(s.legDue[client], s.legDue[server]))
+	d := time.Duration(0)
+	if r := s.rare; r != nil {
+		d = earlier(r.due, earlier(r.legDue[client], r.legDue[server]))
+	}
 	if s.leg[client] == legOpen && s.upgraded {
 		d = earlier(d, s.pingAt())
 	}
 	return d
 }
 
-// pingAt is when the client's silence has to be looked at.
+// pingAt is when the client's silence has to be looked at: after an interval it
+// is pinged, after another it is given up. The first is somewhat shorter, by the
+// number of the session, so that clients which connected together do not stay
+// together.
 func (s *session) pingAt() time.Duration {
-	if s.pingDue != 0 {
-		return s.pingDue
+	if s.asked {
+		return s.lastIn[client] + 2*s.g.pingInterval
 	}
-	return s.silentDue
+	return s.lastIn[client] + s.g.pingInterval - time.Duration(s.id%1024)*(s.g.pingInterval/10240)
 }
 
 // earlier is the earlier of two moments, of which zero is none.
@@ -972,21 +973,23 @@ func earlier(a, b time.Duration) time.Duration {
 
 // expire does what is due at w.now.
 func (s *session) expire(w *workspace) {
-	for sd := range s.legDue {
-		switch {
-		case !due(s.legDue[sd], w.now):
-		case s.blocked[sd]:
-			// It has not got all that is meant for it; a side that takes
-			// nothing more is given up as stalled.
-			s.legDue[sd] = w.now + closeTimeout
-		default:
-			s.setLeg(w, side(sd), legClosed, 0)
+	if r := s.rare; r != nil {
+		for sd := range r.legDue {
+			switch {
+			case !due(r.legDue[sd], w.now):
+			case s.blocked[sd]:
+				// It has not got all that is meant for it; a side that takes
+				// nothing more is given up as stalled.
+				r.legDue[sd] = w.now + closeTimeout
+			default:
+				s.setLeg(w, side(sd), legClosed, 0)
+			}
 		}
-	}
-	if due(s.due, w.now) {
-		e := s.await
-		s.waitForNothing()
-		s.endWith(w, e, nil)
+		if due(r.due, w.now) {
+			e := s.await
+			s.waitForNothing()
+			s.endWith(w, e, nil)
+		}
 	}
 	if s.leg[client] != legOpen || !s.upgraded || w.now < s.pingAt() {
 		return
@@ -994,15 +997,15 @@ func (s *session) expire(w *workspace) {
 	if !s.reads(client) || s.blocked[server] || s.blocked[client] {
 		// It is not silent: nobody listens to it, or it has not come to
 		// our ping yet. Other timeouts end that.
-		s.heard(w, client)
+		s.heard(w)
 		return
 	}
-	if s.pingDue == 0 {
+	if s.asked {
 		s.setLeg(w, client, legClosed, 0)
 		s.endWith(w, s.orderly(endClientSilent), nil)
 		return
 	}
-	s.pingDue, s.pingSent = 0, w.now
+	s.asked, s.pingSent = true, w.now
 	s.appendFrame(w, ws.OpPing, []byte(pingPayload))
 }
 
@@ -1030,7 +1033,7 @@ func (s *session) panicked(err error) {
 	s.need().cause = err
 	s.waitForNothing()
 	for sd := range s.leg {
-		s.legDue[sd] = 0
+		s.rare.legDue[sd] = 0
 		if s.leg[sd] != legNone {
 			s.leg[sd] = legClosed
 		}
@@ -1100,9 +1103,12 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 
 // setLeg moves a leg on; the loop closes the connection d later at the latest.
 func (s *session) setLeg(w *workspace, sd side, l leg, d time.Duration) {
-	s.leg[sd], s.legDue[sd] = l, 0
-	if d != 0 {
-		s.legDue[sd] = w.now + d
+	s.leg[sd] = l
+	switch {
+	case d != 0:
+		s.need().legDue[sd] = w.now + d
+	case s.rare != nil:
+		s.rare.legDue[sd] = 0
 	}
 }
 
@@ -1163,17 +1169,50 @@ func (s *session) appendOwnOpen(w *workspace) {
 	s.appendOpen(w, a)
 }
 
+// A tally is a Traffic in half the space. Its bytes are the first to find no
+// room: an element has more than one.
+type tally struct{ messages, presences, iqs, nonzas, bytes uint32 }
+
 // count adds one element of n bytes.
-func (t *Traffic) count(c framing.Class, n int) {
+func (s *session) count(d direction, c framing.Class, n int) {
+	t := &s.relayed[d]
+	if uint64(t.bytes)+uint64(n) > math.MaxUint32 {
+		s.carry(d, n)
+		n = 0
+	}
 	switch c {
 	case framing.MessageStanza:
-		t.Messages++
+		t.messages++
 	case framing.PresenceStanza:
-		t.Presences++
+		t.presences++
 	case framing.IQStanza:
-		t.IQs++
+		t.iqs++
 	default:
-		t.Nonzas++
+		t.nonzas++
 	}
-	t.Bytes += uint64(n)
+	t.bytes += uint32(n)
+}
+
+// carry empties a tally that has no room for n more bytes.
+func (s *session) carry(d direction, n int) {
+	r := s.need()
+	if r.relayed == nil {
+		r.relayed = new([2]Traffic)
+	}
+	r.relayed[d].add(s.relayed[d].traffic())
+	r.relayed[d].Bytes += uint64(n)
+	s.relayed[d] = tally{}
+}
+
+func (t tally) traffic() Traffic {
+	return Traffic{uint64(t.messages), uint64(t.presences), uint64(t.iqs), uint64(t.nonzas), uint64(t.bytes)}
+}
+
+// traffic is all that was relayed.
+func (s *session) traffic(d direction) Traffic {
+	t := s.relayed[d].traffic()
+	if s.rare != nil && s.rare.relayed != nil {
+		t.add(s.rare.relayed[d])
+	}
+	return t
 }

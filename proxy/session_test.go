@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -123,8 +124,8 @@ func TestDialGivesUpFirst(t *testing.T) {
 	s.begin(w)
 	s.receive(w, client, []byte(goodRequest+"\r\n"))
 	s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
-	if w.now += upstream.TotalTimeout; s.due <= w.now {
-		t.Errorf("the session gives up %v before Dial does", w.now-s.due)
+	if w.now += upstream.TotalTimeout; s.rare.due <= w.now {
+		t.Errorf("the session gives up %v before Dial does", w.now-s.rare.due)
 	}
 }
 
@@ -375,8 +376,9 @@ func TestPingsAreJittered(t *testing.T) {
 	s, w := newTestSession(t)
 	seen := map[time.Duration]bool{}
 	for range 100 {
-		s.heard(w, client)
-		d := s.pingDue - w.now
+		s.id++
+		s.heard(w)
+		d := s.pingAt() - w.now
 		if d > s.g.pingInterval || d < s.g.pingInterval*9/10 {
 			t.Fatalf("ping after %v", d)
 		}
@@ -584,5 +586,41 @@ func TestAnswers(t *testing.T) {
 		if got := strings.Join(a.got, ", "); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
+	}
+}
+
+// What was relayed is counted on where a tally has no room for it.
+func TestTallyIsCarried(t *testing.T) {
+	s, _ := newTestSession(t)
+	const large = math.MaxUint32 - 10
+	want := Traffic{}
+	for i, n := range []int{large, 10, 1, large + 20, 5} {
+		s.count(down, framing.MessageStanza, n)
+		want.Messages++
+		want.Bytes += uint64(n)
+		if got := s.traffic(down); got != want {
+			t.Fatalf("after element %d: got %+v, want %+v", i, got, want)
+		}
+	}
+	if s.spare(); s.traffic(down) != want {
+		t.Error("what was carried is gone")
+	}
+}
+
+// A session that has logged in and is quiet needs nothing rare.
+func TestQuietSessionHasNothingRare(t *testing.T) {
+	s, w := newTestSession(t)
+	say := func(m string) { s.receive(w, client, maskedFrame(ws.OpText, true, []byte(m))) }
+	say(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)
+	s.receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
+	w.out[server].reset()
+	say(testOpen)
+	s.receive(w, server, []byte(testHeader))
+	say("<presence/>")
+	if !s.authenticated || s.await != endNone {
+		t.Fatal("the session has not logged in")
+	}
+	if s.rare != nil {
+		t.Errorf("it has %+v", *s.rare)
 	}
 }

@@ -340,7 +340,7 @@ func TestSlowReadersAreBounded(t *testing.T) {
 func held(s *session) (n int) {
 	switch l := s.link.(type) {
 	case *pair:
-		s.link.view(func(*session) { n = len(l.sides[client].pending) + l.ends[server].win.n })
+		s.link.view(func(*session) { n = len(l.sides[client].pending()) + len(l.ends[server].win.bytes()) })
 	default:
 		n = heldBySlot(l)
 	}

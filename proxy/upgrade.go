@@ -162,7 +162,7 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 	s.began = w.now
 	s.wait(w, endOpenTimeout, openTimeout)
 	// The first frames of a client that does not wait for the answer.
-	s.heard(w, client)
+	s.heard(w)
 	return s.receiveClient(w, b[size:])
 }
 

@@ -27,18 +27,17 @@ const (
 // set makes l fire at due, unless it fires earlier already. A deadline that
 // moves away costs nothing: the early tick finds it and sets the next.
 func (h *wheel) set(l *slot, now, due time.Duration) {
-	if l.armed != 0 && l.armed <= due {
-		return
-	}
-	h.unset(l)
 	if h.next == 0 {
 		h.next = now + wheelTick
 	}
-	ticks := max(0, int((due-h.next+wheelTick-1)/wheelTick))
-	ticks = min(ticks, wheelSize-1)
-	l.armed = due
-	l.bucket = int32(int(h.next/wheelTick)+ticks) % wheelSize
-	head := &h.buckets[l.bucket]
+	wait := min(max(0, (due-h.next+wheelTick-1)/wheelTick), wheelSize-1)
+	tick := uint32(h.next/wheelTick + wait)
+	if l.fires != 0 && l.fires <= tick {
+		return
+	}
+	h.unset(l)
+	l.fires = tick
+	head := &h.buckets[tick%wheelSize]
 	if l.after = *head; l.after != nil {
 		l.after.before = l
 	}
@@ -47,19 +46,18 @@ func (h *wheel) set(l *slot, now, due time.Duration) {
 }
 
 func (h *wheel) unset(l *slot) {
-	if l.armed == 0 {
+	if l.fires == 0 {
 		return
 	}
-	l.armed = 0
 	if l.before != nil {
 		l.before.after = l.after
 	} else {
-		h.buckets[l.bucket] = l.after
+		h.buckets[l.fires%wheelSize] = l.after
 	}
 	if l.after != nil {
 		l.after.before = l.before
 	}
-	l.before, l.after = nil, nil
+	l.before, l.after, l.fires = nil, nil, 0
 	if h.entries--; h.entries == 0 {
 		h.empty = 0
 	}

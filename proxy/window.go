@@ -17,7 +17,11 @@ const (
 
 var buffers [len(bufferSizes)]sync.Pool
 
-type buffer struct{ b []byte }
+// A buffer is memory of which the first n bytes are in use.
+type buffer struct {
+	b []byte
+	n int
+}
 
 // getBuffer returns a buffer of at least n bytes.
 func getBuffer(n int) *buffer {
@@ -26,14 +30,15 @@ func getBuffer(n int) *buffer {
 			if b, ok := buffers[i].Get().(*buffer); ok {
 				return b
 			}
-			return &buffer{make([]byte, size)}
+			return &buffer{b: make([]byte, size)}
 		}
 	}
 	// Only a limit above the default leads here; doubling keeps it linear.
-	return &buffer{make([]byte, 2*n)}
+	return &buffer{b: make([]byte, 2*n)}
 }
 
 func putBuffer(b *buffer) {
+	b.n = 0
 	for i, size := range bufferSizes {
 		if len(b.b) == size {
 			buffers[i].Put(b)
@@ -42,25 +47,22 @@ func putBuffer(b *buffer) {
 	}
 }
 
-// A window is what was read from one side and not consumed yet:
-//
-//	0 ≤ n ≤ len(buf.b), and buf is nil when n is 0 between two reads.
-//
-// Its memory follows what has arrived, never what a peer has announced.
-type window struct {
-	buf *buffer
-	n   int
-}
+// A window is what was read from one side and not consumed yet. Between two
+// reads an empty one has no buffer. Its memory follows what has arrived, never
+// what a peer has announced.
+type window struct{ buf *buffer }
+
+func (w *window) empty() bool { return w.buf == nil || w.buf.n == 0 }
 
 // space returns the room to read into.
 func (w *window) space() []byte {
 	switch {
 	case w.buf == nil:
 		w.buf = getBuffer(readSize)
-	case len(w.buf.b)-w.n < minRead:
-		w.move(w.bytes(), getBuffer(2*w.n))
+	case len(w.buf.b)-w.buf.n < minRead:
+		w.move(w.bytes(), getBuffer(2*w.buf.n))
 	}
-	return w.buf.b[w.n:]
+	return w.buf.b[w.buf.n:]
 }
 
 // bytes returns what is kept.
@@ -68,21 +70,21 @@ func (w *window) bytes() []byte {
 	if w.buf == nil {
 		return nil
 	}
-	return w.buf.b[:w.n]
+	return w.buf.b[:w.buf.n]
 }
 
 // filled takes n bytes that were read into space and returns all there are.
 func (w *window) filled(n int) []byte {
-	w.n += n
+	w.buf.n += n
 	return w.bytes()
 }
 
 // add appends bytes that were read elsewhere.
 func (w *window) add(b []byte) {
-	if w.n+len(b) > len(w.buf.b) {
-		w.move(w.bytes(), getBuffer(2*(w.n+len(b))))
+	if n := w.buf.n + len(b); n > len(w.buf.b) {
+		w.move(w.bytes(), getBuffer(2*n))
 	}
-	w.n += copy(w.buf.b[w.n:], b)
+	w.buf.n += copy(w.buf.b[w.buf.n:], b)
 }
 
 // keep drops all but rest, which aliases the buffer.
@@ -97,12 +99,12 @@ func (w *window) keep(rest []byte) {
 		if &rest[0] != &w.buf.b[0] {
 			copy(w.buf.b, rest)
 		}
-		w.n = len(rest)
+		w.buf.n = len(rest)
 	}
 }
 
 func (w *window) move(rest []byte, to *buffer) {
-	w.n = copy(to.b, rest)
+	to.n = copy(to.b, rest)
 	putBuffer(w.buf)
 	w.buf = to
 }
@@ -111,6 +113,6 @@ func (w *window) move(rest []byte, to *buffer) {
 func (w *window) release() {
 	if w.buf != nil {
 		putBuffer(w.buf)
-		w.buf, w.n = nil, 0
+		w.buf = nil
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -18,6 +19,9 @@ func serve(ctx context.Context, p process) int {
 	c, err := loadConfig(p.environ)
 	if err != nil {
 		return p.misconfigured(err)
+	}
+	if !c.Profile {
+		runtime.MemProfileRate = 0 // nobody will ask for what it takes memory to know
 	}
 	log := newLogger(p.stderr, c.LogFormat, c.LogLevel)
 	for _, warning := range c.warnings() {
