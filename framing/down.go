@@ -25,24 +25,26 @@ type Down struct {
 	// would take every client for the gateway.
 	NoExternal bool
 
+	// There is one Down for each session, so small fields stand together.
+	declared bool  // an XML declaration was just consumed
+	phase    phase // what pos points into
+	kind     Kind  // of the unit, once known
+	class    Class // of the root, see stanza
+	quote    byte  // the one that encloses pos, in phase inQuotedTag
+
 	consumed int       // bytes of the stream before the current unit
 	clear    int       // bytes from there on that are known to hold no colon
 	scope    []binding // what elements inherit; nil means standardScope
-	declared bool      // an XML declaration was just consumed
 
 	// The unit being cut; positions count from its first byte.
-	phase   phase
-	kind    Kind  // of the unit, once known
-	class   Class // of the root, see stanza
-	quote   byte  // the one that encloses pos, in phase inQuotedTag
-	pos     int   // the next byte to look at
-	tag     int   // the '<' of the current tag
-	single  int   // how many ' stand between the tag and pos, in phase inTag
-	double  int   // how many " do
-	depth   int   // of pos, 0 outside the root
-	colon   int   // the colon of the root's name, -1 if there is none
-	nameEnd int   // its end
-	rootEnd int   // the end of the root's start tag
+	pos     int // the next byte to look at
+	tag     int // the '<' of the current tag
+	depth   int // of pos, 0 outside the root
+	colon   int // the colon of the root's name, -1 if there is none
+	nameEnd int // its end
+	rootEnd int // the end of the root's start tag
+
+	single, double uint32 // how many ' and " stand between the tag and pos, in phase inTag
 }
 
 // A phase says what pos points into.
@@ -249,8 +251,8 @@ func (d *Down) end(b []byte) (int, error) {
 			if j >= 0 {
 				part = part[:j]
 			}
-			d.single += bytes.Count(part, quoteSingle)
-			d.double += bytes.Count(part, quoteDouble)
+			d.single += uint32(bytes.Count(part, quoteSingle))
+			d.double += uint32(bytes.Count(part, quoteDouble))
 			if j < 0 {
 				d.pos, d.phase = len(b), inTag
 				return 0, nil
