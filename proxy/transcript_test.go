@@ -491,6 +491,11 @@ func record(all []string, actor, e string) []string {
 func (st *stage) note(actor, e string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.noteLocked(actor, e)
+}
+
+// noteLocked is note for a caller that holds mu.
+func (st *stage) noteLocked(actor, e string) {
 	st.received[actor] = record(st.received[actor], actor, e)
 }
 
@@ -716,8 +721,10 @@ func (st *stage) readServer(conn net.Conn) {
 			st.note("server", "receives "+string(b[:n]))
 		}
 		if err != nil {
-			if !errors.Is(err, io.ErrClosedPipe) && !errors.Is(err, net.ErrClosed) && st.serverEnd() == conn {
-				st.note("server", "sees EOF")
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			if !errors.Is(err, io.ErrClosedPipe) && !errors.Is(err, net.ErrClosed) && st.server == conn {
+				st.noteLocked("server", "sees EOF")
 			}
 			return
 		}
