@@ -398,11 +398,13 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.init()
 	g.mu.Lock()
 	g.draining = true
-	for l := range g.listeners {
+	listeners := g.listeners
+	g.listeners = nil
+	g.mu.Unlock()
+	// It waits for an accept that is under way, which needs mu.
+	for l := range listeners {
 		l.close()
 	}
-	clear(g.listeners)
-	g.mu.Unlock()
 
 	all := g.sessions()
 	pause := drainPause(ctx, len(all))

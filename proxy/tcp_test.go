@@ -657,6 +657,74 @@ func TestShutdownDuringRequests(t *testing.T) {
 	})
 }
 
+// A busyListener is in the middle of an accept when it is closed.
+type busyListener struct{ g *Gateway }
+
+func (l busyListener) accept() error { return net.ErrClosed }
+
+func (l busyListener) close() {
+	if s := l.g.admit(netip.AddrPort{}); s != nil {
+		l.g.connOver()
+	}
+}
+
+// To close a listener waits for an accept that is under way, which must not wait
+// for Shutdown in turn.
+func TestShutdownDuringAccept(t *testing.T) {
+	g := &Gateway{Dial: neverDial}
+	g.init()
+	g.listeners[busyListener{g}] = struct{}{}
+	down := make(chan error)
+	go func() { down <- g.Shutdown(t.Context()) }()
+	select {
+	case err := <-down:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("Shutdown hangs")
+	}
+}
+
+// Clients that connect while the gateway stops are turned away or never seen.
+func TestConnectDuringShutdown(t *testing.T) {
+	for _, name := range []string{LoopAuto, LoopGoroutine} {
+		t.Run(name, func(t *testing.T) {
+			for range 5 {
+				g := &Gateway{Loop: name, Dial: neverDial}
+				gate, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				served := make(chan error, 1)
+				go func() { served <- g.Serve(gate) }()
+				var clients sync.WaitGroup
+				for range 4 {
+					clients.Go(func() {
+						for {
+							conn, err := net.Dial("tcp", gate.Addr().String())
+							if err != nil {
+								return
+							}
+							conn.Close()
+						}
+					})
+				}
+				time.Sleep(time.Millisecond)
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				if err := g.Shutdown(ctx); err != nil {
+					t.Fatal(err)
+				}
+				cancel()
+				if err := <-served; err != nil {
+					t.Fatal(err)
+				}
+				clients.Wait()
+			}
+		})
+	}
+}
+
 func (g *Gateway) readingNow() int {
 	n := 0
 	for _, s := range g.sessions() {
