@@ -108,7 +108,7 @@ func (l *socketListener) close() {
 
 func (l *socketListener) accept() (err error) {
 	if l.raw.Read(func(fd uintptr) bool {
-		err = l.acceptAll(fd)
+		err = l.acceptMany(fd)
 		return err != syscall.EAGAIN
 	}) != nil {
 		return net.ErrClosed
@@ -116,8 +116,11 @@ func (l *socketListener) accept() (err error) {
 	return err
 }
 
-func (l *socketListener) acceptAll(listener uintptr) error {
-	for {
+// maxAccepts is how many clients are taken before close may get in between.
+const maxAccepts = 64
+
+func (l *socketListener) acceptMany(listener uintptr) error {
+	for range maxAccepts {
 		fd, client, err := socket.Accept(listener)
 		if err != nil {
 			return err
@@ -129,6 +132,7 @@ func (l *socketListener) acceptAll(listener uintptr) error {
 			l.g.started(s)
 		}
 	}
+	return nil
 }
 
 func (e *epoll) start(s *session, conn net.Conn) {
