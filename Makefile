@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: demo test bench microbench lint image setup unit fuzz demo-test e2e deploy-test
+.PHONY: demo test bench microbench profile lint image setup unit fuzz demo-test e2e deploy-test
 .NOTPARALLEL:
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
@@ -15,6 +15,9 @@ bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 
 
 microbench: ## what an element costs; compare two runs with benchstat
 	go test -run '^$$' -bench . -count 6 ./framing ./proxy
+
+profile: ## where the relay spends its time, for the compiler; renew it when that has changed
+	go test -trimpath -run '^$$' -bench 'Batch|WakeUp|Session' -benchtime 2s -cpuprofile $(CURDIR)/cmd/xmppgate/default.pgo -o /dev/null ./proxy
 
 lint:
 	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || (echo 'gofmt: the files above' >&2; exit 1)

@@ -70,6 +70,19 @@ func BenchmarkWakeUp(b *testing.B) {
 	}
 }
 
+// BenchmarkSession is what a session costs that opens and ends, with its client
+// and its server.
+func BenchmarkSession(b *testing.B) {
+	g := newBench(b, LoopAuto)
+	for b.Loop() {
+		cl, srv := g.connect()
+		cl.SetLinger(0)
+		cl.Close()
+		io.Copy(io.Discard, srv)
+		srv.Close()
+	}
+}
+
 func BenchmarkUnmask(b *testing.B) {
 	for name, n := range map[string]int{"223": 223, "64k": 64 << 10} {
 		b.Run(name, func(b *testing.B) {
