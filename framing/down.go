@@ -331,11 +331,7 @@ func (d *Down) end(b []byte) (int, error) {
 func skipContent(b []byte, i, depth int) (int, int) {
 	for {
 		if i == len(b) || b[i] != '<' {
-			j := bytes.IndexByte(b[i:], '<')
-			if j < 0 {
-				return len(b), depth
-			}
-			i += j
+			i = indexByte(b, i, '<')
 		}
 		if len(b)-i < 2+8 {
 			return i, depth
@@ -667,12 +663,8 @@ func (d *Down) declarations(u *Unit) (space []byte, own uint64, err error) {
 // nextColon returns the index of the first colon in b, len(b) if there is none.
 // It is remembered, for there may be none in all the stanzas of a read.
 func (d *Down) nextColon(b []byte) int {
-	if i := d.clear; i < len(b) {
-		if j := bytes.IndexByte(b[i:], ':'); j >= 0 {
-			d.clear = i + j
-		} else {
-			d.clear = len(b)
-		}
+	if d.clear < len(b) {
+		d.clear = indexByte(b, d.clear, ':')
 	}
 	return d.clear
 }

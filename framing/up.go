@@ -51,7 +51,7 @@ type prefix struct {
 
 // A Message is what Parse found. Its slices alias the message.
 type Message struct {
-	Kind  Kind  // never None
+	Kind  Kind  // None only after an error
 	Class Class // of an Element
 
 	// Local is the local name of the root.
@@ -70,11 +70,11 @@ type Message struct {
 }
 
 // Parse checks that msg is exactly one well-formed element of restricted XML
-// (RFC 6120, section 11; RFC 7395, section 3.3.3) and says in m what it is; m is
-// zero or has served an earlier call, which is cheaper. Beyond
-// that, an element is as the client wrote it: namespaces it does not declare
-// are those a TCP stream provides, jabber:client and the prefix "stream". An
-// XML declaration in front and white space behind are allowed.
+// (RFC 6120, section 11; RFC 7395, section 3.3.3) and says in m what it is. m
+// must be zero or have served an earlier call, and is zero after an error. Beyond
+// well-formedness, an element is as the client wrote it: namespaces it does not
+// declare are those a TCP stream provides, jabber:client and the prefix "stream".
+// An XML declaration in front and white space behind are allowed.
 //
 // The message </stream:stream> counts as an End, too; there are clients that
 // say goodbye so. A whole element {NSStreams}stream is refused, see

@@ -802,7 +802,7 @@ func (l *slot) update(now, due time.Duration) {
 		}
 		// What is not to be read is often to be read again before anything
 		// has come; ready sees to the rest.
-		if want, now := l.wanted(sd), l.interest[sd]; want != now && (want != unix.EPOLLONESHOT || now != reading) {
+		if want, has := l.wanted(sd), l.interest[sd]; want != has && (want != unix.EPOLLONESHOT || has != reading) {
 			l.watch(sd, want)
 		}
 	}

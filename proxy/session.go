@@ -767,8 +767,7 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 		s.endWith(w, endServerTooLarge, nil)
 		return
 	}
-	// An open stream stays open, so nearly always there is no step to take.
-	if s.phase[down] != open && !s.step(w, down, element) {
+	if !s.step(w, down, element) {
 		return
 	}
 	if u.Class == framing.StreamError && s.elsewhere(w, *u) {

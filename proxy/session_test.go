@@ -83,7 +83,7 @@ func TestPhases(t *testing.T) {
 	}
 }
 
-// serverElement takes this for granted.
+// Elements leave an open stream open.
 func TestElementsLeaveOpen(t *testing.T) {
 	if st := steps[down][open][element]; st != (step{next: open}) {
 		t.Errorf("%+v", st)
