@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="xmppgate" \
 COPY --from=build /out/xmppgate /xmppgate
 USER 65532:65532
 # 9280 (metrics, health) is left out: it listens on loopback unless told otherwise.
-EXPOSE 5280
+EXPOSE 5290
 # For Docker; Kubernetes has probes of its own and ignores it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=2s CMD ["/xmppgate", "healthcheck"]
 ENTRYPOINT ["/xmppgate"]

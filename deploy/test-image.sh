@@ -89,7 +89,7 @@ grep -Fqx '65532:65532 ["/xmppgate"] ["CMD","/xmppgate","healthcheck"]' "$work/c
 
 step "start, health check, drain, stop"
 # Host network, so the ports must be free: outside the range of outgoing ones.
-public=127.0.0.1:25280 admin=127.0.0.1:29280
+public=127.0.0.1:25290 admin=127.0.0.1:29280
 run -d --name gateway -e XMPPGATE_LISTEN=$public -e XMPPGATE_ADMIN_LISTEN=$admin -e XMPPGATE_UPSTREAM=tcp://127.0.0.1:9 \
 	localhost/xmppgate:test >/dev/null
 tries=0

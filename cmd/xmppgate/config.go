@@ -29,7 +29,7 @@ const prefix = "XMPPGATE_"
 // definition of its variable: name (env), default (envDefault) and meaning
 // (help) feed the parser, --help and the table in README.
 type config struct {
-	Listen                 list          `env:"LISTEN" envDefault:":5280" help:"where clients connect: host:port or unix:/path, comma separated"`
+	Listen                 list          `env:"LISTEN" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated"`
 	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
 	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`

@@ -36,7 +36,7 @@ func TestDefaults(t *testing.T) {
 	}
 	c.parsed = parsed{}
 	want := &config{
-		Listen:                 list{":5280"},
+		Listen:                 list{":5290"},
 		Path:                   proxy.DefaultPaths,
 		Upstream:               list{"tcp://127.0.0.1:5222"},
 		UpstreamPolicy:         "hash",
@@ -93,7 +93,7 @@ func TestEmptyIsUnset(t *testing.T) {
 
 func TestAccepted(t *testing.T) {
 	for _, environ := range []map[string]string{
-		{"LISTEN": "unix:/run/xmppgate/ws.sock, 127.0.0.1:5280 ,[::1]:5280"},
+		{"LISTEN": "unix:/run/xmppgate/ws.sock, 127.0.0.1:5290 ,[::1]:5290"},
 		{"ADMIN_LISTEN": "unix:/run/xmppgate/admin.sock"},
 		{"ADMIN_LISTEN": "[::1]:9280,localhost:9280"},
 		{"ADMIN_LISTEN": "127.8.9.10:9280"},
@@ -114,8 +114,8 @@ func TestAccepted(t *testing.T) {
 		{"MAX_STANZA_BYTES": "10000", "PING_INTERVAL": "1s", "DRAIN_TIMEOUT": "1s", "CONNECTION_METRICS_LIMIT": "0"},
 		// What Kubernetes adds when services are called xmppgate and
 		// xmppgate-admin.
-		{"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "5280", "SERVICE_PORT_XMPP_WS": "5280", "PORT": "tcp://10.0.0.1:5280", "PORT_5280_TCP": "tcp://10.0.0.1:5280",
-			"PORT_5280_TCP_PROTO": "tcp", "PORT_5280_TCP_PORT": "5280", "PORT_5280_TCP_ADDR": "10.0.0.1", "ADMIN_SERVICE_HOST": "10.0.0.2", "ADMIN_PORT": "tcp://10.0.0.2:9280"},
+		{"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "5290", "SERVICE_PORT_XMPP_WS": "5290", "PORT": "tcp://10.0.0.1:5290", "PORT_5290_TCP": "tcp://10.0.0.1:5290",
+			"PORT_5290_TCP_PROTO": "tcp", "PORT_5290_TCP_PORT": "5290", "PORT_5290_TCP_ADDR": "10.0.0.1", "ADMIN_SERVICE_HOST": "10.0.0.2", "ADMIN_PORT": "tcp://10.0.0.2:9280"},
 	} {
 		if _, err := loadConfig(prefixed(environ)); err != nil {
 			t.Errorf("%v: %v", environ, err)
@@ -125,7 +125,7 @@ func TestAccepted(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{
-		{"LISTEN", "5280", `"5280" is not an address: write host:port, :port or unix:/path`},
+		{"LISTEN", "5290", `"5290" is not an address: write host:port, :port or unix:/path`},
 		{"LISTEN", ":http", `":http" is not an address`},
 		{"LISTEN", ":70000", `":70000" is not an address`},
 		{"LISTEN", ":1,,:2", `an item is empty`},
@@ -280,7 +280,7 @@ func TestUnknownVariables(t *testing.T) {
 		"COLOUR": "XMPPGATE_COLOUR: no such variable: run xmppgate --help for all of them",
 		"listen": "XMPPGATE_listen: no such variable: run xmppgate --help for all of them",
 	} {
-		_, err := loadConfig(prefixed(map[string]string{name: "5280"}))
+		_, err := loadConfig(prefixed(map[string]string{name: "5290"}))
 		if err == nil || err.Error() != want {
 			t.Errorf("%s: %v", name, err)
 		}

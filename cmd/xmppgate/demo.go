@@ -60,7 +60,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.gateway, "gateway", "", "serve only the page, for the gateway at this WebSocket `URL`")
 	flags.StringVar(&o.domain, "domain", "localhost", "XMPP `domain` of the accounts")
 	flags.StringVar(&o.password, "password", "", "`password` that the page fills in, for accounts made to be shown")
-	flags.StringVar(&o.listen, "listen", "127.0.0.1:5280", "`address` of the gateway; the next free port if taken")
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:5290", "`address` of the gateway; the next free port if taken")
 	flags.StringVar(&o.page, "page", "127.0.0.1:8280", "`address` of the page; the next free port if taken")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), demoUsage)

@@ -190,7 +190,7 @@ func TestDemoUpstream(t *testing.T) {
 // The policy lets the page reach the gateway and nothing else; the page has no
 // inline script or style that would need an exception.
 func TestDemoPage(t *testing.T) {
-	handler, err := demoPage{Endpoint: "ws://127.0.0.1:5280/xmpp-websocket", Domain: `"><script>`, Password: "secret"}.handler()
+	handler, err := demoPage{Endpoint: "ws://127.0.0.1:5290/xmpp-websocket", Domain: `"><script>`, Password: "secret"}.handler()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestDemoPage(t *testing.T) {
 			t.Errorf("%s: %d, %s", path, response.Code, got)
 		}
 		policy := response.Header().Get("Content-Security-Policy")
-		if !strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "connect-src ws://127.0.0.1:5280;") || strings.Contains(policy, "unsafe") {
+		if !strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "connect-src ws://127.0.0.1:5290;") || strings.Contains(policy, "unsafe") {
 			t.Errorf("%s: policy %q", path, policy)
 		}
 		if path == "/" && regexp.MustCompile(`<style|style=|\son\w+=|<script>`).Match(response.Body.Bytes()) {
