@@ -40,8 +40,8 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime 15s ./framing
 	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
 	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy
-	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/origin
-	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/origin
+	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
+	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 
 demo-test: ## the demo with a real Prosody and a real browser
 	go test -tags e2e -run Demo -v ./cmd/xmppgate

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"xmppgate/proxy/origin"
+	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/upstream"
 )
 
@@ -26,26 +26,26 @@ func TestClientAddress(t *testing.T) {
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	for _, c := range []struct {
 		name             string
-		origin           origin.Policy
+		policy           clientaddr.Policy
 		ahead, headers   string
 		client, listener string // "" is the socket's
 		secure           bool
 		refused          bool
 	}{
 		{name: "nobody is asked", headers: "X-Forwarded-For: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\n"},
-		{name: "v1", origin: origin.Policy{Proxies: loopback}, ahead: "PROXY TCP4 203.0.113.7 198.51.100.1 54321 5280\r\n",
+		{name: "v1", policy: clientaddr.Policy{Proxies: loopback}, ahead: "PROXY TCP4 203.0.113.7 198.51.100.1 54321 5280\r\n",
 			client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
-		{name: "v1, IPv6", origin: origin.Policy{Proxies: loopback}, ahead: "PROXY TCP6 2001:db8::7 2001:db8::1 54321 5280\r\n",
+		{name: "v1, IPv6", policy: clientaddr.Policy{Proxies: loopback}, ahead: "PROXY TCP6 2001:db8::7 2001:db8::1 54321 5280\r\n",
 			client: "[2001:db8::7]:54321", listener: "[2001:db8::1]:5280"},
-		{name: "v2", origin: origin.Policy{Proxies: loopback}, ahead: v2inet, client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
-		{name: "v2, the proxy itself", origin: origin.Policy{Proxies: loopback}, ahead: v2local},
-		{name: "no header where one belongs", origin: origin.Policy{Proxies: loopback}, refused: true},
+		{name: "v2", policy: clientaddr.Policy{Proxies: loopback}, ahead: v2inet, client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
+		{name: "v2, the proxy itself", policy: clientaddr.Policy{Proxies: loopback}, ahead: v2local},
+		{name: "no header where one belongs", policy: clientaddr.Policy{Proxies: loopback}, refused: true},
 		{name: "a header where none belongs", ahead: v2inet, refused: true},
-		{name: "X-Forwarded-For", origin: origin.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 192.0.2.1, 203.0.113.7\r\nX-Forwarded-Proto: https\r\n",
+		{name: "X-Forwarded-For", policy: clientaddr.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 192.0.2.1, 203.0.113.7\r\nX-Forwarded-Proto: https\r\n",
 			client: "203.0.113.7:0", secure: true},
-		{name: "Forwarded", origin: origin.Policy{Forwarders: loopback}, headers: "Forwarded: for=\"[2001:db8::7]:4711\"\r\n", client: "[2001:db8::7]:4711"},
-		{name: "not an address", origin: origin.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 1.2.3.4 5.6.7.8\r\n"},
-		{name: "both", origin: origin.Policy{Proxies: loopback, Forwarders: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, ahead: v2inet,
+		{name: "Forwarded", policy: clientaddr.Policy{Forwarders: loopback}, headers: "Forwarded: for=\"[2001:db8::7]:4711\"\r\n", client: "[2001:db8::7]:4711"},
+		{name: "not an address", policy: clientaddr.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 1.2.3.4 5.6.7.8\r\n"},
+		{name: "both", policy: clientaddr.Policy{Proxies: loopback, Forwarders: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, ahead: v2inet,
 			headers: "X-Forwarded-For: 192.0.2.1\r\n", client: "192.0.2.1:0", listener: "198.51.100.1:5280"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestClientAddress(t *testing.T) {
 				for name, chunking := range map[string]func([]byte) [][]byte{"whole": whole, "bytes": chunkings["bytes"].cut} {
 					requests := make(chan *upstream.Request, 1)
 					b := newBench(t, l, func(g *Gateway) {
-						g.Origin, g.Direct = c.origin, nil
+						g.ClientAddress, g.Direct = c.policy, nil
 						g.Dial = func(_ context.Context, q *upstream.Request) (*upstream.Stream, error) {
 							requests <- q
 							return nil, errors.New("nothing is dialled for an address")

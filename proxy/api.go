@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"xmppgate/framing"
-	"xmppgate/proxy/origin"
+	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/upstream"
 )
 
@@ -44,9 +44,9 @@ type Gateway struct {
 	ChannelBinding framing.ChannelBinding
 	HideExternal   bool
 
-	// Origin says who tells the address of a client other than its
+	// ClientAddress says who tells the address of a client other than its
 	// connection does. The zero value means nobody.
-	Origin origin.Policy
+	ClientAddress clientaddr.Policy
 
 	// Domains are the domains a client may name in the to attribute of its
 	// header. Nil means any: the server decides.
@@ -56,10 +56,10 @@ type Gateway struct {
 	// DefaultPaths.
 	Paths []string
 
-	// Origins are the values of the Origin header that browsers may send,
+	// AllowedOrigins are the values of the Origin header that browsers may send,
 	// such as "https://chat.example.org". Nil means any. Clients that send
 	// no Origin are not browsers and always pass.
-	Origins []string
+	AllowedOrigins []string
 
 	// MaxSessions bounds the sessions that live at once; further
 	// connections are refused with 503. Zero means no bound.

@@ -335,7 +335,7 @@ func env(t *testing.T, src []byte) *Gateway {
 		case "XMPPGATE_DOMAINS":
 			g.Domains = strings.Split(v, ",")
 		case "XMPPGATE_ORIGINS":
-			g.Origins = strings.Split(v, ",")
+			g.AllowedOrigins = strings.Split(v, ",")
 		case "XMPPGATE_MAX_STANZA_BYTES":
 			g.MaxStanza, err = strconv.Atoi(v)
 		case "XMPPGATE_MAX_SESSIONS":
@@ -346,7 +346,7 @@ func env(t *testing.T, src []byte) *Gateway {
 		case "XMPPGATE_CHANNEL_BINDING":
 			g.ChannelBinding = map[string]framing.ChannelBinding{"strip": framing.BindingStrip, "end-point": framing.BindingEndPoint}[v]
 		case "XMPPGATE_TRUSTED_PROXIES":
-			g.Origin.Unix = v == "unix" // a pipe has no address, either
+			g.ClientAddress.Unix = v == "unix" // a pipe has no address, either
 		case "XMPPGATE_UPSTREAM": // see stage.upstream
 		case "XMPPGATE_PING_INTERVAL":
 			g.PingInterval, err = time.ParseDuration(v)

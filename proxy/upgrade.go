@@ -12,7 +12,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"xmppgate/proxy/origin"
+	"xmppgate/proxy/clientaddr"
 )
 
 // Limits of an HTTP request.
@@ -85,7 +85,7 @@ var handshakeRules = []struct {
 	{func(g *Gateway, r *http.Request) bool {
 		// Only browsers send Origin; others pass (RFC 6455, section 10.2).
 		o := r.Header["Origin"]
-		return g.Origins != nil && o != nil && !(len(o) == 1 && slices.Contains(g.Origins, o[0]))
+		return g.AllowedOrigins != nil && o != nil && !(len(o) == 1 && slices.Contains(g.AllowedOrigins, o[0]))
 	}, &refuseOrigin},
 }
 
@@ -117,8 +117,8 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 	if s.ending != endNone {
 		return nil
 	}
-	if !s.proxied && s.g.Origin.SendsHeader(s.remote.Addr()) {
-		h, n, err := origin.ParseHeader(b)
+	if !s.proxied && s.g.ClientAddress.SendsHeader(s.remote.Addr()) {
+		h, n, err := clientaddr.ParseHeader(b)
 		switch {
 		case err != nil:
 			s.turnAway(w, &refuseNoProxy)
@@ -154,7 +154,7 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		s.turnAway(w, refused)
 		return nil
 	}
-	remote, secure := s.g.Origin.Client(s.remote, r.Header)
+	remote, secure := s.g.ClientAddress.Client(s.remote, r.Header)
 	s.remote, s.secure = remote, s.secure || secure
 	w.out[client].add(response)
 	s.upgraded = true

@@ -139,7 +139,7 @@ func (c *config) check(r *report) {
 		}
 	}
 	c.checkServers(r)
-	c.checkOrigin(r)
+	c.checkClientAddress(r)
 	c.checkSeeOther(r)
 	for _, origin := range c.Origins {
 		if u, err := url.Parse(origin); origin != "null" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
@@ -194,7 +194,7 @@ func (c *config) warnings() (warnings []string) {
 	if c.ChannelBinding != bindingPass {
 		warn("CHANNEL_BINDING", c.ChannelBinding, "clients refuse to log in if the server protects its list of mechanisms (XEP-0474), as ejabberd does: rather have the server offer no channel binding, and pass")
 	}
-	for name, networks := range map[string][]netip.Prefix{"PROXY_PROTOCOL": c.origin.Proxies, "TRUSTED_PROXIES": c.origin.Forwarders} {
+	for name, networks := range map[string][]netip.Prefix{"PROXY_PROTOCOL": c.clientAddress.Proxies, "TRUSTED_PROXIES": c.clientAddress.Forwarders} {
 		for _, n := range networks {
 			if n.Bits() == 0 {
 				warn(name, n, "anybody can claim to be anybody: write the networks of the proxies only")

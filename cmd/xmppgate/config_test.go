@@ -212,7 +212,7 @@ func TestParsed(t *testing.T) {
 	for _, check := range []struct{ what, got, want string }{
 		{"domains", fmt.Sprint(c.domains), "[example.org xn--bcher-kva.example]"},
 		{"servers", serverNames(router), "unix:/a,unix:/b,unix:/c"}, // without the default, where no session gets
-		{"origin", fmt.Sprint(c.origin), "{[10.0.0.1/32 192.168.0.0/16 172.16.0.0/12] [2001:db8::1/128] true}"},
+		{"client address", fmt.Sprint(c.clientAddress), "{[10.0.0.1/32 192.168.0.0/16 172.16.0.0/12] [2001:db8::1/128] true}"},
 		{"see other", fmt.Sprint(c.seeOther), "map[a:5222:wss://a/ws?x=y]"},
 		{"warnings", fmt.Sprint(c.warnings()), "[]"},
 	} {

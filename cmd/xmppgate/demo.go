@@ -185,7 +185,7 @@ func startDemoGateway(server, listen string, log io.Writer, failed chan<- error)
 		Dial:   router.Connect,
 		Direct: router.Direct(),
 		Log:    slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		// Origins stays open: other web clients may try this gateway too,
+		// AllowedOrigins stays open: other web clients may try this gateway too,
 		// and it is as private as the loopback interface.
 	}
 	go func() { failed <- fmt.Errorf("gateway: %w", gateway.Serve(listener)) }()

@@ -11,17 +11,17 @@ import (
 
 	"xmppgate/framing"
 	"xmppgate/proxy"
-	"xmppgate/proxy/origin"
+	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/upstream"
 )
 
 // parsed is what the variables that are more than a word or a number mean.
 type parsed struct {
-	domains  []string        // clients may name; nil means any
-	upstream upstream.Config // but for its Observer
-	origin   origin.Policy
-	seeOther map[string]string
-	unused   bool // UPSTREAM is set, and no session can get there
+	domains       []string        // clients may name; nil means any
+	upstream      upstream.Config // but for its Observer
+	clientAddress clientaddr.Policy
+	seeOther      map[string]string
+	unused        bool // UPSTREAM is set, and no session can get there
 }
 
 // servers returns all servers that sessions may get to.
@@ -133,17 +133,17 @@ func checkDNS(address string) error {
 	return nil
 }
 
-// checkOrigin finds out whose word about clients counts.
-func (c *config) checkOrigin(r *report) {
-	c.origin = origin.Policy{}
+// checkClientAddress finds out whose word about clients counts.
+func (c *config) checkClientAddress(r *report) {
+	c.clientAddress = clientaddr.Policy{}
 	for _, v := range []struct {
 		name     string
 		items    list
 		networks *[]netip.Prefix
 		unix     *bool // whether the word unix has a meaning
 	}{
-		{"PROXY_PROTOCOL", c.ProxyProtocol, &c.origin.Proxies, nil},
-		{"TRUSTED_PROXIES", c.TrustedProxies, &c.origin.Forwarders, &c.origin.Unix},
+		{"PROXY_PROTOCOL", c.ProxyProtocol, &c.clientAddress.Proxies, nil},
+		{"TRUSTED_PROXIES", c.TrustedProxies, &c.clientAddress.Forwarders, &c.clientAddress.Unix},
 	} {
 		for _, item := range v.items {
 			network, err := parseNetwork(item)

@@ -1,4 +1,4 @@
-// Package origin finds out who a client is when others stand between: load
+// Package clientaddr finds out who a client is when others stand between: load
 // balancers that send a PROXY header ahead of the connection, and HTTP proxies
 // that add X-Forwarded-For or Forwarded to the request. It is pure: bytes and
 // headers in, addresses out; no I/O. No input makes it panic.
@@ -11,7 +11,7 @@
 //
 //   - The PROXY protocol, versions 1 and 2 (haproxy, doc/proxy-protocol.txt)
 //   - RFC 7239, Forwarded; X-Forwarded-For has none
-package origin
+package clientaddr
 
 import (
 	"net/http"
