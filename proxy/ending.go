@@ -72,7 +72,7 @@ type EndingInfo struct {
 	EndTag bool
 }
 
-// endings is the one table of endings; README prints it.
+// endings is the one table of endings; docs/endings.md prints it.
 var endings = [...]EndingInfo{
 	endClientClosed:   {"client-closed", slog.LevelInfo, "the client closed the stream with <close/>", "", true, 1000, true},
 	endClientLeft:     {"client-left", slog.LevelInfo, "the client closed the WebSocket without <close/>", "", false, 0, false},

@@ -27,7 +27,7 @@ const prefix = "XMPPGATE_"
 
 // A config is the environment, parsed. The tags of a field are the only
 // definition of its variable: name (env), default (envDefault) and meaning
-// (help) feed the parser, --help and the table in README.
+// (help) feed the parser, --help and the table in docs/configuration.md.
 type config struct {
 	Listen                 list          `env:"LISTEN" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated"`

@@ -24,20 +24,19 @@ func TestReport(t *testing.T) {
 	if read(t, reportFile) != report(res) {
 		t.Errorf("%s is not what %s says: run a scenario", reportFile, resultsFile)
 	}
-	text := read(t, readmeFile)
-	want, err := withSummary(text, res)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(text, "<!-- numbers -->\n<!-- /numbers -->") {
-		t.Fatal("the README shows no numbers: go run . -readme")
-	}
-	if text != want {
-		t.Error("the README's numbers are old: go run . -readme")
+	for file, table := range pages {
+		text := read(t, file)
+		want, err := withTable(text, table(res))
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if text != want {
+			t.Errorf("%s shows old figures: go run . -report", file)
+		}
 	}
 }
 
-// Targets must name cases that exist.
+// Targets and headlines name cases that exist.
 func TestTargets(t *testing.T) {
 	res, err := readResults()
 	if err != nil {
@@ -52,6 +51,11 @@ func TestTargets(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("no figure for the target %q of %s", g.figure, g.scenario)
+		}
+	}
+	for _, h := range shown {
+		if _, _, _, ok := h.find(res); !ok {
+			t.Errorf("README.md: no figure for %q of %s", h.figure, h.scenario)
 		}
 	}
 }

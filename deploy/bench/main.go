@@ -4,7 +4,7 @@
 //	go run .            everything, about 25 minutes; writes results.json and RESULTS.md
 //	go run . -short     everything with few rounds, about 5 minutes; prints only
 //	go run . -only X    one scenario, or several with commas
-//	go run . -readme    RESULTS.md and the summary in the README of the repository, from results.json
+//	go run . -report    RESULTS.md and the tables in README.md and docs/benchmarks.md, from results.json
 //
 // churn takes an hour and crowd a quarter of it: they run only when named.
 package main
@@ -31,7 +31,7 @@ var (
 	short   = flag.Bool("short", false, "few rounds; print the results instead of writing them")
 	write   = flag.Bool("write", false, "with -short, write the results all the same")
 	only    = flag.String("only", "", "scenarios to run, comma separated")
-	readme  = flag.Bool("readme", false, "write RESULTS.md and the summary in the README, and run nothing")
+	rewrite = flag.Bool("report", false, "write RESULTS.md and the tables in README.md and docs/benchmarks.md, and run nothing")
 	gateway = flag.String("gateway", "", "the xmppgate to measure instead of building one")
 	partAt  = flag.Int("part", 0, "be a part of crowd, with ports from this one on; for itself only")
 	profile = flag.Bool("profile", false, "let xmppgate serve profiles, and print where")
@@ -74,11 +74,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if *readme {
+	if *rewrite {
 		if err := writeResults(res); err != nil {
 			return err
 		}
-		return writeReadme(res)
+		return writePages(res)
 	}
 	names, selected := []string{}, []string{}
 	for _, s := range scenarios {

@@ -18,4 +18,4 @@ c2s_require_encryption = true    -- stays as it is, for everybody else
 
 -- Prosody sees every WebSocket client at 127.0.0.1. Limits and bans by address
 -- (fail2ban, mod_register_limits) belong in front of the gateway, unless the
--- community module mod_net_proxy tells it better: README, "The client's address".
+-- community module mod_net_proxy tells it better: docs/client-address.md.
