@@ -44,7 +44,7 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 
 demo-test: ## the demo with a real Prosody and a real browser
-	go test -tags e2e -run Demo -v ./cmd/xmppgate
+	go test -tags e2e -run Demo -v ./cmd/xmppgate/internal/demo
 
 e2e: ## real servers, real clients
 	cd deploy/e2e && go vet ./... && go test ./...

@@ -1,217 +1,22 @@
+//go:build !nodemo
+
 package main
 
 import (
 	"context"
-	"errors"
-	"flag"
-	"fmt"
-	"io"
-	"log/slog"
-	"net"
-	"net/url"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
-	"time"
 
-	"xmppgate/proxy"
-	"xmppgate/proxy/upstream"
+	"xmppgate/cmd/xmppgate/internal/demo"
 )
 
-// demoOptions are the flags of the demo. It takes no environment: it shows the
-// gateway, it does not run one for others.
-type demoOptions struct {
-	upstream string
-	gateway  string
-	domain   string
-	password string
-	listen   string
-	page     string
-}
-
-const demoUsage = `Usage: xmppgate demo [flags]
-
-Starts a Prosody of its own, the gateway and a chat page, all on loopback, and
-removes everything at Ctrl-C.
-
-Flags:
-`
-
-// errNoServer says what to do when there is no Prosody to show.
-var errNoServer = errors.New(`no Prosody found. One of these helps:
-
-  install it     sudo apt-get install prosody   (or brew, dnf, apk)
-  use Docker     docker compose -f deploy/compose.yaml up --build
-  use your own   xmppgate demo --upstream tcp://host:port --domain example.org`)
-
-// runDemo is the subcommand demo. It returns the exit status: 0 after Ctrl-C, 1
-// when something failed, 2 when the user has to do something first.
-func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	// A closed terminal must not leave a server behind either.
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-
-	var o demoOptions
-	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.StringVar(&o.upstream, "upstream", "", "use this `server` instead of an own one: tcp://host:port, or any other URL of XMPPGATE_UPSTREAM but srv:")
-	flags.StringVar(&o.gateway, "gateway", "", "serve only the page, for the gateway at this WebSocket `URL`")
-	flags.StringVar(&o.domain, "domain", "localhost", "XMPP `domain` of the accounts")
-	flags.StringVar(&o.password, "password", "", "`password` that the page fills in, for accounts made to be shown")
-	flags.StringVar(&o.listen, "listen", "127.0.0.1:5290", "`address` of the gateway; the next free port if taken")
-	flags.StringVar(&o.page, "page", "127.0.0.1:8280", "`address` of the page; the next free port if taken")
-	flags.Usage = func() {
-		fmt.Fprint(flags.Output(), demoUsage)
-		flags.PrintDefaults()
-	}
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "demo: unexpected argument %q\n", flags.Arg(0))
-		return 2
-	case o.upstream != "" && o.gateway != "":
-		fmt.Fprintln(stderr, "demo: --upstream and --gateway exclude each other")
-		return 2
-	}
-
-	switch err := serveDemo(ctx, o, stdout, stderr); {
-	case err == nil, ctx.Err() != nil: // Ctrl-C, at whatever moment
-		return 0
-	case errors.Is(err, errNoServer):
-		fmt.Fprintf(stderr, "demo: %v\n", err)
-		return 2
-	default:
-		fmt.Fprintf(stderr, "demo: %v\n", err)
-		return 1
-	}
-}
-
-// serveDemo runs until ctx ends or something dies. Everything it starts is
-// undone by its deferred calls, however far it came.
-func serveDemo(ctx context.Context, o demoOptions, stdout, stderr io.Writer) error {
-	failed := make(chan error, 3)
-	page := demoPage{Endpoint: o.gateway, Domain: o.domain, Password: o.password}
-	where := []string{} // "what  where" lines for the reader
-
-	address := o.upstream
-	if address == "" && o.gateway == "" {
-		server, err := startProsody(ctx, stderr)
-		if err != nil {
-			return err
-		}
-		defer server.stop()
-		go func() {
-			<-server.exited
-			failed <- fmt.Errorf("prosody ended by itself\n%s", server.logTail())
-		}()
-		address = "tcp://" + server.addr
-		page.Domain, page.Password = demoDomain, demoPassword
-		where = append(where, fmt.Sprintf("server   %s  Prosody, in %s", address, server.dir))
-	}
-
-	if o.gateway == "" {
-		endpoint, stop, err := startDemoGateway(address, o.listen, stderr, failed)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		page.Endpoint = endpoint
-		where = append(where, "gateway  "+endpoint+"  for any XMPP client that speaks WebSocket")
-	}
-
-	listener, err := listenNear(o.page)
-	if err != nil {
-		return err
-	}
-	handler, err := page.handler()
-	if err != nil {
-		listener.Close()
-		return err
-	}
-	server := newPageServer(handler)
-	go func() { failed <- fmt.Errorf("page: %w", server.Serve(listener)) }()
-	defer server.Close()
-
-	host := *listener.Addr().(*net.TCPAddr)
-	if host.IP.IsUnspecified() { // in a container: its port is published elsewhere
-		host.IP = net.IPv4(127, 0, 0, 1)
-	}
-	link := func(who, other string) string {
-		q := url.Values{"jid": {who + "@" + page.Domain}, "to": {other + "@" + page.Domain}}
-		readable := strings.ReplaceAll(q.Encode(), "%40", "@")
-		return "http://" + host.String() + "/?" + readable
-	}
-	fmt.Fprintf(stdout, "\n  Alice    %s\n  Bob      %s\n\n", link("alice", "bob"), link("bob", "alice"))
-	if page.Password != "" {
-		fmt.Fprintf(stdout, "  Open both in a browser and press Connect; the password %q is filled in.\n\n", page.Password)
-	}
-	for _, line := range where {
-		fmt.Fprintf(stdout, "  %s\n", line)
-	}
-	fmt.Fprintln(stdout, "\n  Ctrl-C stops everything and removes it.")
-
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-failed:
-		return err
-	}
-}
-
-// startDemoGateway relays until stop is called and returns the URL for clients.
-func startDemoGateway(server, listen string, log io.Writer, failed chan<- error) (endpoint string, stop func(), err error) {
-	parsed, err := upstream.ParseServer(server)
-	if err != nil {
-		return "", nil, err
-	}
-	router, err := upstream.NewRouter(upstream.Config{Default: []*upstream.Server{parsed}})
-	if err != nil {
-		return "", nil, err
-	}
-	listener, err := listenNear(listen)
-	if err != nil {
-		return "", nil, err
-	}
-	if listener.Addr().(*net.TCPAddr).IP.IsUnspecified() {
-		listener.Close()
-		return "", nil, fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", listen)
-	}
-	gateway := &proxy.Gateway{
-		Dial:   router.Connect,
-		Direct: router.Direct(),
-		Log:    slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		// AllowedOrigins stays open: other web clients may try this gateway too,
-		// and it is as private as the loopback interface.
-	}
-	go func() { failed <- fmt.Errorf("gateway: %w", gateway.Serve(listener)) }()
-	stop = func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		gateway.Shutdown(ctx) // late sessions die with the process
-	}
-	return "ws://" + listener.Addr().String() + proxy.DefaultPaths[0], stop, nil
-}
-
-// listenNear listens at address or, when its port is taken, at one of the ports
-// after it.
-func listenNear(address string) (net.Listener, error) {
-	host, number, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	port, err := strconv.Atoi(number)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", address, err)
-	}
-	for last := port + 20; ; port++ {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || port == last {
-			return l, err
-		}
-	}
-}
+// demoCommand is the row of the table of subcommands that a build with the tag
+// nodemo lacks: what faces the internet needs no demo.
+var demoCommand = []command{{
+	name: "demo", help: "run a server, the gateway and a chat page, to see it work", ownFlags: true,
+	run: func(ctx context.Context, p process) int {
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // the demo has its own handlers
+		return demo.Run(ctx, p.args, p.stdout, p.stderr)
+	},
+}}

@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -72,15 +73,15 @@ type command struct {
 // commands is the table. It is a function because help prints it and is in it:
 // a variable would be initialized by way of itself.
 func commands() []command {
-	return []command{
+	return slices.Concat([]command{
 		{name: "serve", help: "relay until SIGTERM; the default", run: serve},
 		{name: "check-config", help: "print the configuration, or what is wrong with it", run: checkConfig},
 		{name: "healthcheck", help: "ask a running gateway for /healthz; for HEALTHCHECK of a container", run: healthcheck},
 		{name: "drain", help: "tell a running gateway to drain; for preStop of a pod", run: requestDrain},
-		{name: "demo", help: "run a server, the gateway and a chat page, to see it work", run: demo, ownFlags: true},
+	}, demoCommand, []command{
 		{name: "version", help: "print the version", run: printVersion},
 		{name: "help", help: "print this", run: printHelp},
-	}
+	})
 }
 
 // run is the whole program. It returns the exit code.
@@ -141,13 +142,6 @@ func checkConfig(_ context.Context, p process) int {
 	}
 	c.print(p.stdout)
 	return exitOK
-}
-
-func demo(ctx context.Context, p process) int {
-	// It watches for signals itself: a second one must not keep it from
-	// stopping the server that it started.
-	signal.Reset(os.Interrupt, syscall.SIGTERM)
-	return runDemo(ctx, p.args, p.stdout, p.stderr)
 }
 
 func printVersion(_ context.Context, p process) int {

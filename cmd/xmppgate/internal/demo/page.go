@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-//go:embed demo
-var demoFiles embed.FS
+//go:embed page
+var pageFiles embed.FS
 
-// demoPage fills in demo/index.html.
-type demoPage struct {
+// chatPage fills in page/index.html.
+type chatPage struct {
 	Endpoint string // WebSocket URL of the gateway
 	Domain   string
 	Password string // filled in for both accounts; may be empty
@@ -23,12 +23,12 @@ type demoPage struct {
 
 // handler serves the page and its files. The page may load nothing from
 // elsewhere, and connect to the gateway only.
-func (p demoPage) handler() (http.Handler, error) {
+func (p chatPage) handler() (http.Handler, error) {
 	endpoint, err := url.Parse(p.Endpoint)
 	if err != nil || endpoint.Host == "" || (endpoint.Scheme != "ws" && endpoint.Scheme != "wss") {
 		return nil, fmt.Errorf("gateway %q is not a ws:// or wss:// URL", p.Endpoint)
 	}
-	files, err := fs.Sub(demoFiles, "demo")
+	files, err := fs.Sub(pageFiles, "page")
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-// Drives the page of the demo in two browsers: node demo.cjs ALICE-URL BOB-URL [DIRECTORY]
+// Drives the page of the demo in two browsers: node browser.cjs ALICE-URL BOB-URL [DIRECTORY]
 // Prints what works, exits 1 at the first thing that does not. Screenshots go
 // to the directory.
 const { chromium } = require('playwright-core');

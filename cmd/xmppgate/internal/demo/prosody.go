@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	demoDomain   = "localhost"
-	demoPassword = "secret"
+	domain   = "localhost"
+	password = "secret"
 )
 
 // How long Prosody may take; variables for the tests.
@@ -40,7 +40,7 @@ storage = "internal"
 data_path = "data"
 pidfile = "prosody.pid"
 log = { info = "*console" }
-VirtualHost "` + demoDomain + `"
+VirtualHost "` + domain + `"
 `
 
 // A prosodyServer is a running Prosody with the accounts alice and bob.
@@ -80,12 +80,12 @@ func startProsody(ctx context.Context, progress io.Writer) (_ *prosodyServer, er
 	}
 	// The accounts as Prosody itself would store them: no second process,
 	// and nothing to wait for.
-	accounts := filepath.Join(dir, "data", demoDomain, "accounts")
+	accounts := filepath.Join(dir, "data", domain, "accounts")
 	if err := os.MkdirAll(accounts, 0o700); err != nil {
 		return nil, err
 	}
 	for _, user := range []string{"alice", "bob"} {
-		record := fmt.Sprintf("return { [\"password\"] = %q; };\n", demoPassword)
+		record := fmt.Sprintf("return { [\"password\"] = %q; };\n", password)
 		if err := os.WriteFile(filepath.Join(accounts, user+".dat"), []byte(record), 0o600); err != nil {
 			return nil, err
 		}

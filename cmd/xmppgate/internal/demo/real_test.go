@@ -1,6 +1,6 @@
 //go:build e2e && linux
 
-package main
+package demo
 
 import (
 	"context"
@@ -21,7 +21,7 @@ func runRealDemo(t *testing.T, args ...string) (links []string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var stdout, stderr lockedBuffer
 	status := make(chan int, 1)
-	go func() { status <- runDemo(ctx, args, &stdout, &stderr) }()
+	go func() { status <- Run(ctx, args, &stdout, &stderr) }()
 	t.Cleanup(func() {
 		cancel()
 		if got := <-status; got != exitOK {
@@ -42,7 +42,7 @@ func TestDemoChat(t *testing.T) {
 	if _, err := exec.LookPath("prosody"); err != nil {
 		t.Fatal("needs prosody: run deploy/e2e/setup.sh")
 	}
-	clients, err := filepath.Abs("../../deploy/e2e/clients")
+	clients, err := filepath.Abs("../../../../deploy/e2e/clients")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestDemoChat(t *testing.T) {
 		node = "node"
 	}
 	links := runRealDemo(t)
-	driver := exec.CommandContext(t.Context(), node, "testdata/demo.cjs", links[0], links[1], t.ArtifactDir())
+	driver := exec.CommandContext(t.Context(), node, "testdata/browser.cjs", links[0], links[1], t.ArtifactDir())
 	driver.Env = append(os.Environ(), "NODE_PATH="+filepath.Join(clients, "node_modules"))
 	out, err := driver.CombinedOutput()
 	t.Logf("%s", out)

@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package demo
 
 import (
 	"bytes"
@@ -20,9 +20,9 @@ import (
 	"time"
 )
 
-// demoSandbox makes the surroundings of a demo: a PATH that holds only the given
+// sandbox makes the surroundings of a demo: a PATH that holds only the given
 // shell scripts, and a temporary directory that must be empty afterwards.
-func demoSandbox(t *testing.T, scripts map[string]string) (bin string) {
+func sandbox(t *testing.T, scripts map[string]string) (bin string) {
 	t.Helper()
 	bin, temp := t.TempDir(), t.TempDir()
 	for name, script := range scripts {
@@ -91,9 +91,9 @@ func TestDemoFailures(t *testing.T) {
 		{name: "no definite host", args: []string{"--upstream", "tcp://127.0.0.1:1", "--listen", ":0"}, status: exitFailed, says: []string{"name one host"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			demoSandbox(t, test.scripts)
+			sandbox(t, test.scripts)
 			var stdout, stderr bytes.Buffer
-			if got := runDemo(t.Context(), test.args, &stdout, &stderr); got != test.status {
+			if got := Run(t.Context(), test.args, &stdout, &stderr); got != test.status {
 				t.Errorf("status %d, want %d", got, test.status)
 			}
 			for _, want := range test.says {
@@ -110,7 +110,7 @@ func TestDemoFailures(t *testing.T) {
 
 // Ctrl-C before the server is up must end whatever the server started, too.
 func TestDemoInterruptedWhileStarting(t *testing.T) {
-	bin := demoSandbox(t, map[string]string{"prosody": `/bin/sleep 1000 & echo $! >"$PIDFILE"; wait`})
+	bin := sandbox(t, map[string]string{"prosody": `/bin/sleep 1000 & echo $! >"$PIDFILE"; wait`})
 	pidfile := filepath.Join(bin, "pid")
 	t.Setenv("PIDFILE", pidfile)
 	prosodyStart = time.Minute
@@ -128,7 +128,7 @@ func TestDemoInterruptedWhileStarting(t *testing.T) {
 		}
 	}()
 	var stderr bytes.Buffer
-	if got := runDemo(ctx, nil, io.Discard, &stderr); got != exitOK {
+	if got := Run(ctx, nil, io.Discard, &stderr); got != exitOK {
 		t.Errorf("status %d: %s", got, &stderr)
 	}
 	if child == 0 {
@@ -153,7 +153,7 @@ func zombie(pid int) bool {
 // With a server of the user's nothing is started but gateway and page, and a
 // port that is taken does no harm.
 func TestDemoUpstream(t *testing.T) {
-	demoSandbox(t, nil)
+	sandbox(t, nil)
 	taken, err := listenNear("127.0.0.1:8280")
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestDemoUpstream(t *testing.T) {
 	var stdout lockedBuffer
 	status := make(chan int)
 	go func() {
-		status <- runDemo(ctx, []string{"--upstream", "tcp://127.0.0.1:1", "--domain", "example.org"}, &stdout, io.Discard)
+		status <- Run(ctx, []string{"--upstream", "tcp://127.0.0.1:1", "--domain", "example.org"}, &stdout, io.Discard)
 	}()
 	stdout.await(t, "Ctrl-C")
 	link := regexp.MustCompile(`http://\S+`).FindString(stdout.String())
@@ -190,7 +190,7 @@ func TestDemoUpstream(t *testing.T) {
 // The policy lets the page reach the gateway and nothing else; the page has no
 // inline script or style that would need an exception.
 func TestDemoPage(t *testing.T) {
-	handler, err := demoPage{Endpoint: "ws://127.0.0.1:5290/xmpp-websocket", Domain: `"><script>`, Password: "secret"}.handler()
+	handler, err := chatPage{Endpoint: "ws://127.0.0.1:5290/xmpp-websocket", Domain: `"><script>`, Password: "secret"}.handler()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,5 @@
+//go:build nodemo
+
+package main
+
+var demoCommand []command
