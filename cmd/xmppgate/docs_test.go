@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path"
@@ -141,6 +142,74 @@ func anchors(page string) (names []string) {
 		}, m[1]))
 	}
 	return names
+}
+
+// docs/troubleshooting.md explains every result and ending that needs somebody to
+// act, and quotes only what the program says.
+func TestTroubleshooting(t *testing.T) {
+	page := readDoc(t, "docs/troubleshooting.md")
+	for _, name := range slices.Concat(proxy.UpgradeResults(), upstream.Results()) {
+		if name != upstream.ResultOK && !strings.Contains(page, "| `"+name+"` |") {
+			t.Errorf("no row explains the result %s", name)
+		}
+	}
+	for _, e := range proxy.Endings() {
+		if e.Level >= slog.LevelWarn && !strings.Contains(page, "`"+e.Name+"`") {
+			t.Errorf("no row explains the ending %s", e.Name)
+		}
+	}
+
+	var source strings.Builder
+	for _, dir := range []string{"cmd/xmppgate", "proxy"} {
+		err := filepath.WalkDir(root+dir, func(file string, d fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(file)
+			source.Write(text)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, log, ok := strings.Cut(page, "\n## Lines in the log\n")
+	if !ok {
+		t.Fatal("no section about the log")
+	}
+	for line := range strings.Lines(log) {
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		messages, _, _ := strings.Cut(line[2:], " |")
+		for message := range strings.SplitSeq(messages, ", ") {
+			if !strings.Contains(source.String(), strings.Trim(message, "`")) {
+				t.Errorf("the program never logs %s", message)
+			}
+		}
+	}
+}
+
+// The documents name only variables and metrics that exist.
+func TestNames(t *testing.T) {
+	known := "XMPPGATE_" // alone it stands for all
+	for _, v := range variables() {
+		known += " " + v.name
+	}
+	known += " xmppgate_ xmppgate_connection_" + metricsTable(t)
+	name := regexp.MustCompile(`\b(XMPPGATE|xmppgate)_[A-Za-z_]*`)
+	pages, err := filepath.Glob(root + "docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, root+"README.md") {
+		file := strings.TrimPrefix(page, root)
+		for _, n := range name.FindAllString(readDoc(t, file), -1) {
+			if !regexp.MustCompile(`\b` + n + `\b`).MatchString(known) {
+				t.Errorf("%s: there is no %s", file, n)
+			}
+		}
+	}
 }
 
 func readDoc(t *testing.T, name string) string {
