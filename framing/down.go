@@ -73,7 +73,7 @@ type Unit struct {
 	nameEnd int       // where declarations go
 	rootEnd int       // the end of the root's start tag
 	scope   []binding // what it inherits
-	missing uint64    // bit i: binding i of the scope has to be declared
+	missing uint64    // bit i: binding i of the scope, of at most DefaultMaxAttributes, has to be declared
 	added   int       // the bytes that this takes
 }
 
@@ -89,9 +89,6 @@ var standardScope = []binding{
 	{"", NSClient, ` xmlns="` + NSClient + `"`},
 	{"stream", NSStreams, ` xmlns:stream="` + NSStreams + `"`},
 }
-
-// maxBindings is the number of bits of Unit.missing.
-const maxBindings = 64
 
 // maxDeclaration is the greatest length of an XML declaration from a server.
 const maxDeclaration = 256
@@ -477,10 +474,13 @@ func (d *Down) header(u *Unit) error {
 	}
 	var a attribute
 	standard, others := 0, 0 // declarations
-	for i := d.nameEnd; ; {
+	for i, n := d.nameEnd, 0; ; n++ {
 		next, more, err := nextAttribute(tag, i, &a)
 		if err != nil {
 			return d.fail(NotWellFormed, next, err)
+		}
+		if more && n == DefaultMaxAttributes {
+			return d.fail(PolicyViolation, a.name, errAttributes)
 		}
 		if !more {
 			if next != len(tag)-1 {
@@ -507,9 +507,6 @@ func (d *Down) header(u *Unit) error {
 	if standard == len(standardScope) && others == 0 {
 		d.scope = nil
 		return nil
-	}
-	if standard+others > maxBindings {
-		return d.fail(PolicyViolation, 0, errPrefixes)
 	}
 	d.scope = learn(tag, d.nameEnd, standard+others)
 	return nil
@@ -608,6 +605,9 @@ func (d *Down) element(u *Unit, b []byte) error {
 			u.missing |= 1 << i
 			u.added += len(g.text)
 		}
+	}
+	if u.Class == Features || u.Class == StreamError {
+		return d.checkTree(u)
 	}
 	return nil
 }

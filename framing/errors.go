@@ -90,6 +90,7 @@ var (
 	errNonCharacter = errors.New("character not allowed in XML")
 	errPrefix       = errors.New("unbound namespace prefix")
 	errPrefixes     = errors.New("too many namespace prefixes")
+	errSize         = errors.New("stream features or stream error too large")
 	errSectionEnd   = errors.New(`"]]>" in text`)
 	errTag          = errors.New("bad tag")
 	errTrailing     = errors.New("more than one element")
@@ -163,7 +164,7 @@ func (d *Down) StreamErrorCondition(u Unit) Condition {
 	}
 	for e := range d.tree(u).children() {
 		prefix, local := e.name()
-		if string(local) == "text" || e.resolve(prefix) != nsStreamErrors {
+		if string(local) == "text" || !e.in(prefix, nsStreamErrors) {
 			continue
 		}
 		for _, c := range conditions {

@@ -2,7 +2,6 @@ package framing
 
 import (
 	"bytes"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -119,18 +118,18 @@ func (d *Down) AppendFeatures(dst []byte, u Unit) []byte {
 func (f *filter) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
 	left, lost := 0, 0 // vital children
 	for c := range e.children() {
-		i := slices.IndexFunc(rules, func(r rule) bool { return c.is(r.local, r.space) })
-		if i < 0 {
+		r := find(rules, &c)
+		if r == nil {
 			continue
 		}
 		dst = append(dst, e.raw[from:c.start]...)
 		from = c.end
-		out, stays := f.child(dst, &c, &rules[i])
+		out, stays := f.child(dst, &c, r)
 		if stays {
 			dst = out
 		}
 		switch {
-		case !rules[i].vital:
+		case !r.vital:
 		case stays:
 			left++
 		default:
@@ -138,6 +137,17 @@ func (f *filter) apply(dst []byte, e *element, from int, rules []rule) ([]byte, 
 		}
 	}
 	return append(dst, e.raw[from:e.end]...), left > 0 || lost == 0
+}
+
+// find returns the rule for e, nil if there is none.
+func find(rules []rule, e *element) *rule {
+	prefix, local := e.name()
+	for i := range rules {
+		if r := &rules[i]; string(local) == r.local && e.in(prefix, r.space) {
+			return r
+		}
+	}
+	return nil
 }
 
 // child appends what the rule for e leaves of it, as apply does.
@@ -222,13 +232,13 @@ func (d *Down) offers(u Unit, names ...name) bool {
 // lowerMaxBytes replaces a number above the gateway's own limit by that, digit
 // for digit.
 func lowerMaxBytes(f *filter, dst []byte, e *element) []byte {
-	number := bytes.Trim(e.raw[e.content:e.contentEnd], " \t\r\n")
+	start := skipSpace(e.raw, e.content)
+	number := bytes.TrimRight(e.raw[start:max(start, e.contentEnd)], " \t\r\n")
 	// Digits fail to parse only if there are too many of them.
 	v, err := strconv.ParseInt(string(number), 10, 64)
 	if f.maxStanza <= 0 || !digits(number) || err == nil && v <= int64(f.maxStanza) {
 		return append(dst, e.raw[e.start:e.end]...)
 	}
-	start := e.content + bytes.Index(e.raw[e.content:], number)
 	dst = append(dst, e.raw[e.start:start]...)
 	dst = strconv.AppendInt(dst, int64(f.maxStanza), 10)
 	return append(dst, e.raw[start+len(number):e.end]...)

@@ -24,9 +24,10 @@ const (
 
 // The namespaces that names resolve to without a declaration.
 var (
-	spaceXML     = []byte(nsXML)
-	spaceStreams = []byte(NSStreams)
-	spaceClient  = []byte(NSClient)
+	spaceXML     = hashed([]byte(nsXML))
+	spaceXMLNS   = hashed([]byte(nsXMLNS))
+	spaceStreams = hashed([]byte(NSStreams))
+	spaceClient  = hashed([]byte(NSClient))
 )
 
 // A name is a local name in a namespace.

@@ -3,6 +3,7 @@ package framing
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/maphash"
 	"unicode/utf8"
 )
 
@@ -11,7 +12,7 @@ import (
 // found.
 //
 //	characters   checkCharacters, indexNonCharacter, isChar
-//	names        scanName, asciiNameEnd, checkRunes
+//	names        scanName, asciiNameEnd, checkRunes, hashName
 //	attributes   nextAttribute
 //	tags         tagEnd
 //	references   checkReferences, unescaped
@@ -271,19 +272,57 @@ func checkRunes(name []byte) bool {
 	return true
 }
 
+// seed keeps peers from choosing names that have the same hash.
+var seed = maphash.MakeSeed()
+
+// hashBytes returns a number for b that nobody outside of the process can
+// foresee.
+func hashBytes(b []byte) uint64 { return maphash.Bytes(seed, b) }
+
+// spread makes of a hash one whose high bits a peer cannot foresee.
+var spread = hashBytes(nil) | 1
+
+// hashName returns a number for the name b[i:end]. Two names of up to eight
+// bytes never have the same: the bytes themselves are the number then. See
+// spread for tables.
+func hashName(b []byte, i, end int) uint64 {
+	n := end - i
+	switch {
+	case n > 8:
+		return hashBytes(b[i:end])
+	case i+8 <= len(b):
+		return binary.LittleEndian.Uint64(b[i:]) << (64 - 8*n)
+	}
+	var last [8]byte
+	copy(last[8-n:], b[i:end])
+	return binary.LittleEndian.Uint64(last[:])
+}
+
+// inRanges reports whether r is in one of the ranges, which are in order.
 func inRanges(r rune, ranges [][2]rune) bool {
-	for _, g := range ranges {
-		if g[0] <= r && r <= g[1] {
-			return true
+	low, high := 0, len(ranges)
+	for low < high {
+		if mid := (low + high) / 2; ranges[mid][1] < r {
+			low = mid + 1
+		} else {
+			high = mid
 		}
 	}
-	return false
+	return low < len(ranges) && ranges[low][0] <= r
 }
 
 // An attribute is one attribute of a tag, as indexes into the slice that holds
 // the tag. colon is -1 if the name has no prefix; value and end enclose the
 // value with its quotes.
 type attribute struct{ name, colon, nameEnd, value, end int }
+
+// local returns where the local name of an attribute starts.
+func (a *attribute) local() int {
+	if a.colon < 0 {
+		return a.name
+	}
+	return a.colon + 1
+}
 
 // declares returns the prefix that an attribute binds, empty for the default
 // namespace. It reports whether the attribute is a declaration at all.

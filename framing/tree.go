@@ -5,6 +5,9 @@ import (
 	"iter"
 )
 
+// maxTree is the greatest size in bytes of stream features and stream errors.
+const maxTree = 64 << 10
+
 // An element is an element of a complete unit, to look inside. Positions are
 // indexes into raw, which holds the whole unit.
 type element struct {
@@ -16,6 +19,16 @@ type element struct {
 
 	parent *element
 	scope  []binding // what the outermost element inherits
+
+	decls []nsDecl // see nsDecls
+	read  bool     // decls is known
+}
+
+// An nsDecl is a namespace declaration of an element.
+type nsDecl struct {
+	hash   uint64 // of the prefix
+	prefix []byte // empty for the default namespace
+	space  []byte
 }
 
 // tree returns the root of u.
@@ -28,6 +41,49 @@ func (d *Down) tree(u Unit) *element {
 		// The end tag is in, but nothing follows it.
 		contentEnd: len(u.Raw),
 		scope:      d.bindings(),
+	}
+}
+
+// checkTree checks that u, whose elements the gateway is to look at, is no
+// larger than such a unit may be, nor any of its tags.
+func (d *Down) checkTree(u *Unit) error {
+	if len(u.Raw) > maxTree {
+		return d.fail(PolicyViolation, maxTree, errSize)
+	}
+	for i := 0; ; {
+		start := indexByte(u.Raw, i, '<')
+		if start == len(u.Raw) {
+			return nil
+		}
+		switch u.Raw[start+1] {
+		case '!': // CDATA: Down lets nothing else pass
+			j := bytes.Index(u.Raw[start:], []byte("]]>"))
+			if j < 0 {
+				return d.fail(NotWellFormed, start, errTag)
+			}
+			i = start + j
+			continue
+		case '/':
+			i = start + 1
+			continue
+		}
+		if _, i = scanName(u.Raw, start+1); i < 0 {
+			return d.fail(NotWellFormed, start+1, errName)
+		}
+		var a attribute
+		for n, more := 0, true; more; n++ {
+			var err error
+			i, more, err = nextAttribute(u.Raw, i, &a)
+			switch {
+			case err != nil:
+				return d.fail(NotWellFormed, i, err)
+			case more && n == DefaultMaxAttributes:
+				return d.fail(PolicyViolation, a.name, errAttributes)
+			}
+		}
+		if u.Raw[i] == '/' && u.Raw[i+1] != '>' {
+			return d.fail(NotWellFormed, i, errTag)
+		}
 	}
 }
 
@@ -98,7 +154,7 @@ func (e *element) name() (prefix, local []byte) {
 // is reports whether e has the local name and the namespace given.
 func (e *element) is(local, space string) bool {
 	prefix, name := e.name()
-	return string(name) == local && e.resolve(prefix) == space
+	return string(name) == local && e.in(prefix, space)
 }
 
 // attribute returns the value of the attribute that has the name given and no
@@ -118,19 +174,44 @@ func (e *element) attribute(name string) []byte {
 	}
 }
 
-// resolve returns the namespace that a prefix, or none, means for e.
-func (e *element) resolve(prefix []byte) string {
+// nsDecls returns the namespace declarations of e. The tag is read once: each of
+// the children, of which there may be thousands, asks for them.
+func (e *element) nsDecls() []nsDecl {
+	if e.read {
+		return e.decls
+	}
+	e.read = true
+	tag := e.raw[e.start:e.content]
+	var a attribute
+	for i := e.nameEnd - e.start; ; {
+		next, more, err := nextAttribute(tag, i, &a)
+		if err != nil || !more {
+			return e.decls
+		}
+		if prefix, ok := a.declares(tag); ok {
+			hash := hashName(prefix, 0, len(prefix))
+			e.decls = append(e.decls, nsDecl{hash, prefix, value(tag, &a)})
+		}
+		i = next
+	}
+}
+
+// in reports whether a prefix, or none, means the namespace given for e.
+func (e *element) in(prefix []byte, space string) bool {
+	hash := hashName(prefix, 0, len(prefix))
 	for p := e; p != nil; p = p.parent {
-		if space, ok := declared(p.raw[p.start:p.content], p.nameEnd-p.start, prefix); ok {
-			return string(space)
+		for _, d := range p.nsDecls() {
+			if d.hash == hash && string(d.prefix) == string(prefix) {
+				return string(d.space) == space
+			}
 		}
 	}
 	for i := range e.scope {
 		if b := &e.scope[i]; b.prefix == string(prefix) {
-			return b.space
+			return b.space == space
 		}
 	}
-	return ""
+	return space == ""
 }
 
 // text returns the text in e and in what it contains, without the white space

@@ -22,17 +22,24 @@ type UpParser struct {
 
 	// MaxAttributes is the greatest number of attributes of one tag, and of
 	// namespace prefixes declared at one place. It bounds the work per byte,
-	// for both are compared pairwise. Zero means DefaultMaxAttributes.
+	// for the attributes of a tag are compared pairwise. Zero means
+	// DefaultMaxAttributes.
 	MaxAttributes int
 
 	marker
 	name     qname       // of the current tag
 	space    span        // the namespace that the current tag declares as default
 	attrs    []attribute // of the current tag, if it is not a plain one
-	spaces   [][]byte    // namespaces of attrs, nil for those without
+	keys     []uint64    // of the names of attrs, see checkPrefixes
 	open     []span      // names of the unfinished elements
 	prefixes []prefix    // declared at the current place
+
+	// latest has, for each bucket of prefixes, the one declared last: its index
+	// in prefixes plus 1, or 0.
+	latest [1 << bucketBits]int32
 }
+
+const bucketBits = 8
 
 // A span is the part of a message from start to end.
 type span struct{ start, end int }
@@ -45,9 +52,25 @@ type qname struct {
 
 // A prefix is a namespace prefix and the element that declares it.
 type prefix struct {
-	depth       int // of that element
-	name, space []byte
+	depth int // of that element
+	hash  uint64
+	name  []byte
+	space namespace
+	older int32 // as in latest: the one declared before it in the same bucket
 }
+
+// bucket returns the bucket of the prefixes with that hash.
+func bucket(hash uint64) int { return int(hash * spread >> (64 - bucketBits)) }
+
+// A namespace is the name of one. Names may be long and are asked for again and
+// again, so the hash is taken once.
+type namespace struct {
+	uri  []byte // nil if there is none
+	hash uint64
+}
+
+// hashed returns the namespace of that name.
+func hashed(uri []byte) namespace { return namespace{uri, hashBytes(uri)} }
 
 // A Message is what Parse found. Its slices alias the message.
 type Message struct {
@@ -398,7 +421,7 @@ func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 	p.space = span{}
 	limit := p.maxAttributes()
 	tag := msg[:indexByte(msg, i+1, '<')]
-	references := bytes.IndexByte(tag[i:], '&') >= 0
+	references := false
 	var name qname
 	name.start = i + 1
 	name.colon, name.end = scanName(tag, i+1)
@@ -408,6 +431,7 @@ func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 	attrs := p.attrs[:0]
 	prefixed := name.colon >= 0
 	var seen uint64 // a set of attribute names, by a coarse hash
+	again := false  // one of them may be there twice
 	j := name.end
 	for j == len(tag) || tag[j] != '>' {
 		attrs = append(attrs, attribute{})
@@ -426,10 +450,11 @@ func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 		}
 		prefixed = prefixed || a.colon >= 0
 		bit := nameBit(tag, uint(a.name), uint(a.nameEnd))
-		if seen&bit != 0 && duplicate(tag, attrs) {
-			return 0, &Error{NotWellFormed, a.name, errDuplicate}
-		}
+		again = again || seen&bit != 0
 		seen |= bit
+		if len(attrs) == 1 {
+			references = bytes.IndexByte(tag[a.value:], '&') >= 0
+		}
 		if references {
 			if err := checkReferences(tag[a.value+1:a.end-1], a.value+1); err != nil {
 				return 0, err
@@ -446,7 +471,7 @@ func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 	if err := p.declare(tag, depth, limit, references); err != nil {
 		return 0, err
 	}
-	if prefixed {
+	if prefixed || again {
 		if err := p.checkPrefixes(tag, name); err != nil {
 			return 0, err
 		}
@@ -465,18 +490,6 @@ func (p *UpParser) maxAttributes() int {
 		return DefaultMaxAttributes
 	}
 	return p.MaxAttributes
-}
-
-// duplicate reports whether the name of the last attribute is that of an
-// earlier one.
-func duplicate(tag []byte, attrs []attribute) bool {
-	last := &attrs[len(attrs)-1]
-	for i := range attrs[:len(attrs)-1] {
-		if a := &attrs[i]; string(tag[a.name:a.nameEnd]) == string(tag[last.name:last.nameEnd]) {
-			return true
-		}
-	}
-	return false
 }
 
 // checkNames checks the names of a tag for characters beyond ASCII.
@@ -522,7 +535,10 @@ func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) 
 		if len(p.prefixes) == maxPrefixes {
 			return &Error{PolicyViolation, a.name, errPrefixes}
 		}
-		p.prefixes = append(p.prefixes, prefix{depth, name, s})
+		hash := hashName(tag, a.colon+1, a.nameEnd)
+		latest := &p.latest[bucket(hash)]
+		p.prefixes = append(p.prefixes, prefix{depth, hash, name, hashed(s), *latest})
+		*latest = int32(len(p.prefixes))
 	}
 	return nil
 }
@@ -532,65 +548,86 @@ func (p *UpParser) drop(depth int) {
 	n := len(p.prefixes)
 	for n > 0 && p.prefixes[n-1].depth >= depth {
 		n--
-		p.prefixes[n] = prefix{} // it aliases the message
+		d := &p.prefixes[n]
+		p.latest[bucket(d.hash)] = d.older
+		*d = prefix{} // it aliases the message
 	}
 	p.prefixes = p.prefixes[:n]
 }
 
 // checkPrefixes checks that the prefixes used in the current tag are bound and
-// that no two attributes become the same by theirs.
+// that no two attributes have the same name, or get it by their prefixes.
+//
+// There may be 64 attributes of a few bytes each, so it compares numbers: a
+// name's, mixed with that of its namespace.
 func (p *UpParser) checkPrefixes(tag []byte, name qname) error {
-	if name.colon >= 0 && p.lookup(tag[name.start:name.colon]) == nil {
+	if name.colon >= 0 && p.lookup(tag, name.start, name.colon).uri == nil {
 		return &Error{NotWellFormed, name.start, errPrefix}
 	}
-	p.spaces = p.spaces[:0]
-	defer func() { clear(p.spaces) }()
+	p.keys = p.keys[:0]
 	for i := range p.attrs {
 		a := &p.attrs[i]
-		if a.colon < 0 || string(tag[a.name:a.colon]) == "xmlns" {
-			p.spaces = append(p.spaces, nil)
-			continue
-		}
-		space := p.lookup(tag[a.name:a.colon])
-		if space == nil {
+		space := p.spaceOf(tag, a)
+		if a.colon >= 0 && space.uri == nil {
 			return &Error{NotWellFormed, a.name, errPrefix}
 		}
-		local := tag[a.colon+1 : a.nameEnd]
-		for k, other := range p.spaces {
-			if b := &p.attrs[k]; other != nil && string(tag[b.colon+1:b.nameEnd]) == string(local) && string(other) == string(space) {
+		key := space.hash ^ hashName(tag, a.local(), a.nameEnd)
+		for k, other := range p.keys {
+			if other == key && p.sameName(tag, a, &p.attrs[k]) {
 				return &Error{NotWellFormed, a.name, errDuplicate}
 			}
 		}
-		p.spaces = append(p.spaces, space)
+		p.keys = append(p.keys, key)
 	}
 	return nil
 }
 
-// lookup returns the namespace of a prefix at the current place, nil if it is
-// not bound.
-func (p *UpParser) lookup(name []byte) []byte {
-	for i := len(p.prefixes) - 1; i >= 0; i-- {
-		if d := &p.prefixes[i]; string(d.name) == string(name) {
+// spaceOf returns the namespace of an attribute of the current tag.
+func (p *UpParser) spaceOf(tag []byte, a *attribute) namespace {
+	switch {
+	case a.colon < 0:
+		return namespace{}
+	case string(tag[a.name:a.colon]) == "xmlns":
+		return spaceXMLNS
+	}
+	return p.lookup(tag, a.name, a.colon)
+}
+
+// sameName reports whether two attributes of the current tag have the same local
+// name and namespace. It is for those that have the same key.
+func (p *UpParser) sameName(tag []byte, a, b *attribute) bool {
+	return string(tag[a.local():a.nameEnd]) == string(tag[b.local():b.nameEnd]) &&
+		bytes.Equal(p.spaceOf(tag, a).uri, p.spaceOf(tag, b).uri)
+}
+
+// lookup returns what the prefix tag[start:end] is bound to at the current
+// place, nothing if it is not bound.
+func (p *UpParser) lookup(tag []byte, start, end int) namespace {
+	hash := hashName(tag, start, end)
+	for i := p.latest[bucket(hash)]; i > 0; {
+		d := &p.prefixes[i-1]
+		if d.hash == hash && string(d.name) == string(tag[start:end]) {
 			return d.space
 		}
+		i = d.older
 	}
-	switch string(name) {
+	switch string(tag[start:end]) {
 	case "xml":
 		return spaceXML
 	case "stream": // the header binds it
 		return spaceStreams
 	}
-	return nil
+	return namespace{}
 }
 
 // root recognises the root from the tag just scanned, by plainTag or startTag.
 func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
 	name := p.name
-	space := spaceClient
+	space := spaceClient.uri
 	m.Local = msg[name.start:name.end:name.end]
 	if name.colon >= 0 {
 		m.Local = msg[name.colon+1 : name.end : name.end]
-		space = p.lookup(msg[name.start:name.colon])
+		space = p.lookup(msg, name.start, name.colon).uri
 	} else if p.space.end > 0 {
 		space = msg[p.space.start:p.space.end]
 		if !plain || p.seen&low != 0 {
