@@ -6,7 +6,8 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 .NOTPARALLEL:
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
-	go run ./cmd/xmppgate demo
+	go build -o bin/xmppgate ./cmd/xmppgate
+	bin/xmppgate demo --foreground
 
 test: setup lint unit fuzz demo-test e2e deploy-test ## all of it, about 10 minutes
 

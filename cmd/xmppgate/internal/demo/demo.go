@@ -38,6 +38,8 @@ type options struct {
 	password string
 	listen   string
 	page     string
+
+	foreground bool
 }
 
 const usage = `Usage: xmppgate demo [flags]
@@ -79,6 +81,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.password, "password", "", "`password` that the page fills in, for accounts made to be shown")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:5290", "`address` of the gateway; the next free port if taken")
 	flags.StringVar(&o.page, "page", "127.0.0.1:8280", "`address` of the page; the next free port if taken")
+	flags.BoolVar(&o.foreground, "foreground", false, "take the terminal from the program that started this one, such as make: Ctrl-C ends the demo only")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
@@ -96,6 +99,9 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
+	if o.foreground {
+		defer takeTerminal()()
+	}
 	switch err := serve(ctx, o, stdout, stderr); {
 	case err == nil, ctx.Err() != nil: // Ctrl-C, at whatever moment
 		return exitOK
@@ -132,7 +138,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}
 
 	if o.gateway == "" {
-		endpoint, stop, err := startGateway(address, o.listen, stderr, failed)
+		endpoint, stop, err := startGateway(ctx, address, o, stderr, failed)
 		if err != nil {
 			return err
 		}
@@ -160,12 +166,15 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}
 	link := func(who, other string) string {
 		q := url.Values{"jid": {who + "@" + page.Domain}, "to": {other + "@" + page.Domain}}
+		if page.Password != "" { // the page then connects at once
+			q.Set("password", page.Password)
+		}
 		readable := strings.ReplaceAll(q.Encode(), "%40", "@")
 		return "http://" + host.String() + "/?" + readable
 	}
 	fmt.Fprintf(stdout, "\n  Alice    %s\n  Bob      %s\n\n", link("alice", "bob"), link("bob", "alice"))
 	if page.Password != "" {
-		fmt.Fprintf(stdout, "  Open both in a browser and press Connect; the password %q is filled in.\n\n", page.Password)
+		fmt.Fprint(stdout, "  Open both in a browser: they log in at once, and the two can chat.\n\n")
 	}
 	for _, line := range where {
 		fmt.Fprintf(stdout, "  %s\n", line)
@@ -180,8 +189,12 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}
 }
 
-// startGateway relays until stop is called and returns the URL for clients.
-func startGateway(server, listen string, log io.Writer, failed chan<- error) (endpoint string, stop func(), err error) {
+// checkTimeout is how long the server of --upstream may take to answer.
+const checkTimeout = 10 * time.Second
+
+// startGateway relays until stop is called and returns the URL for clients. A
+// server that does not answer is an error: the page could only say so later.
+func startGateway(ctx context.Context, server string, o options, log io.Writer, failed chan<- error) (endpoint string, stop func(), err error) {
 	parsed, err := upstream.ParseServer(server)
 	if err != nil {
 		return "", nil, err
@@ -190,19 +203,25 @@ func startGateway(server, listen string, log io.Writer, failed chan<- error) (en
 	if err != nil {
 		return "", nil, err
 	}
-	listener, err := listenNear(listen)
+	listener, err := listenNear(o.listen)
 	if err != nil {
 		return "", nil, err
 	}
 	if listener.Addr().(*net.TCPAddr).IP.IsUnspecified() {
 		listener.Close()
-		return "", nil, fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", listen)
+		return "", nil, fmt.Errorf("listen on %q: the page has to name one host, such as 127.0.0.1", o.listen)
+	}
+	check, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no answer in %v", checkTimeout))
+	defer cancel()
+	if err := router.Check(check); err != nil {
+		listener.Close()
+		return "", nil, fmt.Errorf("no XMPP server answers at %s. Start it, or name the port that it has for clients, usually 5222.\n\n  %w", server, err)
 	}
 	gateway := &proxy.Gateway{
 		Dial:   router.Connect,
 		Direct: router.Direct(),
 		Log:    slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		// Origins stays open: other web clients may try this gateway too,
+		// AllowedOrigins stays open: other web clients may try this gateway too,
 		// and it is as private as the loopback interface.
 	}
 	go func() { failed <- fmt.Errorf("gateway: %w", gateway.Serve(listener)) }()

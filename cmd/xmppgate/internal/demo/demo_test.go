@@ -7,9 +7,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -87,6 +89,10 @@ func TestDemoFailures(t *testing.T) {
 		{name: "unknown flag", args: []string{"--nonsense"}, status: exitUsage, says: []string{"nonsense", "Usage: xmppgate demo"}},
 		{name: "argument", args: []string{"now"}, status: exitUsage, says: []string{`"now"`}},
 		{name: "bad upstream", args: []string{"--upstream", "example.org"}, status: exitFailed, says: []string{"example.org"}},
+		{
+			name: "dead upstream", args: []string{"--upstream", "tcp://127.0.0.1:1"}, status: exitFailed,
+			says: []string{"no XMPP server answers at tcp://127.0.0.1:1", "Start it", "connection refused"},
+		},
 		{name: "bad gateway", args: []string{"--gateway", "https://example.org/"}, status: exitFailed, says: []string{"ws://"}},
 		{name: "no definite host", args: []string{"--upstream", "tcp://127.0.0.1:1", "--listen", ":0"}, status: exitFailed, says: []string{"name one host"}},
 	} {
@@ -116,31 +122,16 @@ func TestDemoInterruptedWhileStarting(t *testing.T) {
 	prosodyStart = time.Minute
 
 	ctx, cancel := context.WithCancel(t.Context())
-	var child int
-	go func() {
-		defer cancel()
-		for ctx.Err() == nil {
-			if pid, err := os.ReadFile(pidfile); err == nil && bytes.HasSuffix(pid, []byte("\n")) {
-				child, _ = strconv.Atoi(string(bytes.TrimSpace(pid)))
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
+	defer cancel()
+	status := make(chan int)
 	var stderr bytes.Buffer
-	if got := Run(ctx, nil, io.Discard, &stderr); got != exitOK {
+	go func() { status <- Run(ctx, nil, io.Discard, &stderr) }()
+	child := awaitPID(t, pidfile)
+	cancel()
+	if got := <-status; got != exitOK {
 		t.Errorf("status %d: %s", got, &stderr)
 	}
-	if child == 0 {
-		t.Fatal("the child did not start")
-	}
-	// Killed, it may wait for its new parent for a moment.
-	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(child, 0) == nil && !zombie(child); {
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d is still there", child)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	awaitDead(t, child)
 }
 
 // zombie tells whether a process is dead but not yet collected, as children of
@@ -154,6 +145,7 @@ func zombie(pid int) bool {
 // port that is taken does no harm.
 func TestDemoUpstream(t *testing.T) {
 	sandbox(t, nil)
+	server := listenXMPP(t)
 	taken, err := listenNear("127.0.0.1:8280")
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +157,7 @@ func TestDemoUpstream(t *testing.T) {
 	var stdout lockedBuffer
 	status := make(chan int)
 	go func() {
-		status <- Run(ctx, []string{"--upstream", "tcp://127.0.0.1:1", "--domain", "example.org"}, &stdout, io.Discard)
+		status <- Run(ctx, []string{"--upstream", "tcp://" + server, "--domain", "example.org"}, &stdout, io.Discard)
 	}()
 	stdout.await(t, "Ctrl-C")
 	link := regexp.MustCompile(`http://\S+`).FindString(stdout.String())
@@ -184,6 +176,89 @@ func TestDemoUpstream(t *testing.T) {
 	cancel()
 	if got := <-status; got != exitOK {
 		t.Errorf("status %d", got)
+	}
+}
+
+// listenXMPP starts a server that opens each stream and does nothing more.
+func listenXMPP(t *testing.T) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				io.WriteString(conn, "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='1' version='1.0'><stream:features/>")
+				io.Copy(io.Discard, conn)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// A demo that is killed cannot end its server. Its guard does, and removes the
+// directory, which the sandbox checks.
+func TestDemoKilled(t *testing.T) {
+	if os.Getenv("DEMO_TO_KILL") != "" {
+		prosodyStart = time.Minute
+		os.Exit(Run(t.Context(), nil, io.Discard, os.Stderr))
+	}
+	bin := sandbox(t, map[string]string{"prosody": `/bin/sleep 1000 & echo $! >"$PIDFILE"; wait`})
+	pidfile := filepath.Join(bin, "pid")
+	t.Setenv("PIDFILE", pidfile)
+	t.Setenv("DEMO_TO_KILL", "1")
+	demo := exec.Command(os.Args[0], "-test.run=^TestDemoKilled$")
+	demo.Stderr = os.Stderr
+	ownGroup(demo)
+	if err := demo.Start(); err != nil {
+		t.Fatal(err)
+	}
+	child := awaitPID(t, pidfile)
+	killGroup(demo) // a shell that closes, or timeout -s KILL
+	demo.Wait()
+	awaitDead(t, child)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		left, err := os.ReadDir(os.Getenv("TMPDIR"))
+		if err != nil || len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("still there: %v", left)
+		}
+	}
+}
+
+func awaitPID(t *testing.T, pidfile string) int {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if line, err := os.ReadFile(pidfile); err == nil && bytes.HasSuffix(line, []byte("\n")) {
+			pid, err := strconv.Atoi(string(bytes.TrimSpace(line)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatal("the server did not start")
+	return 0
+}
+
+// awaitDead returns when a process is gone. Killed, it may wait for its new
+// parent for a moment.
+func awaitDead(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(pid, 0) == nil && !zombie(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatalf("process %d is still there", pid)
+		}
 	}
 }
 

@@ -4,11 +4,25 @@ package demo
 
 import "os/exec"
 
-// Elsewhere there is no Prosody to start but in theory; ending the process is
-// all that is tried.
+// There is hardly a Prosody to start on other systems. Ending the process is all
+// that is tried.
 
 func ownGroup(*exec.Cmd) {}
 
-func terminateGroup(cmd *exec.Cmd) { cmd.Process.Kill() }
-
 func killGroup(cmd *exec.Cmd) { cmd.Process.Kill() }
+
+type guard struct{ cmd *exec.Cmd }
+
+func startGuard(string) (*guard, error) { return &guard{}, nil }
+
+func (g *guard) adopt(cmd *exec.Cmd) { g.cmd = cmd }
+
+func (g *guard) terminate() { g.kill() }
+
+func (g *guard) kill() {
+	if g.cmd != nil && g.cmd.Process != nil {
+		g.cmd.Process.Kill()
+	}
+}
+
+func takeTerminal() (giveBack func()) { return func() {} }

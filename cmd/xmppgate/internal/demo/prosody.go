@@ -48,7 +48,8 @@ type prosodyServer struct {
 	addr   string        // of its client port
 	dir    string        // holds all it writes
 	exited chan struct{} // closed when the process is gone
-	cmd    *exec.Cmd
+	cmd    *exec.Cmd     // nil until it runs
+	guard  *guard        // nil until it runs
 }
 
 // startProsody returns when the server accepts clients. On failure nothing of
@@ -69,6 +70,10 @@ func startProsody(ctx context.Context, progress io.Writer) (_ *prosodyServer, er
 		}
 	}()
 
+	if s.guard, err = startGuard(dir); err != nil {
+		s.guard = nil
+		return nil, err
+	}
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -100,7 +105,7 @@ func startProsody(ctx context.Context, progress io.Writer) (_ *prosodyServer, er
 	}
 	defer log.Close()
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	ownGroup(s.cmd)
+	s.guard.adopt(s.cmd)
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil
 		return nil, err
@@ -135,12 +140,16 @@ func (s *prosodyServer) await(ctx context.Context) error {
 // stop ends the process with all its children and removes the directory.
 func (s *prosodyServer) stop() {
 	if s.cmd != nil {
-		terminateGroup(s.cmd)
+		s.guard.terminate()
 		select {
 		case <-s.exited:
 		case <-time.After(prosodyStop):
 		}
-		killGroup(s.cmd) // also what the process left behind
+	}
+	if s.guard != nil {
+		s.guard.kill() // also what the process left behind
+	}
+	if s.cmd != nil {
 		<-s.exited
 	}
 	os.RemoveAll(s.dir)

@@ -4,6 +4,7 @@ package demo
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,5 +107,34 @@ func TestDemoDownload(t *testing.T) {
 	runRealDemo(t)
 	if _, err := os.Stat(filepath.Join(os.Getenv("XDG_CACHE_HOME"), "xmppgate/prosody/usr/bin/prosody")); err != nil {
 		t.Error(err)
+	}
+}
+
+// Ctrl-C in the terminal of "make demo" is no error of make's.
+func TestDemoMake(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	for _, name := range []string{"MAKEFLAGS", "MAKELEVEL", "MFLAGS"} { // "make test" is no part of it
+		t.Setenv(name, "")
+		os.Unsetenv(name)
+	}
+	var stdout lockedBuffer
+	terminal := exec.CommandContext(t.Context(), "script", "--quiet", "--return", "--command", "make -C ../../../.. demo", "/dev/null")
+	terminal.Stdout = &stdout
+	keys, err := terminal.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := terminal.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stdout.await(t, "Ctrl-C stops")
+	io.WriteString(keys, "\x03")
+	err = terminal.Wait()
+	if err != nil || strings.Contains(stdout.String(), "***") {
+		t.Errorf("%v\n%s", err, &stdout)
+	}
+	if left, _ := os.ReadDir(temp); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
