@@ -40,6 +40,7 @@ type servers interface {
 type admin struct {
 	gateway              gateway
 	drain                *drain
+	access               *access
 	metrics, connections http.Handler
 	limit                int  // most sessions that are listed
 	profile              bool // serve /debug/pprof/
@@ -53,9 +54,10 @@ const adminIndex = `xmppgate
 /connections          sessions as JSON: ?sort=bytes|age|idle|messages&limit=100
 /healthz              200 while the process lives
 /readyz               200 while an XMPP server answers and nobody asked to drain
-/drain                POST or GET: accept nobody, close sessions
+/drain                POST: accept nobody, close sessions
 `
 
+// handler serves all endpoints, each for those only whom access lets in.
 func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, adminIndex) })
@@ -66,9 +68,9 @@ func (a *admin) handler() http.Handler {
 	// (a sidecar), the server would wait for it for ever.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", a.readyz)
+	// Not GET: it changes something, and links and images ask with GET. A
+	// preStop hook runs "xmppgate drain".
 	mux.HandleFunc("POST /drain", a.beginDrain)
-	// Kubernetes can only GET in a preStop hook.
-	mux.HandleFunc("GET /drain", a.beginDrain)
 	if a.profile {
 		// Without cmdline, which may show more than a profile needs.
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -76,20 +78,22 @@ func (a *admin) handler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	return mux
+	return a.access.guard(mux)
 }
 
 // newAdminServer bounds what a client of the admin endpoints may cost. The
 // time to write leaves room for a profile.
 func newAdminServer(a *admin, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           a.handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      2 * time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler: a.handler(),
+		// "OPTIONS *" is not answered behind the handler's back.
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            5 * time.Second,
+		ReadTimeout:                  10 * time.Second,
+		WriteTimeout:                 2 * time.Minute,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               16 << 10,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -111,12 +115,7 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, "ok\n")
 }
 
-func (a *admin) beginDrain(w http.ResponseWriter, r *http.Request) {
-	// A page in the operator's browser reaches loopback, too.
-	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
-		answer(w, http.StatusForbidden, "another site may not start a drain\n")
-		return
-	}
+func (a *admin) beginDrain(w http.ResponseWriter, _ *http.Request) {
 	a.drain.begin()
 	answer(w, http.StatusAccepted, "draining\n")
 }

@@ -49,7 +49,7 @@ func askAdmin(ctx context.Context, addresses []string, method, path string) erro
 			},
 		},
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://xmppgate"+path, nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, nil)
 	if err != nil {
 		return err
 	}

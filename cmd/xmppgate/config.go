@@ -41,6 +41,7 @@ type config struct {
 	SeeOther               list          `env:"SEE_OTHER" help:"where clients go that a server sends elsewhere and the gateway cannot follow: host:port=wss://host/path, comma separated"`
 	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, such as https://chat.example.org, comma separated; empty means any"`
 	AdminListen            list          `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
+	AdminHosts             list          `env:"ADMIN_HOSTS" help:"names by which the admin address is called, comma separated; IP addresses and localhost always are"`
 	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message in bytes, each way; at least 10000"`
 	MaxSessions            int           `env:"MAX_SESSIONS" envDefault:"0" help:"sessions that may live at once; 0 means what the limit of open files allows, at 2 a session"`
 	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends; at least 1s"`
@@ -153,6 +154,7 @@ func (c *config) check(r *report) {
 			r.add("ADMIN_LISTEN", "other machines could read metrics and start a drain: write 127.0.0.1:9280 or unix:/path, or set %sUNSAFE_ADMIN=true where a container or firewall keeps them out", prefix)
 		}
 	}
+	c.checkHosts(r)
 	if c.MaxStanzaBytes < 10000 {
 		r.add("MAX_STANZA_BYTES", "too small: write at least 10000, which every server must accept (RFC 6120, section 13.12)")
 	}

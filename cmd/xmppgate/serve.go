@@ -82,6 +82,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 		gateway:     source{gateway, router},
 		ready:       readiness{servers: router},
 		drain:       d,
+		access:      c.newAccess(log),
 		metrics:     m.Handler(),
 		connections: m.ConnectionsHandler(),
 		limit:       c.ConnectionMetricsLimit,

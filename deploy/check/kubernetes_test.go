@@ -93,6 +93,11 @@ func TestKubernetes(t *testing.T) {
 	delete(environ, "GOMEMLIMIT")
 	checkConfig(t, environ)
 
+	// The gateway takes a drain by POST only, which a hook cannot send.
+	if hook := sidecar.Lifecycle.PreStop; hook.Exec == nil || !slices.Equal(hook.Exec.Command, []string{"/xmppgate", "drain"}) {
+		t.Errorf("preStop of the gateway is %+v", hook)
+	}
+
 	// The server waits until the drain is over, the pod until both are.
 	drain, err := time.ParseDuration(environ["XMPPGATE_DRAIN_TIMEOUT"])
 	if err != nil {
@@ -121,7 +126,7 @@ func TestKubernetes(t *testing.T) {
 	named := []string{
 		m.service.Spec.Ports[0].TargetPort.StrVal,
 		sidecar.StartupProbe.HTTPGet.Port.StrVal, sidecar.LivenessProbe.HTTPGet.Port.StrVal,
-		sidecar.ReadinessProbe.HTTPGet.Port.StrVal, sidecar.Lifecycle.PreStop.HTTPGet.Port.StrVal,
+		sidecar.ReadinessProbe.HTTPGet.Port.StrVal,
 	}
 	for _, rule := range m.policy.Spec.Ingress {
 		for _, p := range rule.Ports {

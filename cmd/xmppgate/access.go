@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"xmppgate/proxy"
+)
+
+// An access decides which requests reach the admin endpoints over TCP.
+//
+// A page in the operator's browser reaches loopback like any program on that
+// machine. What it cannot choose is what the browser says about it: Host names
+// the site that the browser believes it talks to (so a page whose own name was
+// rebound to 127.0.0.1 gives itself away), Origin and Sec-Fetch-Site name the
+// page. Reading metrics and profiles is protected like draining.
+type access struct {
+	hosts []string // names that Host may have, in the form of proxy.NormalDomain
+	log   *slog.Logger
+
+	mu       sync.Mutex // guards all below
+	logged   time.Time  // when a refusal was logged last
+	unlogged int        // refusals since then
+}
+
+// newAccess admits the names of the configuration beside IP addresses and
+// localhost.
+func (c *config) newAccess(log *slog.Logger) *access {
+	a := &access{hosts: []string{"localhost"}, log: log}
+	for _, name := range c.AdminHosts {
+		a.hosts = append(a.hosts, proxy.NormalDomain(name))
+	}
+	for _, address := range c.AdminListen {
+		network, name := splitAddress(address)
+		if host, _, err := net.SplitHostPort(name); network == "tcp" && err == nil && host != "" {
+			a.hosts = append(a.hosts, proxy.NormalDomain(host))
+		}
+	}
+	return a
+}
+
+// guard lets h answer only requests that no foreign page can have caused.
+func (a *access) guard(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if problem := a.refuses(r); problem != "" {
+			a.logRefusal(r, problem)
+			answer(w, http.StatusForbidden, problem+"\n")
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// refuses returns why r must not be answered, or nothing.
+func (a *access) refuses(r *http.Request) string {
+	// No browser connects to a Unix socket by itself, and whoever may connect
+	// to it calls it what he likes.
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	unix := local != nil && local.Network() == "unix"
+	if !unix && !a.knows(r.Host) {
+		return fmt.Sprintf("Host must be an IP address, localhost or a name in %sADMIN_HOSTS", prefix)
+	}
+	// In the absolute form of a request target (RFC 9112, section 3.2.2) the
+	// host counts that stands there; package net/http drops the other one
+	// unseen. Only proxies are asked like that.
+	if !unix && r.URL.IsAbs() {
+		return "this is not a proxy: ask for the path only"
+	}
+	// The Origin of a GET from the same site is absent, that of a POST is
+	// the host itself.
+	for _, origin := range r.Header["Origin"] {
+		if u, err := url.Parse(origin); err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
+			return "pages of another origin may not ask"
+		}
+	}
+	for _, site := range r.Header["Sec-Fetch-Site"] {
+		if site != "same-origin" && site != "none" {
+			return "pages of another site may not ask"
+		}
+	}
+	return ""
+}
+
+// knows reports whether the value of a Host header is one that no page can
+// bring about: an IP address or a name that is known.
+func (a *access) knows(value string) bool {
+	host := value
+	if i := strings.LastIndexByte(value, ':'); i >= 0 && !strings.HasSuffix(value, "]") {
+		host = value[:i]
+		if strings.Trim(value[i+1:], "0123456789") != "" {
+			return false
+		}
+	}
+	if literal, ok := strings.CutPrefix(host, "["); ok {
+		literal, ok = strings.CutSuffix(literal, "]")
+		ip, err := netip.ParseAddr(literal)
+		return ok && err == nil && ip.Is6()
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Is4()
+	}
+	return host != "" && slices.Contains(a.hosts, proxy.NormalDomain(host))
+}
+
+const (
+	// refusalsEvery is how often refusals are logged at most.
+	refusalsEvery = time.Minute
+	// maxLoggedHost bounds what a refused client can write into the log.
+	maxLoggedHost = 100
+)
+
+// logRefusal tells the operator, who may have forgotten a name.
+func (a *access) logRefusal(r *http.Request, problem string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unlogged++
+	if now := time.Now(); a.logged.IsZero() || now.Sub(a.logged) >= refusalsEvery {
+		a.log.Warn("admin request refused", "cause", problem, "requests", a.unlogged,
+			"remote", r.RemoteAddr, "host", r.Host[:min(len(r.Host), maxLoggedHost)])
+		a.logged, a.unlogged = now, 0
+	}
+}
+
+// checkHosts reports names that no Host header has.
+func (c *config) checkHosts(r *report) {
+	for _, name := range c.AdminHosts {
+		if strings.ContainsAny(name, ":/@*[] ") {
+			r.add("ADMIN_HOSTS", "%q is not a name: write one without scheme and port, such as xmppgate.example.org; IP addresses are always accepted", name)
+		}
+	}
+}
