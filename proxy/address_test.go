@@ -43,10 +43,17 @@ func TestClientAddress(t *testing.T) {
 		{name: "a header where none belongs", ahead: v2inet, refused: true},
 		{name: "X-Forwarded-For", policy: clientaddr.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 192.0.2.1, 203.0.113.7\r\nX-Forwarded-Proto: https\r\n",
 			client: "203.0.113.7:0", secure: true},
-		{name: "Forwarded", policy: clientaddr.Policy{Forwarders: loopback}, headers: "Forwarded: for=\"[2001:db8::7]:4711\"\r\n", client: "[2001:db8::7]:4711"},
-		{name: "not an address", policy: clientaddr.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 1.2.3.4 5.6.7.8\r\n"},
-		{name: "both", policy: clientaddr.Policy{Proxies: loopback, Forwarders: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, ahead: v2inet,
+		{name: "X-Forwarded-For, Forwarded beside it", policy: clientaddr.Policy{Forwarders: loopback},
+			headers: "Forwarded: for=127.0.0.1\r\nX-Forwarded-For: 192.0.2.1\r\nForwarded: x\r\nX-Real-IP: 127.0.0.1\r\nx-forwarded-for: 203.0.113.7\r\n", client: "203.0.113.7:0"},
+		{name: "Forwarded", policy: clientaddr.Policy{Forwarders: loopback, Header: "Forwarded"}, headers: "X-Forwarded-For: 127.0.0.1\r\nForwarded: for=\"[2001:db8::7]:4711\"\r\n", client: "[2001:db8::7]:4711"},
+		{name: "not an address", policy: clientaddr.Policy{Forwarders: loopback}, headers: "X-Forwarded-For: 1.2.3.4 5.6.7.8\r\n", refused: true},
+		{name: "unknown", policy: clientaddr.Policy{Forwarders: loopback, Header: "Forwarded"}, headers: "Forwarded: for=unknown\r\n", refused: true},
+		{name: "a proxy that does not forward", policy: clientaddr.Policy{Forwarders: loopback}, headers: "Forwarded: for=203.0.113.7\r\n", refused: true},
+		{name: "PROXY and field", policy: clientaddr.Policy{Proxies: loopback, Forwarders: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, ahead: v2inet,
 			headers: "X-Forwarded-For: 192.0.2.1\r\n", client: "192.0.2.1:0", listener: "198.51.100.1:5280"},
+		{name: "PROXY and no field", policy: clientaddr.Policy{Proxies: loopback, Forwarders: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, ahead: v2inet, refused: true},
+		{name: "PROXY of a client that invents a field", policy: clientaddr.Policy{Proxies: loopback, Forwarders: loopback, Unix: true}, ahead: v2inet,
+			headers: "X-Forwarded-For: 127.0.0.1\r\n", client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			onLoops(t, func(t *testing.T, l string) {

@@ -51,12 +51,13 @@ var (
 	refuseProtocol = refusal{"no-subprotocol", 400, "", "Offer the WebSocket subprotocol xmpp (Sec-WebSocket-Protocol: xmpp)."}
 	refuseNoProxy  = refusal{"no-proxy-header", 400, "", "A PROXY header is expected from this address."}
 	refuseOrigin   = refusal{"bad-origin", 403, "", "This origin may not connect."}
+	refuseAddress  = refusal{"no-client-address", 400, "", "The proxy does not say who the client is."}
 )
 
 // UpgradeResults lists the results that Observer.Upgraded is told.
 func UpgradeResults() []string {
 	results := []string{upgradeOK, upgradeGone}
-	for _, r := range []refusal{refuseBusy, refuseTooLarge, refuseTimeout, refuseBad, refuseMethod, refusePath, refusePlain, refuseVersion, refuseProtocol, refuseNoProxy, refuseOrigin} {
+	for _, r := range []refusal{refuseBusy, refuseTooLarge, refuseTimeout, refuseBad, refuseMethod, refusePath, refusePlain, refuseVersion, refuseProtocol, refuseNoProxy, refuseOrigin, refuseAddress} {
 		results = append(results, r.result)
 	}
 	return results
@@ -154,8 +155,14 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		s.turnAway(w, refused)
 		return nil
 	}
-	remote, secure := s.g.ClientAddress.Client(s.remote, r.Header)
-	s.remote, s.secure = remote, s.secure || secure
+	if p := &s.g.ClientAddress; p.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied) {
+		remote, secure, err := p.Forwarded(r.Header)
+		if err != nil {
+			s.turnAway(w, &refuseAddress)
+			return nil
+		}
+		s.remote, s.secure = remote, s.secure || secure
+	}
 	w.out[client].add(response)
 	s.upgraded = true
 	s.g.upgraded(s, w.now)

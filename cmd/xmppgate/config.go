@@ -20,6 +20,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/upstream"
 )
 
@@ -37,7 +38,8 @@ type config struct {
 	DNS                    string        `env:"DNS" help:"the DNS server that is asked for the names of servers, host:port; empty means the system's"`
 	ChannelBinding         string        `env:"CHANNEL_BINDING" envDefault:"pass" help:"what becomes of SASL mechanisms that bind to TLS: pass, strip, or end-point where gateway and server have the same certificate"`
 	ProxyProtocol          list          `env:"PROXY_PROTOCOL" help:"networks or addresses whose connections start with a PROXY header, comma separated"`
-	TrustedProxies         list          `env:"TRUSTED_PROXIES" help:"networks or addresses whose X-Forwarded-For and Forwarded are believed, comma separated; unix stands for clients on a Unix socket"`
+	TrustedProxies         list          `env:"TRUSTED_PROXIES" help:"networks or addresses of HTTP proxies that say who the client is, comma separated; unix stands for clients on a Unix socket"`
+	ClientAddressHeader    string        `env:"CLIENT_ADDRESS_HEADER" envDefault:"X-Forwarded-For" help:"the one header field in which they say so: X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP; a request of theirs without it is refused"`
 	SeeOther               list          `env:"SEE_OTHER" help:"where clients go that a server sends elsewhere and the gateway cannot follow: host:port=wss://host/path, comma separated"`
 	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, such as https://chat.example.org, comma separated; empty means any"`
 	AdminListen            list          `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
@@ -177,6 +179,7 @@ func (c *config) check(r *report) {
 		{"UPSTREAM_POLICY", c.UpstreamPolicy, upstream.Policies()},
 		{"CHANNEL_BINDING", c.ChannelBinding, slices.Sorted(maps.Keys(bindings))},
 		{"LOG_FORMAT", c.LogFormat, []string{"auto", "text", "json"}},
+		{"CLIENT_ADDRESS_HEADER", c.clientAddress.Header, clientaddr.Headers()},
 		{"LOOP", c.Loop, []string{proxy.LoopAuto, proxy.LoopGoroutine}},
 	} {
 		if last := len(v.known) - 1; !slices.Contains(v.known, v.value) {
@@ -202,6 +205,9 @@ func (c *config) warnings() (warnings []string) {
 				warn(name, n, "anybody can claim to be anybody: write the networks of the proxies only")
 			}
 		}
+	}
+	if n := c.clientAddress.HeaderName(); n != clientaddr.DefaultHeader && len(c.TrustedProxies) == 0 {
+		warn("CLIENT_ADDRESS_HEADER", n, "not used: "+prefix+"TRUSTED_PROXIES says nobody is believed")
 	}
 	if c.unused {
 		warn("UPSTREAM", c.Upstream, "not used: every domain has servers of its own")

@@ -179,6 +179,7 @@ func TestRefused(t *testing.T) {
 		{"CONNECTION_METRICS_LIMIT", "-1", `negative`},
 		{"PROFILE", "yes", `neither true nor false`},
 		{"LOG_LEVEL", "loud", `write debug, info, warn or error`},
+		{"CLIENT_ADDRESS_HEADER", "X-Client", `write X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP`},
 		{"LOG_FORMAT", "xml", `write auto, text or json`},
 		{"LOOP", "kqueue", `write auto or goroutine`},
 	} {
@@ -197,10 +198,11 @@ func TestRefused(t *testing.T) {
 // What the variables that are more than a word or a number come to.
 func TestParsed(t *testing.T) {
 	c, err := loadConfig(prefixed(map[string]string{
-		"DOMAINS":         "Example.ORG.=unix:/a|unix:/b, bücher.example=unix:/c",
-		"PROXY_PROTOCOL":  "::ffff:10.0.0.1,192.168.7.7/16,::ffff:172.16.0.0/108",
-		"TRUSTED_PROXIES": "unix,2001:db8::1",
-		"SEE_OTHER":       "a:5222=wss://a/ws?x=y",
+		"DOMAINS":               "Example.ORG.=unix:/a|unix:/b, bücher.example=unix:/c",
+		"PROXY_PROTOCOL":        "::ffff:10.0.0.1,192.168.7.7/16,::ffff:172.16.0.0/108",
+		"TRUSTED_PROXIES":       "unix,2001:db8::1",
+		"CLIENT_ADDRESS_HEADER": "cf-connecting-ip",
+		"SEE_OTHER":             "a:5222=wss://a/ws?x=y",
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -212,7 +214,7 @@ func TestParsed(t *testing.T) {
 	for _, check := range []struct{ what, got, want string }{
 		{"domains", fmt.Sprint(c.domains), "[example.org xn--bcher-kva.example]"},
 		{"servers", serverNames(router), "unix:/a,unix:/b,unix:/c"}, // without the default, where no session gets
-		{"client address", fmt.Sprint(c.clientAddress), "{[10.0.0.1/32 192.168.0.0/16 172.16.0.0/12] [2001:db8::1/128] true}"},
+		{"client address", fmt.Sprint(c.clientAddress), "{[10.0.0.1/32 192.168.0.0/16 172.16.0.0/12] [2001:db8::1/128] true CF-Connecting-IP}"},
 		{"see other", fmt.Sprint(c.seeOther), "map[a:5222:wss://a/ws?x=y]"},
 		{"warnings", fmt.Sprint(c.warnings()), "[]"},
 	} {

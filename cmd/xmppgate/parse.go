@@ -135,7 +135,12 @@ func checkDNS(address string) error {
 
 // checkClientAddress finds out whose word about clients counts.
 func (c *config) checkClientAddress(r *report) {
-	c.clientAddress = clientaddr.Policy{}
+	c.clientAddress = clientaddr.Policy{Header: c.ClientAddressHeader}
+	for _, name := range clientaddr.Headers() {
+		if strings.EqualFold(name, c.ClientAddressHeader) { // names have no case
+			c.clientAddress.Header = name
+		}
+	}
 	for _, v := range []struct {
 		name     string
 		items    list

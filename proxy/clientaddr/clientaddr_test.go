@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -213,106 +214,116 @@ var trusted = []netip.Prefix{
 }
 
 const (
-	proxy4 = "10.0.0.1:1234"
-	proxy6 = "[fd00::1]:1234"
 	client = "203.0.113.7:0"
 	six    = "[2001:db8::7]:0"
 )
 
-type lines map[string][]string
+const none = "" // nobody knows the client
 
-// forwarded are requests and who they are believed to be for.
+// forwarded are what the fields of requests from a trusted proxy say, each in
+// the one field that is believed.
 var forwarded = []struct {
-	name    string
-	peer    string
-	headers lines
-	want    string
-	secure  bool
+	name   string
+	header string
+	lines  []string
+	want   string
+	secure bool
 }{
-	{"no header", proxy4, nil, proxy4, false},
-	{"peer not trusted", "192.0.2.1:1", lines{"X-Forwarded-For": {"203.0.113.7"}, "X-Forwarded-Proto": {"https"}}, "192.0.2.1:1", false},
-	{"peer not trusted, IPv6", "[2001:db8::1]:1", lines{"Forwarded": {"for=203.0.113.7;proto=https"}}, "[2001:db8::1]:1", false},
-	{"protocol alone", proxy4, lines{"X-Forwarded-Proto": {"https"}}, proxy4, true},
+	{"no field", "", nil, none, false},
+	{"IPv4", "", []string{"203.0.113.7"}, client, false},
+	{"IPv6", "", []string{"2001:db8::7"}, six, false},
+	{"mapped", "", []string{"::ffff:203.0.113.7"}, client, false},
+	{"mapped, in brackets", "", []string{"[::ffff:203.0.113.7]:4711"}, "203.0.113.7:4711", false},
+	{"mapped proxy", "", []string{"203.0.113.7, ::ffff:10.0.0.2"}, client, false},
+	{"brackets", "", []string{"[2001:db8::7]"}, six, false},
+	{"ports", "", []string{"203.0.113.7:4711"}, "203.0.113.7:4711", false},
+	{"ports, IPv6", "", []string{"[2001:db8::7]:4711"}, "[2001:db8::7]:4711", false},
+	{"ports of proxies", "", []string{"203.0.113.7:4711, 10.0.0.2:80, [fd00::2]:80"}, "203.0.113.7:4711", false},
+	{"white space", "", []string{"198.51.100.1 ,\t203.0.113.7\t "}, client, false},
 
-	{"IPv4", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}}, client, false},
-	{"IPv6", proxy6, lines{"X-Forwarded-For": {"2001:db8::7"}}, six, false},
-	{"IPv4 behind IPv6", proxy6, lines{"X-Forwarded-For": {"203.0.113.7"}}, client, false},
-	{"mapped peer", "[::ffff:10.0.0.1]:1234", lines{"X-Forwarded-For": {"2001:db8::7"}}, six, false},
-	{"peer with zone", "[fe80::1%eth0]:1234", lines{"X-Forwarded-For": {"2001:db8::7"}}, six, false},
-	{"mapped", proxy4, lines{"X-Forwarded-For": {"::ffff:203.0.113.7"}}, client, false},
-	{"mapped proxy", proxy4, lines{"X-Forwarded-For": {"203.0.113.7, ::ffff:10.0.0.2"}}, client, false},
-	{"brackets", proxy4, lines{"X-Forwarded-For": {"[2001:db8::7]"}}, six, false},
-	{"ports", proxy4, lines{"X-Forwarded-For": {"203.0.113.7:4711"}}, "203.0.113.7:4711", false},
-	{"ports, IPv6", proxy4, lines{"X-Forwarded-For": {"[2001:db8::7]:4711"}}, "[2001:db8::7]:4711", false},
-	{"white space", proxy4, lines{"X-Forwarded-For": {"198.51.100.1 ,\t203.0.113.7\t "}}, client, false},
-	{"https", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "X-Forwarded-Proto": {"https"}}, client, true},
-	{"wss", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "X-Forwarded-Proto": {"WSS"}}, client, true},
-	{"last protocol", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "X-Forwarded-Proto": {"https", "https, http"}}, client, false},
-	{"last protocol, with TLS", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "X-Forwarded-Proto": {"http,https"}}, client, true},
+	{"client invents", "", []string{"10.0.0.9, 198.51.100.1, 203.0.113.7"}, client, false},
+	{"client invents, IPv6", "", []string{"fd00::9, 2001:db8::1, 2001:db8::7"}, six, false},
+	{"client invents a line", "", []string{"198.51.100.1", "203.0.113.7"}, client, false},
+	{"client invents lines", "", []string{"127.0.0.1", "", "x", "10.0.0.1", "203.0.113.7"}, client, false},
+	{"proxies", "", []string{"198.51.100.1, 203.0.113.7, 10.0.0.3, fd00::2"}, client, false},
+	{"proxies, lines", "", []string{"198.51.100.1, 203.0.113.7", "10.0.0.3", "10.0.0.2"}, client, false},
+	{"all trusted", "", []string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3:0", false},
 
-	{"client invents", proxy4, lines{"X-Forwarded-For": {"10.0.0.9, 198.51.100.1, 203.0.113.7"}}, client, false},
-	{"client invents, IPv6", proxy6, lines{"X-Forwarded-For": {"fd00::9, 2001:db8::1, 2001:db8::7"}}, six, false},
-	{"client invents a line", proxy4, lines{"X-Forwarded-For": {"198.51.100.1", "203.0.113.7"}}, client, false},
-	{"proxies", proxy4, lines{"X-Forwarded-For": {"198.51.100.1, 203.0.113.7, 10.0.0.3, fd00::2"}}, client, false},
-	{"proxies, lines", proxy4, lines{"X-Forwarded-For": {"198.51.100.1, 203.0.113.7", "10.0.0.3", "10.0.0.2"}}, client, false},
-	{"all trusted", proxy4, lines{"X-Forwarded-For": {"10.0.0.3, 10.0.0.2"}}, "10.0.0.3:0", false},
+	{"two in one", "", []string{"1.2.3.4 5.6.7.8"}, none, false},
+	{"line end", "", []string{"1.2.3.4\r\nPROXY TCP4"}, none, false},
+	{"empty", "", []string{""}, none, false},
+	{"empty, behind the client's", "", []string{"127.0.0.1", ""}, none, false},
+	{"only commas", "", []string{" , ,"}, none, false},
+	{"empty at the start", "", []string{", , 203.0.113.7"}, client, false},
+	{"empty at the end", "", []string{"203.0.113.7,"}, none, false},
+	{"empty between", "", []string{"203.0.113.7,,10.0.0.2"}, none, false},
+	{"unknown", "", []string{"203.0.113.7, unknown"}, none, false},
+	{"unknown, before the client", "", []string{"unknown, 203.0.113.7"}, client, false},
+	{"Unix socket", "", []string{"203.0.113.7, unix:"}, none, false},
+	{"zone", "", []string{"fe80::1%eth0"}, none, false},
+	{"zone in brackets", "", []string{"[fe80::1%eth0]:1"}, none, false},
+	{"name", "", []string{"203.0.113.7, localhost"}, none, false},
+	{"zeros", "", []string{"203.0.113.007"}, none, false},
+	{"number", "", []string{"3405803783"}, none, false},
+	{"prefix", "", []string{"203.0.113.0/24"}, none, false},
+	{"IPv4 in brackets", "", []string{"[203.0.113.7]"}, none, false},
+	{"half a bracket", "", []string{"[2001:db8::7"}, none, false},
+	{"the other half", "", []string{"2001:db8::7]"}, none, false},
+	{"behind the bracket", "", []string{"[2001:db8::7]4711"}, none, false},
+	{"no port", "", []string{"203.0.113.7:"}, none, false},
+	{"port too great", "", []string{"203.0.113.7:65536"}, none, false},
+	{"port with sign", "", []string{"203.0.113.7:+1"}, none, false},
+	{"quotes", "", []string{`"203.0.113.7"`}, none, false},
+	{"semicolons", "", []string{"203.0.113.7;proto=https"}, none, false},
+	{"letters of other scripts", "", []string{"２０３.0.113.7"}, none, false},
+	{"junk before", "", []string{`",\",;=` + "\xff" + `[", 203.0.113.7`}, client, false},
+	{"junk behind a proxy", "", []string{"203.0.113.7, x, 10.0.0.2"}, none, false},
 
-	{"two in one", proxy4, lines{"X-Forwarded-For": {"1.2.3.4 5.6.7.8"}}, proxy4, false},
-	{"line end", proxy4, lines{"X-Forwarded-For": {"1.2.3.4\r\nPROXY TCP4"}}, proxy4, false},
-	{"empty", proxy4, lines{"X-Forwarded-For": {""}}, proxy4, false},
-	{"empty at the end", proxy4, lines{"X-Forwarded-For": {"203.0.113.7,"}}, proxy4, false},
-	{"empty between", proxy4, lines{"X-Forwarded-For": {"203.0.113.7,,10.0.0.2"}}, "10.0.0.2:0", false},
-	{"zone", proxy4, lines{"X-Forwarded-For": {"fe80::1%eth0"}}, proxy4, false},
-	{"zone in brackets", proxy4, lines{"X-Forwarded-For": {"[fe80::1%eth0]:1"}}, proxy4, false},
-	{"name", proxy4, lines{"X-Forwarded-For": {"203.0.113.7, localhost"}}, proxy4, false},
-	{"zeros", proxy4, lines{"X-Forwarded-For": {"203.0.113.007"}}, proxy4, false},
-	{"number", proxy4, lines{"X-Forwarded-For": {"3405803783"}}, proxy4, false},
-	{"prefix", proxy4, lines{"X-Forwarded-For": {"203.0.113.0/24"}}, proxy4, false},
-	{"IPv4 in brackets", proxy4, lines{"X-Forwarded-For": {"[203.0.113.7]"}}, proxy4, false},
-	{"half a bracket", proxy4, lines{"X-Forwarded-For": {"[2001:db8::7"}}, proxy4, false},
-	{"behind the bracket", proxy4, lines{"X-Forwarded-For": {"[2001:db8::7]4711"}}, proxy4, false},
-	{"no port", proxy4, lines{"X-Forwarded-For": {"203.0.113.7:"}}, proxy4, false},
-	{"port too great", proxy4, lines{"X-Forwarded-For": {"203.0.113.7:65536"}}, proxy4, false},
-	{"port with sign", proxy4, lines{"X-Forwarded-For": {"203.0.113.7:+1"}}, proxy4, false},
-	{"quotes", proxy4, lines{"X-Forwarded-For": {`"203.0.113.7"`}}, proxy4, false},
-	{"junk before", proxy4, lines{"X-Forwarded-For": {`",\",;=` + "\xff" + `[", 203.0.113.7`}}, client, false},
-	{"junk behind a proxy", proxy4, lines{"X-Forwarded-For": {"203.0.113.7, x, 10.0.0.2"}}, "10.0.0.2:0", false},
+	{"most", "", []string{"203.0.113.7" + strings.Repeat(",10.0.0.2", maxElements-1)}, client, false},
+	{"too many", "", []string{"203.0.113.7" + strings.Repeat(",10.0.0.2", maxElements)}, none, false},
+	{"many before the client", "", []string{strings.Repeat("10.0.0.2,", 3000) + "203.0.113.7"}, client, false},
+	{"many lines before the client", "", append(slices.Repeat([]string{"10.0.0.2"}, 90), "203.0.113.7"), client, false},
+	{"long white space", "", []string{"203.0.113.7" + strings.Repeat(" ", 30000)}, client, false},
 
-	{"most", proxy4, lines{"X-Forwarded-For": {"203.0.113.7" + strings.Repeat(",10.0.0.2", maxElements-1)}}, client, false},
-	{"too many", proxy4, lines{"X-Forwarded-For": {"203.0.113.7" + strings.Repeat(",10.0.0.2", maxElements)}}, "10.0.0.2:0", false},
-	{"longest", proxy4, lines{"X-Forwarded-For": {"203.0.113.7" + strings.Repeat(" ", maxBytes-len("203.0.113.7"))}}, client, false},
-	{"too long", proxy4, lines{"X-Forwarded-For": {"203.0.113.7" + strings.Repeat(" ", maxBytes-len("203.0.113.7")+1)}}, proxy4, false},
+	{"standard", "Forwarded", []string{"for=203.0.113.7;proto=https;by=10.0.0.1"}, client, true},
+	{"standard, IPv6", "Forwarded", []string{`proto=http;For="[2001:db8::7]:4711"`}, "[2001:db8::7]:4711", false},
+	{"standard, no quotes", "Forwarded", []string{`for=[2001:db8::7]`}, six, false},
+	{"standard, no brackets", "Forwarded", []string{`for="2001:db8::7"`}, six, false},
+	{"standard, spaces", "Forwarded", []string{`for=198.51.100.1;; , `, `for=203.0.113.7; ;proto="wss"`}, client, true},
+	{"standard, hidden port", "Forwarded", []string{`for="203.0.113.7:_x"`}, client, false},
+	{"standard, hidden port, IPv6", "Forwarded", []string{`for="[2001:db8::7]:_x"`}, six, false},
+	{"standard, hidden", "Forwarded", []string{"for=203.0.113.7, for=_x;proto=https"}, none, false},
+	{"standard, hidden by the client", "Forwarded", []string{"for=_x, for=203.0.113.7"}, client, false},
+	{"standard, unknown", "Forwarded", []string{"for=203.0.113.7, for=unknown"}, none, false},
+	{"standard, hidden behind a proxy", "Forwarded", []string{"for=203.0.113.7, for=unknown", "for=10.0.0.2;proto=https"}, none, false},
+	{"standard, without for", "Forwarded", []string{"for=203.0.113.7, proto=https"}, none, false},
+	{"standard, not a pair", "Forwarded", []string{"x"}, none, false},
+	{"standard, usual", "Forwarded", []string{"203.0.113.7"}, none, false},
+	{"standard, empty", "Forwarded", []string{"for=203.0.113.7", ""}, none, false},
+	{"standard, proxies", "Forwarded", []string{"for=198.51.100.1;proto=https, for=203.0.113.7;proto=https", `for="[fd00::2]:1";proto=http, for=10.0.0.2`}, client, true},
+	{"standard, client without TLS", "Forwarded", []string{"for=203.0.113.7;proto=http, for=10.0.0.2;proto=https"}, client, false},
+	{"standard, twice", "Forwarded", []string{"for=203.0.113.7;for=198.51.100.1"}, none, false},
+	{"standard, twice the protocol", "Forwarded", []string{"for=203.0.113.7;proto=http;proto=https"}, none, false},
+	{"standard, zone", "Forwarded", []string{`for="[fe80::1%eth0]"`}, none, false},
+	{"standard, open quote", "Forwarded", []string{`for="203.0.113.7`}, none, false},
+	{"standard, escapes", "Forwarded", []string{`for="203.0.113.\7"`}, none, false},
+	{"standard, line end", "Forwarded", []string{"for=\"1.2.3.4\r\nPROXY TCP4\""}, none, false},
+	{"standard, no value", "Forwarded", []string{"for"}, none, false},
+	{"standard, separators in quotes", "Forwarded", []string{`for=203.0.113.7;x="a,for=198.51.100.1;for=1\";\\"`}, client, false},
+	{"standard, client leaves a quote open", "Forwarded", []string{`for=198.51.100.1;x=", for=203.0.113.7`}, client, false},
+	{"standard, client leaves a quote open, IPv6", "Forwarded", []string{`for=198.51.100.1;x="\, for="[2001:db8::7]"`}, six, false},
 
-	{"standard", proxy4, lines{"Forwarded": {"for=203.0.113.7;proto=https;by=10.0.0.1"}}, client, true},
-	{"standard, IPv6", proxy6, lines{"Forwarded": {`proto=http;For="[2001:db8::7]:4711"`}}, "[2001:db8::7]:4711", false},
-	{"standard, no quotes", proxy4, lines{"Forwarded": {`for=[2001:db8::7]`}}, six, false},
-	{"standard, spaces", proxy4, lines{"Forwarded": {`for=203.0.113.7 ; Proto="HTTPS" ;; , `, `for=203.0.113.7; ;proto="wss"`}}, client, true},
-	{"standard, hidden port", proxy4, lines{"Forwarded": {`for="203.0.113.7:_x"`}}, client, false},
-	{"standard, hidden port, IPv6", proxy4, lines{"Forwarded": {`for="[2001:db8::7]:_x"`}}, six, false},
-	{"standard, hidden", proxy4, lines{"Forwarded": {"for=203.0.113.7, for=_x;proto=https"}}, proxy4, false},
-	{"standard, unknown", proxy4, lines{"Forwarded": {"for=203.0.113.7, for=unknown"}}, proxy4, false},
-	{"standard, hidden behind a proxy", proxy4, lines{"Forwarded": {"for=203.0.113.7, for=unknown", "for=10.0.0.2;proto=https"}}, "10.0.0.2:0", true},
-	{"standard, without for", proxy4, lines{"Forwarded": {"for=203.0.113.7, proto=https"}}, proxy4, false},
-	{"standard, proxies", proxy4, lines{"Forwarded": {"for=198.51.100.1;proto=https, for=203.0.113.7;proto=https", `for="[fd00::2]:1";proto=http, for=10.0.0.2`}}, client, true},
-	{"standard, client without TLS", proxy4, lines{"Forwarded": {"for=203.0.113.7;proto=http, for=10.0.0.2;proto=https"}}, client, false},
-	{"standard, twice", proxy4, lines{"Forwarded": {"for=203.0.113.7;for=198.51.100.1"}}, proxy4, false},
-	{"standard, twice the protocol", proxy4, lines{"Forwarded": {"for=203.0.113.7;proto=http;proto=https"}}, proxy4, false},
-	{"standard, zone", proxy4, lines{"Forwarded": {`for="[fe80::1%eth0]"`}}, proxy4, false},
-	{"standard, open quote", proxy4, lines{"Forwarded": {`for="203.0.113.7`}}, proxy4, false},
-	{"standard, escapes", proxy4, lines{"Forwarded": {`for="203.0.113.\7"`}}, proxy4, false},
-	{"standard, line end", proxy4, lines{"Forwarded": {"for=\"1.2.3.4\r\nPROXY TCP4\""}}, proxy4, false},
-	{"standard, no value", proxy4, lines{"Forwarded": {"for"}}, proxy4, false},
-	{"standard, separators in quotes", proxy4, lines{"Forwarded": {`for=203.0.113.7;x="a,for=198.51.100.1;for=1\";\\"`}}, client, false},
-	{"standard, client leaves a quote open", proxy4, lines{"Forwarded": {`for=198.51.100.1;x=", for=203.0.113.7`}}, client, false},
-	{"standard, client leaves a quote open, IPv6", proxy4, lines{"Forwarded": {`for=198.51.100.1;x="\, for="[2001:db8::7]"`}}, six, false},
-	{"standard, protocol of the other", proxy4, lines{"Forwarded": {"for=203.0.113.7"}, "X-Forwarded-Proto": {"https"}}, client, false},
-
-	{"both agree", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "X-Forwarded-Proto": {"https"}, "Forwarded": {"for=203.0.113.7;proto=https"}}, client, true},
-	{"both agree, IPv6", proxy4, lines{"X-Forwarded-For": {"2001:db8::7"}, "Forwarded": {`for="[2001:db8:0::7]:1"`}}, six, false},
-	{"both agree, not on TLS", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "Forwarded": {"for=203.0.113.7;proto=https"}}, client, false},
-	{"client invents Forwarded", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "Forwarded": {"for=198.51.100.1;proto=https"}}, proxy4, false},
-	{"client invents X-Forwarded-For", proxy4, lines{"X-Forwarded-For": {"198.51.100.1"}, "Forwarded": {"for=203.0.113.7"}}, proxy4, false},
-	{"client empties Forwarded", proxy4, lines{"X-Forwarded-For": {"203.0.113.7"}, "Forwarded": {""}}, proxy4, false},
+	{"single", "X-Real-IP", []string{"203.0.113.7"}, client, false},
+	{"single, IPv6", "CF-Connecting-IP", []string{"2001:db8::7"}, six, false},
+	{"single, trusted", "True-Client-IP", []string{"10.0.0.9"}, "10.0.0.9:0", false},
+	{"single, port", "Fly-Client-IP", []string{"203.0.113.7:4711"}, "203.0.113.7:4711", false},
+	{"single, list", "X-Real-IP", []string{"127.0.0.1, 203.0.113.7"}, none, false},
+	{"single, comma", "X-Real-IP", []string{"203.0.113.7,"}, none, false},
+	{"single, lines", "X-Real-IP", []string{"127.0.0.1", "203.0.113.7"}, none, false},
+	{"single, lines alike", "X-Real-IP", []string{"203.0.113.7", "203.0.113.7"}, none, false},
+	{"single, empty", "X-Real-IP", []string{""}, none, false},
+	{"single, none", "X-Real-IP", nil, none, false},
+	{"single, not an address", "X-Real-IP", []string{"x"}, none, false},
 }
 
 // Whom a request is for; what is not an address, or not a proxy's word, is not
@@ -322,51 +333,72 @@ var forwarded = []struct {
 func TestForwarded(t *testing.T) {
 	for _, c := range forwarded {
 		t.Run(c.name, func(t *testing.T) {
-			policy := Policy{Forwarders: trusted}
-			got, secure := policy.Client(addr(c.peer), http.Header(c.headers))
-			if got != addr(c.want) || secure != c.secure {
-				t.Errorf("got %v, %v", got, secure)
+			p := Policy{Forwarders: trusted, Header: c.header}
+			check := func(fields http.Header, secure bool) {
+				t.Helper()
+				got, s, err := p.Forwarded(fields)
+				if got != addr(c.want) || s != secure || (err == nil) != (c.want != none) {
+					t.Errorf("%q: got %v, %v, %v", fields, got, s, err)
+				}
 			}
-			if got, secure := new(Policy).Client(addr(c.peer), http.Header(c.headers)); got != addr(c.peer) || secure {
-				t.Errorf("nobody is trusted: %v, %v", got, secure)
+			fields := http.Header{}
+			set := func(name string, lines []string) {
+				if lines != nil {
+					fields[http.CanonicalHeaderKey(name)] = lines
+				}
 			}
+			set(p.HeaderName(), c.lines)
+			check(fields, c.secure)
+
+			// Whatever else stands beside it changes nothing.
+			for _, name := range Headers() {
+				if name == p.HeaderName() {
+					continue
+				}
+				for _, line := range []string{"", "x", "127.0.0.1", "for=127.0.0.1;proto=https", "203.0.113.7", `"`} {
+					set(name, []string{line})
+					check(fields, c.secure)
+				}
+			}
+
+			// Forwarded says itself which protocol; no other field does.
+			secure := c.want != none
+			if c.header == "Forwarded" {
+				secure = c.secure
+			}
+			fields["X-Forwarded-Proto"] = []string{"http", "http, WSS"}
+			check(fields, secure)
+			fields["X-Forwarded-Proto"] = []string{"https", "https,http"}
+			check(fields, c.header == "Forwarded" && c.secure)
+			fields["X-Forwarded-Proto"] = []string{"https", ""}
+			check(fields, c.header == "Forwarded" && c.secure)
 		})
 	}
 }
 
-// What comes over a socket is believed, for who may open it is trusted. That does not go for all of this machine: a
-// client may be on it, too.
-func TestUnix(t *testing.T) {
-	for _, c := range []struct {
-		usual, standard, want string
-	}{
-		{"203.0.113.7", "", "203.0.113.7:0"},
-		{"127.0.0.1", "", "127.0.0.1:0"},
-		{"198.51.100.9, 127.0.0.1", "", "127.0.0.1:0"},
-		{"198.51.100.9, ::1", "", "[::1]:0"},
-		{"198.51.100.9, 10.1.2.3", "", "198.51.100.9:0"},
-		{"", `for="[2001:db8::7]:1"`, "[2001:db8::7]:1"},
-		{"203.0.113.7", "for=198.51.100.9", ""},
-		{"unknown", "", ""},
-		{"", "", ""},
-	} {
-		headers := http.Header{}
-		if c.usual != "" {
-			headers.Set("X-Forwarded-For", c.usual)
-		}
-		if c.standard != "" {
-			headers.Set("Forwarded", c.standard)
-		}
-		var want netip.AddrPort
-		if c.want != "" {
-			want = netip.MustParseAddrPort(c.want)
-		}
-		for _, unix := range []bool{true, false} {
-			policy := Policy{Forwarders: trusted, Unix: unix}
-			got, _ := policy.Client(netip.AddrPort{}, headers)
-			if unix && got != want || !unix && got.IsValid() {
-				t.Errorf("%q, socket trusted: %v: got %v, want %v", headers, unix, got, want)
+// Who is believed. What comes over a socket is, where that is configured: who
+// may open it is trusted. That does not go for all of this machine, where a
+// client may be as well.
+func TestTrusts(t *testing.T) {
+	for _, unix := range []bool{true, false} {
+		p := Policy{Forwarders: trusted, Unix: unix}
+		for peer, want := range map[string]bool{
+			"10.0.0.1": true, "::ffff:10.0.0.1": true, "fd00::1": true, "fe80::1%eth0": true,
+			"127.0.0.1": false, "11.0.0.1": false, "2001:db8::1": false,
+		} {
+			if got := p.Trusts(netip.MustParseAddr(peer), false); got != want {
+				t.Errorf("%s: %v", peer, got)
 			}
+			if new(Policy).Trusts(netip.MustParseAddr(peer), false) {
+				t.Errorf("%s is trusted by nobody's word", peer)
+			}
+		}
+		if got := p.Trusts(netip.Addr{}, true); got != unix {
+			t.Errorf("our socket: %v, want %v", got, unix)
+		}
+		// A PROXY header may speak of a Unix socket elsewhere.
+		if p.Trusts(netip.Addr{}, false) {
+			t.Error("another machine's socket is trusted")
 		}
 	}
 }
@@ -388,38 +420,45 @@ func TestSendsHeader(t *testing.T) {
 
 func FuzzForwarded(f *testing.F) {
 	for _, c := range forwarded {
-		f.Add(strings.Join(c.headers["X-Forwarded-For"], "\n"), strings.Join(c.headers["Forwarded"], "\n"))
-	}
-	f.Fuzz(func(t *testing.T, usual, standard string) {
-		peer := addr(proxy4)
-		ask := func(usual, standard []string) netip.AddrPort {
-			got, _ := Forwarded(peer, http.Header{"X-Forwarded-For": usual, "Forwarded": standard}, trusted)
-			return got
+		for i := range formats {
+			f.Add(i, strings.Join(c.lines, "\n"), "for=127.0.0.1")
 		}
-		a, b := strings.Split(usual, "\n"), strings.Split(standard, "\n")
-		for _, got := range []netip.AddrPort{ask(a, b), ask(a, nil), ask(nil, b)} {
-			if got != peer && !literally(got.Addr(), usual+","+standard) {
-				t.Fatalf("%v stands nowhere", got)
+	}
+	f.Fuzz(func(t *testing.T, format int, value, other string) {
+		if format < 0 || format >= len(formats) {
+			return
+		}
+		p := Policy{Forwarders: trusted, Header: formats[format].name}
+		name := http.CanonicalHeaderKey(p.Header)
+		ask := func(lines []string) (netip.AddrPort, error) {
+			fields := http.Header{name: lines}
+			got, _, err := p.Forwarded(fields)
+			for _, h := range Headers() {
+				if h != p.Header {
+					fields.Set(h, other)
+				}
 			}
+			if beside, _, e := p.Forwarded(fields); beside != got || e != err {
+				t.Fatalf("%v, but with other fields %v", got, beside)
+			}
+			return got, err
+		}
+		lines := strings.Split(value, "\n")
+		if got, err := ask(lines); err == nil && !literally(got.Addr(), value) || err != nil && got.IsValid() {
+			t.Fatalf("%v stands nowhere, %v", got, err)
 		}
 
 		// Whatever a client sends, what the proxy adds behind it holds.
 		for _, c := range [][2]string{{"203.0.113.7", client}, {"[2001:db8::7]:1", "[2001:db8::7]:1"}} {
-			added, want := c[0], c[1]
-			node := "for=\"" + added + "\";by=\"[fd00::1]:1\""
-			for _, got := range []netip.AddrPort{
-				ask([]string{usual + ", " + added}, nil), ask([]string{usual, added}, nil),
-				ask(nil, []string{standard + "," + node}), ask(nil, []string{standard, node}),
-			} {
-				if got != addr(want) {
-					t.Fatalf("%v, but the proxy says %s", got, want)
+			added, want := c[0], addr(c[1])
+			if p.Header == "Forwarded" {
+				added = "for=\"" + added + "\";by=\"[fd00::1]:1\""
+			}
+			for _, lines := range [][]string{append(lines, added), {value + ", " + added}} {
+				got, err := ask(lines)
+				if formats[format].list && (err != nil || got != want) || !formats[format].list && err == nil {
+					t.Fatalf("%v, %v, but the proxy says %v", got, err, want)
 				}
-			}
-			if got := ask([]string{usual + "," + added}, b); got != peer && got.Addr() != addr(want).Addr() {
-				t.Fatalf("%v by way of the other header", got)
-			}
-			if got := ask(a, []string{standard + "," + node}); got != peer && got.Addr() != addr(want).Addr() {
-				t.Fatalf("%v by way of the other header", got)
 			}
 		}
 	})

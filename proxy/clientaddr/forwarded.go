@@ -1,64 +1,115 @@
 package clientaddr
 
 import (
+	"errors"
+	"fmt"
 	"iter"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// What of each header is looked at, from its end on: so many elements, and so
-// many bytes of them.
-const (
-	maxElements = 64
-	maxBytes    = 8 << 10
-)
+// DefaultHeader is the header field that most proxies add to.
+const DefaultHeader = "X-Forwarded-For"
 
-// Forwarded returns the address of the client that a request from peer is for,
-// and whether that client spoke TLS, as far as the HTTP proxies in trusted can
-// tell. The port is 0 when they do not say.
-//
-// Each proxy adds the address that it was connected to from, at the end of
-// X-Forwarded-For or Forwarded. So the last address is what peer says. If that
-// is of a trusted proxy, the one before it is what that proxy says, and so on,
-// up to the first address that is not in trusted: that is the client, and what
-// stands before it is the client's own invention. An element that is not an
-// address, not even an empty one, ends the walk, too (RFC 7239, section 8.1).
-//
-// A proxy that looks after one of the two headers lets the other one through as
-// the client sent it, and there is no telling which of them it is. Hence, if
-// both are there, they must agree on the address; if they do not, the client
-// is who the peer is.
-//
-// Whether the client spoke TLS is what Forwarded says together with the
-// client's address, or the last word of X-Forwarded-Proto, which is peer's.
-func Forwarded(peer netip.AddrPort, headers http.Header, trusted []netip.Prefix) (client netip.AddrPort, secure bool) {
-	if !contains(trusted, peer.Addr()) {
-		return peer, false
-	}
-	return fromTrusted(peer, headers, trusted)
+// A format is how a header field says who the client is.
+type format struct {
+	name  string
+	list  bool // each proxy adds an element; else there is exactly one address
+	parse func(element string) (hop, error)
 }
 
-// fromTrusted is [Forwarded] for a peer that is believed.
-func fromTrusted(peer netip.AddrPort, headers http.Header, trusted []netip.Prefix) (client netip.AddrPort, secure bool) {
-	usual, standard := headers.Values("X-Forwarded-For"), headers.Values("Forwarded")
-	a := walk(peer, usual, trusted, parseUsual)
-	for last := range elements(headers.Values("X-Forwarded-Proto")) {
-		a.secure = encrypted(last)
-		break
+// formats are the header fields that a proxy can be believed in.
+var formats = []format{
+	{DefaultHeader, true, parseUsual},
+	{"Forwarded", true, parseStandard},
+	{"X-Real-IP", false, parseUsual},        // nginx
+	{"CF-Connecting-IP", false, parseUsual}, // Cloudflare
+	{"True-Client-IP", false, parseUsual},   // Akamai, Cloudflare
+	{"Fly-Client-IP", false, parseUsual},    // Fly.io
+}
+
+// Headers lists the values of Policy.Header.
+func Headers() (names []string) {
+	for _, f := range formats {
+		names = append(names, f.name)
 	}
-	b := walk(peer, standard, trusted, parseStandard)
-	switch {
-	case len(standard) == 0:
-		return a.client, a.secure
-	case len(usual) == 0:
-		return b.client, b.secure
-	case a.client.Addr() == b.client.Addr():
-		return a.client, a.secure && b.secure
+	return names
+}
+
+// HeaderName is the name of the header field that is believed.
+func (p *Policy) HeaderName() string { return p.format().name }
+
+func (p *Policy) format() *format {
+	for i := range formats {
+		if formats[i].name == p.Header {
+			return &formats[i]
+		}
 	}
-	return peer, false
+	return &formats[0]
+}
+
+// Fields are the header fields of a request, as in http.Header: Values returns
+// the values of all lines with this name, in their order.
+type Fields interface{ Values(name string) []string }
+
+// Why a header field does not say who the client is.
+var (
+	ErrMissing  = errors.New("missing")
+	errSeveral  = errors.New("more than one address")
+	errTooMany  = fmt.Errorf("more than %d trusted proxies", maxElements)
+	errEmpty    = errors.New("empty element")
+	errNode     = errors.New("not an IP address")
+	errNoFor    = errors.New("element without for=")
+	errPair     = errors.New("malformed element")
+	errRepeated = errors.New("parameter listed twice")
+)
+
+// maxElements bounds the elements of a list that are looked at, from its end
+// on.
+const maxElements = 64
+
+// Forwarded returns the address of the client that a request of a trusted proxy
+// is for (see [Policy.Trusts]), and whether that client spoke TLS, as far as
+// the proxies say. The port is 0 when they do not say.
+//
+// Each proxy adds the address that it was connected to from, at the end of
+// X-Forwarded-For or Forwarded. So the last address is the word of the peer. If
+// that is the address of a trusted proxy, the one before it is the word of that
+// proxy, and so on, up to the first address that is not trusted: that is the
+// client, and what stands before it is the client's own invention. Where all
+// are trusted, the first one is the client.
+//
+// An error means that nobody knows who the client is: the field is missing, or
+// what a trusted proxy has added to it is not an address (RFC 7239, section
+// 6.2 and 6.3, allows "unknown" and names that hide one). The request must be
+// refused then, for the address of the proxy itself is often one that may do
+// more than others.
+//
+// Whether the client spoke TLS is what Forwarded says together with the
+// client's address; with every other field it is the last word of
+// X-Forwarded-Proto.
+func (p *Policy) Forwarded(fields Fields) (client netip.AddrPort, secure bool, err error) {
+	f := p.format()
+	lines := fields.Values(f.name)
+	if len(lines) == 0 {
+		return netip.AddrPort{}, false, ErrMissing
+	}
+	if !f.list && (len(lines) > 1 || strings.Contains(lines[0], ",")) {
+		return netip.AddrPort{}, false, errSeveral
+	}
+	client, secure, err = p.walk(lines, f.parse)
+	if err != nil {
+		return netip.AddrPort{}, false, err
+	}
+	if f.name != "Forwarded" {
+		for last := range elements(fields.Values("X-Forwarded-Proto")) {
+			secure = encrypted(last)
+			break
+		}
+	}
+	return client, secure, nil
 }
 
 // A hop is what one proxy says about who connected to it.
@@ -67,20 +118,22 @@ type hop struct {
 	secure bool
 }
 
-// walk returns the last hop of lines that is believed, see [Forwarded].
-func walk(peer netip.AddrPort, lines []string, trusted []netip.Prefix, parse func(string) (hop, bool)) hop {
-	believed := hop{client: peer}
+// walk returns the last hop of lines that is believed, see [Policy.Forwarded].
+func (p *Policy) walk(lines []string, parse func(string) (hop, error)) (client netip.AddrPort, secure bool, err error) {
+	count := 0
+	var h hop
 	for element := range elements(lines) {
-		h, ok := parse(element)
-		if !ok {
-			break
+		if count++; count > maxElements {
+			return h.client, h.secure, errTooMany
 		}
-		believed = h
-		if !contains(trusted, h.client.Addr()) {
+		if element == "" {
+			return h.client, h.secure, errEmpty
+		}
+		if h, err = parse(element); err != nil || !contains(p.Forwarders, h.client.Addr()) {
 			break
 		}
 	}
-	return believed
+	return h.client, h.secure, err
 }
 
 // elements yields the elements of a header, the last one first, without the
@@ -88,14 +141,11 @@ func walk(peer netip.AddrPort, lines []string, trusted []netip.Prefix, parse fun
 // nothing to what the client sent.
 func elements(lines []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
-		count, size := 0, 0
 		for _, line := range slices.Backward(lines) {
 			for more := true; more; {
 				var element string
 				line, element, more = cutLast(line, ',')
-				count++
-				size += len(element)
-				if count > maxElements || size > maxBytes || !yield(trim(element)) {
+				if !yield(trim(element)) {
 					return
 				}
 			}
@@ -132,15 +182,15 @@ func encrypted(protocol string) bool {
 	return strings.EqualFold(protocol, "https") || strings.EqualFold(protocol, "wss")
 }
 
-// parseUsual parses an element of X-Forwarded-For.
-func parseUsual(element string) (h hop, ok bool) {
-	h.client, ok = parseNode(element)
-	return h, ok
+// parseUsual parses an element of X-Forwarded-For, or a single address.
+func parseUsual(element string) (h hop, err error) {
+	h.client, err = parseNode(element)
+	return h, err
 }
 
 // parseStandard parses an element of Forwarded (RFC 7239, section 4): pairs of
 // name and value, each name once.
-func parseStandard(element string) (h hop, ok bool) {
+func parseStandard(element string) (h hop, err error) {
 	pairs := make(map[string]string)
 	for more := true; more; {
 		var pair string
@@ -149,21 +199,28 @@ func parseStandard(element string) (h hop, ok bool) {
 			continue
 		}
 		name, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return hop{}, errPair
+		}
 		name = strings.ToLower(name)
-		if _, twice := pairs[name]; !ok || twice {
-			return hop{}, false
+		if _, twice := pairs[name]; twice {
+			return hop{}, errRepeated
 		}
 		// No value of use here has a reason to escape anything.
 		if inner, ok := strings.CutPrefix(value, `"`); ok {
 			if value, ok = strings.CutSuffix(inner, `"`); !ok {
-				return hop{}, false
+				return hop{}, errPair
 			}
 		}
 		pairs[name] = value
 	}
+	node, ok := pairs["for"]
+	if !ok {
+		return hop{}, errNoFor
+	}
 	h.secure = encrypted(pairs["proto"])
-	h.client, ok = parseNode(pairs["for"])
-	return h, ok
+	h.client, err = parseNode(node)
+	return h, err
 }
 
 // parseNode parses an address with or without a port, both as RFC 7239, section
@@ -171,22 +228,23 @@ func parseStandard(element string) (h hop, ok bool) {
 // not have them if there is no port. Names that hide an address, and unknown,
 // are none; a name in place of the port is as good as no port. There are no
 // zones, for these mean something on the machine only where they are from.
-func parseNode(s string) (node netip.AddrPort, ok bool) {
-	address, port := s, ""
+func parseNode(s string) (netip.AddrPort, error) {
+	address, port, ok := s, "", true
 	inner, brackets := strings.CutPrefix(s, "[")
 	if brackets {
-		if address, port, ok = strings.Cut(inner, "]"); !ok {
-			return node, false
-		}
+		address, port, ok = strings.Cut(inner, "]")
 	} else if i := strings.IndexByte(s, ':'); i >= 0 && i == strings.LastIndexByte(s, ':') {
 		address, port = s[:i], s[i:]
 	}
 	a, err := netip.ParseAddr(address)
-	if err != nil || a.Zone() != "" || brackets && !a.Is6() {
-		return node, false
+	if !ok || err != nil || a.Zone() != "" || brackets && !a.Is6() {
+		return netip.AddrPort{}, errNode
 	}
 	number, ok := parsePort(port)
-	return netip.AddrPortFrom(a.Unmap(), number), ok
+	if !ok {
+		return netip.AddrPort{}, errNode
+	}
+	return netip.AddrPortFrom(a.Unmap(), number), nil
 }
 
 // parsePort parses the port of a node, a colon in front, or nothing.
