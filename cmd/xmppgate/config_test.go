@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/clientaddr"
 )
 
 func TestDefaults(t *testing.T) {
@@ -41,6 +42,7 @@ func TestDefaults(t *testing.T) {
 		Upstream:               list{"tcp://127.0.0.1:5222"},
 		UpstreamPolicy:         "hash",
 		ChannelBinding:         "pass",
+		ClientAddressHeader:    clientaddr.DefaultHeader,
 		AdminListen:            list{"127.0.0.1:9280"},
 		MaxStanzaBytes:         proxy.DefaultMaxStanza,
 		PingInterval:           proxy.DefaultPingInterval,
