@@ -109,6 +109,18 @@ func (e ending) info() *EndingInfo { return &endings[e] }
 // code is the WebSocket close code that e sends.
 func (e ending) code() ws.StatusCode { return ws.StatusCode(endings[e].Code) }
 
+// fails reports whether e fails the WebSocket connection (RFC 6455, section
+// 7.1.7): the client has broken the protocol, or has sent a frame that is not
+// read to its end, behind which its Close frame would not be found. FIN then
+// follows our Close frame at once.
+func (e ending) fails() bool {
+	switch e.code() {
+	case ws.StatusProtocolError, ws.StatusUnsupportedData, ws.StatusInvalidFramePayloadData, ws.StatusMessageTooBig:
+		return true
+	}
+	return e == endTooLarge
+}
+
 // reason is the text beside the close code: the only cause that a browser
 // shows. At most 123 bytes (RFC 6455, section 5.5). What the client did wrong
 // is told in full, what ails the server is not its business.

@@ -49,7 +49,7 @@ const (
 	headerTimeout = 10 * time.Second // for the server's stream header
 	saslTimeout   = 30 * time.Second // for the outcome of SASL while a header waits for it
 	closeTimeout  = 5 * time.Second  // for the answer to any kind of close
-	lingerTimeout = 2 * time.Second  // for the client's EOF after both Close frames
+	lingerTimeout = 2 * time.Second  // for the client's EOF when no Close frame is awaited any more
 	stallTimeout  = 30 * time.Second // for a peer that does not read
 )
 
@@ -107,7 +107,6 @@ type session struct {
 	authenticated bool
 	resumable     bool // XEP-0198 is on
 	known         known
-	deaf          bool // the frames of the client can no longer be told apart
 
 	blocked [2]bool // set by the loop: the side takes no more bytes now
 	asked   bool    // a ping is out, and the client has said nothing since
@@ -133,6 +132,7 @@ type rare struct {
 	skip       int64                   // bytes of a frame to discard
 	header     []byte                  // for the server, also for the next one until SASL starts
 	held       bool                    // it may not be written yet
+	headerSent time.Duration           // when the server got one that it has yet to answer; zero for none
 	cancelDial context.CancelCauseFunc // not nil while the dial runs
 	dialed     time.Duration           // when it began
 	dials      int                     // how many there were
@@ -152,7 +152,7 @@ type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
 func (s *session) spare() {
-	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.header == nil && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.relayed == nil {
+	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.relayed == nil {
 		s.rare = nil
 	}
 }
@@ -263,7 +263,7 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 	for s.ending == endNone && s.leg[client] == legOpen && !s.holds() {
 		f, size, err := parseFrame(b[pos:], s.fragments > 0)
 		if err != nil {
-			s.badFrame(w, err)
+			s.endWith(w, endBadFrame, err)
 			break
 		}
 		if size == 0 {
@@ -344,12 +344,6 @@ func (s *session) tooLarge(w *workspace) {
 	s.refuse(w, endTooLarge, framing.PolicyViolation, "stanza too large", framing.StanzaTooBig)
 }
 
-// badFrame ends a session whose frames can no longer be told apart.
-func (s *session) badFrame(w *workspace, err error) {
-	s.deaf = true
-	s.endWith(w, endBadFrame, err)
-}
-
 // control answers a control frame (RFC 6455, section 5.5).
 func (s *session) control(w *workspace, op ws.OpCode, p []byte) {
 	switch op {
@@ -379,7 +373,7 @@ func (s *session) closeFrame(w *workspace, p []byte) {
 	case errors.Is(err, errCloseReason):
 		s.endWith(w, endNotText, err)
 	case err != nil:
-		s.badFrame(w, err)
+		s.endWith(w, endBadFrame, err)
 	default:
 		s.finishClient(w, code)
 		s.endWith(w, s.orderly(endClientLeft), nil)
@@ -394,9 +388,10 @@ func (s *session) finishClient(w *workspace, code ws.StatusCode) {
 }
 
 // awaitClose discards what a client sends after our Close frame, up to its
-// own Close frame (RFC 6455, section 5.5.1).
+// own Close frame (RFC 6455, section 5.5.1). Where that cannot be found any more
+// it is not waited for.
 func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
-	for s.leg[client] == legClosing && !s.deaf && len(b) > 0 {
+	for s.leg[client] == legClosing && len(b) > 0 {
 		if r := s.need(); r.skip > 0 {
 			n := min(r.skip, int64(len(b)))
 			r.skip -= n
@@ -405,9 +400,8 @@ func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
 		}
 		f, size, err := parseFrame(b, ws.OpCode(b[0]&0x0f) == ws.OpContinuation)
 		switch {
-		case err != nil:
-			s.deaf = true
-			return nil
+		case err != nil, f.length > int64(s.g.maxStanza):
+			s.setLeg(w, client, legFinishing, lingerTimeout)
 		case size == 0, f.op == ws.OpClose && len(b) < size+int(f.length):
 			return b
 		case f.op == ws.OpClose:
@@ -593,7 +587,7 @@ func (s *session) released(w *workspace) {
 	if s.rare.held = false; s.traffic(up) != (Traffic{}) {
 		s.rare.header = nil
 	}
-	s.headerSent = true
+	s.headerSent, s.rare.headerSent = true, w.now
 	if s.phase[down] == open {
 		s.phase[down] = restart
 	}
@@ -722,6 +716,9 @@ func (s *session) serverHeader(w *workspace, a framing.Attributes) {
 	if !s.step(w, down, header) {
 		return
 	}
+	if s.rare != nil {
+		s.rare.headerSent = 0
+	}
 	if s.await == endServerSilent {
 		s.waitForNothing()
 	}
@@ -738,11 +735,7 @@ func (s *session) serverHeader(w *workspace, a framing.Attributes) {
 // by one of its own, or by the end e of the session.
 func (s *session) answered(w *workspace, e ending) {
 	if s.stream == nil && s.headerSent && s.phase[down] == idle {
-		sent := w.now - headerTimeout
-		if s.await == endServerSilent { // the wait is not over
-			sent = s.rare.due - headerTimeout
-		}
-		s.g.observer.Answered(answerResult(e), w.now-sent)
+		s.g.observer.Answered(answerResult(e), w.now-s.rare.headerSent)
 	}
 }
 
@@ -1090,7 +1083,11 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 		}
 		o := &w.out[client]
 		o.keep(appendClose(o.grow(), e.code(), e.reason(s.cause())))
-		s.setLeg(w, client, legClosing, closeTimeout)
+		if e.fails() {
+			s.setLeg(w, client, legFinishing, lingerTimeout)
+		} else {
+			s.setLeg(w, client, legClosing, closeTimeout)
+		}
 	}
 	if s.leg[server] == legOpen {
 		if info.EndTag {

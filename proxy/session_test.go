@@ -568,6 +568,14 @@ func TestAnswers(t *testing.T) {
 		"end":     {func(s *session, w *workspace) { s.eof(w, server, io.EOF) }, "closed 3s"},
 		"other":   {func(s *session, w *workspace) { s.receive(w, server, []byte("220 mail.example.org ESMTP\r\n")) }, "bad-stream 3s"},
 		"client":  {func(s *session, w *workspace) { s.eof(w, client, io.EOF) }, "abandoned 3s"},
+		"close": {func(s *session, w *workspace) {
+			s.receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
+			s.eof(w, client, io.EOF)
+		}, "abandoned 3s"},
+		"close, then header": {func(s *session, w *workspace) {
+			s.receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
+			s.receive(w, server, []byte(testHeader))
+		}, "ok 3s"},
 	} {
 		a := &answers{}
 		g := &Gateway{Dial: neverDial, Observer: a}

@@ -686,6 +686,50 @@ func TestShutdownDuringAccept(t *testing.T) {
 	}
 }
 
+// A client that breaks the protocol gets our Close frame and FIN at once,
+// whatever it answers or goes on to send, and no reset that would take the Close
+// frame with it.
+//
+// RFC 6455, section 7.1.7.
+func TestFailedConnectionEndsAtOnce(t *testing.T) {
+	endless := []byte{0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	for name, c := range map[string]struct {
+		out  []byte
+		want string
+	}{
+		"unmasked":        {[]byte{0x81, 0x01, 'x'}, "close 1002"},
+		"binary":          {maskedFrame(ws.OpBinary, true, []byte("x")), "close 1003"},
+		"no text":         {maskedFrame(ws.OpText, true, []byte("<a>\xff</a>")), "close 1007"},
+		"oversized":       {endless, "close 1000"},
+		"bad close":       {maskedFrame(ws.OpClose, true, []byte{3}), "close 1002"},
+		"oversized later": {append(maskedFrame(ws.OpText, true, []byte("<a></b>")), endless...), "close 1000"},
+	} {
+		onLoops(t, func(t *testing.T, l string) {
+			b := newBench(t, l)
+			cl, srv := b.connect()
+			go func() {
+				cl.Write(c.out)
+				for junk := make([]byte, 64<<10); ; {
+					if _, err := cl.Write(junk); err != nil {
+						return
+					}
+				}
+			}()
+			got := ""
+			for !strings.HasPrefix(got, "close") {
+				got = b.message(cl)
+			}
+			if got != c.want {
+				t.Errorf("%s: got %s, want %s", name, got, c.want)
+			}
+			if rest, err := endOf(cl); rest != "" || err != nil {
+				t.Errorf("%s: %q follows the Close frame, %v", name, rest, err)
+			}
+			srv.Close()
+		})
+	}
+}
+
 // Clients that connect while the gateway stops are turned away or never seen.
 func TestConnectDuringShutdown(t *testing.T) {
 	for _, name := range []string{LoopAuto, LoopGoroutine} {
