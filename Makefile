@@ -1,8 +1,10 @@
 # The commands of this repository. "make test" is everything CI runs.
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test bench microbench profile lint image setup unit fuzz demo-test e2e deploy-test
+.PHONY: demo test bench microbench profile lint image setup unit race purego 386 cross vuln fuzz demo-test e2e deploy-test
 .NOTPARALLEL:
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
@@ -23,6 +25,7 @@ profile: ## where the relay spends its time, for the compiler; renew it when tha
 lint:
 	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || (echo 'gofmt: the files above' >&2; exit 1)
 	go mod tidy -diff && go vet ./... && go run $(STATICCHECK) ./...
+	go run $(ACTIONLINT)
 
 image: ## with docker, podman or buildah, whichever is there
 	$$(command -v docker || command -v podman || command -v buildah) build -t xmppgate .
@@ -32,9 +35,26 @@ image: ## with docker, podman or buildah, whichever is there
 setup: ## Debian packages and npm modules for the tests below; only what is missing
 	deploy/e2e/setup.sh
 
-unit:
+unit: race purego
+
+race:
 	go test -race ./...
+
+purego: ## without the assembly
 	go test -tags purego ./framing
+
+# Also in CI, on several systems: .github/workflows.
+
+386: ## int has 32 bits
+	GOARCH=386 go test ./...
+
+cross: ## the other systems, as far as they can be checked from here
+	for system in linux/arm64 linux/386 darwin/arm64 windows/amd64 freebsd/amd64; do \
+		echo $$system; GOOS=$${system%/*} GOARCH=$${system#*/} CGO_ENABLED=0 go vet ./... || exit 1; \
+	done
+
+vuln: ## known vulnerabilities in what is linked
+	go run $(GOVULNCHECK) ./...
 
 fuzz:
 	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime 30s ./framing

@@ -167,6 +167,47 @@ func TestMetricsExist(t *testing.T) {
 	}
 }
 
+// The workflows call targets that the Makefile has, and nothing else tests there.
+func TestWorkflows(t *testing.T) {
+	makefile, err := os.ReadFile("../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	workflows, err := filepath.Glob("../.github/workflows/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)^ *- run: make (.+)$`)
+	matrix := regexp.MustCompile(`(?m)^ *target: \[(.*)\]$`)
+	called := 0
+	for _, path := range workflows {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var targets []string
+		for _, m := range command.FindAllStringSubmatch(string(text), -1) {
+			if m[1] != "${{ matrix.target }}" {
+				targets = append(targets, strings.Fields(m[1])...)
+			}
+		}
+		for _, m := range matrix.FindAllStringSubmatch(string(text), -1) {
+			for target := range strings.SplitSeq(m[1], ",") {
+				targets = append(targets, strings.Trim(target, ` "`))
+			}
+		}
+		for _, target := range targets {
+			called++
+			if !regexp.MustCompile(`(?m)^` + target + `:`).Match(makefile) {
+				t.Errorf("%s calls make %s, which the Makefile does not have", path, target)
+			}
+		}
+	}
+	if called == 0 {
+		t.Error("no target found: the test looks in the wrong place")
+	}
+}
+
 // alternatives expands "a|b" and "x-(a|b)", all that the rules need of regular
 // expressions.
 func alternatives(pattern string) (all []string) {
