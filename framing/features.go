@@ -217,6 +217,22 @@ func (d *Down) OffersSASL(u Unit) bool { return d.offers(u, saslLists[:]...) }
 // (RFC 6120, section 5.4.1).
 func (d *Down) OffersSTARTTLS(u Unit) bool { return d.offers(u, name{"starttls", nsTLS}) }
 
+// RequiresSTARTTLS reports whether u, which must be of Class Features, says that
+// TLS must be negotiated before all else (RFC 6120, section 5.3.1).
+func (d *Down) RequiresSTARTTLS(u Unit) bool {
+	for e := range d.tree(u).children() {
+		if !e.is("starttls", nsTLS) {
+			continue
+		}
+		for child := range e.children() {
+			if child.is("required", nsTLS) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // offers reports whether one of the names is that of a child of u.
 func (d *Down) offers(u Unit, names ...name) bool {
 	for e := range d.tree(u).children() {

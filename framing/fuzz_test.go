@@ -286,6 +286,7 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 			standard = append(standard, d.scope == nil)
 			d.OffersSASL(u)
 			d.OffersSTARTTLS(u)
+			d.RequiresSTARTTLS(u)
 			if host := d.SeeOtherHost(u); len(host) > maxHost {
 				t.Fatalf("a host of %d bytes", len(host))
 			}

@@ -94,6 +94,33 @@ func TestOffersSTARTTLS(t *testing.T) {
 	}
 }
 
+func TestRequiresSTARTTLS(t *testing.T) {
+	const (
+		offer = `<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`
+		must  = `<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'> <required/></starttls>`
+		sasl  = `<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms>`
+	)
+	for in, want := range map[string]bool{
+		must:         true,
+		must + sasl:  true,
+		sasl + must:  true,
+		offer:        false,
+		offer + sasl: false,
+		`<t:starttls xmlns:t='urn:ietf:params:xml:ns:xmpp-tls'><t:required></t:required></t:starttls>` + sasl: true,
+		`<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required xmlns='urn:other'/></starttls>` + sasl:   false,
+		`<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><x><required/></x></starttls>` + sasl:              false,
+		`<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><optional/></starttls>` + sasl:                     false,
+		`<starttls xmlns='urn:other'><required/></starttls>`:                                                  false,
+		`<x>` + must + `</x>`: false,
+		sasl:                  false,
+		"":                    false,
+	} {
+		if d, u := unitOf(t, "<stream:features>"+in+"</stream:features>"); d.RequiresSTARTTLS(u) != want {
+			t.Errorf("%s: %v", in, !want)
+		}
+	}
+}
+
 // What stands behind an empty element is not inside it.
 func TestEmptyElementHasNoChildren(t *testing.T) {
 	in := `<stream:features><limits xmlns='urn:xmpp:stream-limits:0'/><max-bytes xmlns='urn:xmpp:stream-limits:0'>99</max-bytes></stream:features>`

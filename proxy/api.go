@@ -31,6 +31,10 @@ type Gateway struct {
 	// then. Nil means that only Dial knows.
 	Direct net.Addr
 
+	// DirectFor tells whether a session for a domain may connect to Direct,
+	// as upstream.Router.DirectFor does. Nil means any may.
+	DirectFor func(domain string) bool
+
 	// SeeOther maps what servers call each other in <see-other-host/>, as in
 	// "node2.example.org:5222", to the WebSocket URLs that clients get
 	// instead (RFC 7395, section 3.6.1). A server that is not in it is gone

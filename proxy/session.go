@@ -517,7 +517,7 @@ func (s *session) dial(w *workspace) {
 	r := s.rare
 	r.dialed = w.now
 	r.dials++
-	if s.g.Direct != nil && r.dials == 1 {
+	if s.g.Direct != nil && r.dials == 1 && (s.g.DirectFor == nil || s.g.DirectFor(s.domainName())) {
 		s.wait(w, endDialFailed, dialTimeout)
 		if s.link.connect(w, s.g.Direct) {
 			return
@@ -766,6 +766,10 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 	if u.Class == framing.StreamError && s.elsewhere(w, *u) {
 		return
 	}
+	if u.Class == framing.Features && (!s.featuresSent || s.known.features) && s.leadsNowhere(*u) {
+		s.tlsRequired(w)
+		return
+	}
 	if s.known.features && u.Class == framing.Features {
 		s.known.features = false
 		return
@@ -843,6 +847,23 @@ func (s *session) followed() bool {
 // another.
 func (s *session) chosen() bool { return s.stream != nil && s.stream.Server != "" }
 
+// leadsNowhere reports whether a client that is shown the features, without
+// <starttls/>, would wait for ever.
+func (s *session) leadsNowhere(u framing.Unit) bool {
+	return s.down.RequiresSTARTTLS(u) && !s.down.OffersSASL(u)
+}
+
+// tlsRequired acts on first features that demand TLS, which the stream is too far
+// on for. Gateway.Dial knows how to begin with it.
+func (s *session) tlsRequired(w *workspace) {
+	if s.stream == nil && s.redial(w) {
+		return
+	}
+	s.dialFailed(w, errTLSRequired)
+}
+
+var errTLSRequired = errors.New("the server lets nobody in without TLS; write starttls:// for it")
+
 var errDialTimeout = errors.New("no connection in time")
 
 var errUpgradedStream = errors.New("the server started TLS or compression unasked")
@@ -876,7 +897,18 @@ func (s *session) attached(w *workspace, stream *upstream.Stream) {
 // dialFailed tells the session that there is no server to be had.
 func (s *session) dialFailed(w *workspace, err error) {
 	s.need().cancelDial = nil
-	s.endWith(w, endDialFailed, err)
+	s.need().cause = err
+	s.refuse(w, endDialFailed, endDialFailed.info().Condition, dialFailure(err), "")
+}
+
+// dialFailure is what the client may know of a dial that failed: what only the
+// operator can mend, without a word about where the server is.
+func dialFailure(err error) string {
+	var failed *upstream.Error
+	if errors.Is(err, errTLSRequired) || errors.As(err, &failed) && failed.Result == upstream.ResultTLSRequired {
+		return "the server behind the gateway requires TLS, which the gateway is not configured for"
+	}
+	return ""
 }
 
 // eof tells that nothing more comes from sd. err is io.EOF or what broke the

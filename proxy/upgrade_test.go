@@ -179,7 +179,7 @@ func ExampleGateway() {
 	if err != nil {
 		panic(err)
 	}
-	g := &Gateway{Dial: router.Connect, Direct: router.Direct()}
+	g := &Gateway{Dial: router.Connect, Direct: router.Direct(), DirectFor: router.DirectFor}
 	go g.Serve(l)
 	// WebSocket clients connect to l, with the path /xmpp-websocket.
 	fmt.Println(g.Shutdown(context.Background()))

@@ -107,7 +107,6 @@ func TestAccess(t *testing.T) {
 	}
 	a := newAdmin(&fakeGateway{})
 	a.profile = true
-	a.ready.last, a.ready.at = nil, time.Now().Add(time.Hour) // answered a moment ago
 	a.access = (&config{AdminHosts: list{"xmppgate", "xmpp_gate"}, AdminListen: list{"admin.example:9280", ":9280", "unix:/s"}}).newAccess(slog.New(slog.DiscardHandler))
 	for _, l := range listeners {
 		serveAdmin(t, a, l)

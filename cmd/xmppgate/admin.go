@@ -2,9 +2,7 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -13,12 +11,9 @@ import (
 	"net/http/pprof"
 	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"xmppgate/proxy"
-	"xmppgate/proxy/upstream"
 )
 
 // A gateway is what the admin endpoints ask about sessions.
@@ -29,10 +24,7 @@ type gateway interface {
 
 // servers is what they ask about servers, see upstream.Router.
 type servers interface {
-	Monitored() bool
-	Ready() bool
-	Status() []upstream.ServerStatus
-	Check(ctx context.Context) error
+	Ready() error
 }
 
 // An admin serves the endpoints for operators. They show who is connected and
@@ -44,7 +36,7 @@ type admin struct {
 	metrics, connections http.Handler
 	limit                int  // most sessions that are listed
 	profile              bool // serve /debug/pprof/
-	ready                readiness
+	servers              servers
 }
 
 const adminIndex = `xmppgate
@@ -103,12 +95,12 @@ func answer(w http.ResponseWriter, status int, text string) {
 	_, _ = io.WriteString(w, text) // a client that left is no concern of ours
 }
 
-func (a *admin) readyz(w http.ResponseWriter, r *http.Request) {
+func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	if a.drain.begun() {
 		answer(w, http.StatusServiceUnavailable, "draining\n")
 		return
 	}
-	if err := a.ready.check(r.Context()); err != nil {
+	if err := a.servers.Ready(); err != nil {
 		answer(w, http.StatusServiceUnavailable, fmt.Sprintf("no XMPP server answers: %v\n", err))
 		return
 	}
@@ -118,60 +110,6 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) {
 func (a *admin) beginDrain(w http.ResponseWriter, _ *http.Request) {
 	a.drain.begin()
 	answer(w, http.StatusAccepted, "draining\n")
-}
-
-// A readiness tells whether any XMPP server answers.
-//
-// Of several servers sessions and health checks have found out. But until one
-// of them has come to an end all servers count as up, and a single server is
-// not checked at all. Then the server is asked, and the answer remembered for a
-// moment, so that those who ask the gateway cannot load it.
-type readiness struct {
-	servers servers
-
-	mu       sync.Mutex
-	answered bool // any server, ever
-	at       time.Time
-	last     error
-}
-
-const (
-	readyFor     = time.Second
-	readyTimeout = 2 * time.Second
-)
-
-// check returns why no server answers, or nil.
-func (r *readiness) check(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.answered && r.servers.Monitored() {
-		return r.known()
-	}
-	if !r.at.IsZero() && time.Since(r.at) < readyFor {
-		return r.last
-	}
-	// The answer is for all who wait: that one of them leaves must not
-	// spoil it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
-	defer cancel()
-	r.last = r.servers.Check(ctx)
-	r.at = time.Now()
-	r.answered = r.answered || r.last == nil
-	return r.last
-}
-
-// known returns what the last attempt at each server came to, when all are down.
-func (r *readiness) known() error {
-	if r.servers.Ready() {
-		return nil
-	}
-	var failures []string
-	for _, s := range r.servers.Status() {
-		if s.Err != nil {
-			failures = append(failures, s.Err.Error())
-		}
-	}
-	return errors.New(strings.Join(failures, "; "))
 }
 
 // A listedTraffic is one direction of a listed session.

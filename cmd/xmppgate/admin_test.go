@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,39 +11,27 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"xmppgate/proxy"
-	"xmppgate/proxy/upstream"
 )
 
 // A fakeGateway has the sessions and the answer that a test gives it.
 type fakeGateway struct {
 	sessions []proxy.SessionInfo
-	check    func(context.Context) error
-	several  bool
-	status   []upstream.ServerStatus
+	ready    error
 }
 
 func (f *fakeGateway) Sessions() iter.Seq[proxy.SessionInfo] { return slices.Values(f.sessions) }
-func (f *fakeGateway) Check(ctx context.Context) error       { return f.check(ctx) }
-func (f *fakeGateway) Monitored() bool                       { return f.several }
-func (f *fakeGateway) Status() []upstream.ServerStatus       { return f.status }
-
-func (f *fakeGateway) Ready() bool {
-	return slices.ContainsFunc(f.status, func(s upstream.ServerStatus) bool { return s.Up })
-}
+func (f *fakeGateway) Ready() error                          { return f.ready }
 
 // newAdmin returns the endpoints of g with something to drain.
 func newAdmin(g *fakeGateway) *admin {
 	text := func(s string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s) })
 	}
-	return &admin{access: new(config).newAccess(slog.New(slog.DiscardHandler)), gateway: g, ready: readiness{servers: g}, drain: newDrain(), metrics: text("totals"), connections: text("single"), limit: 3}
+	return &admin{access: new(config).newAccess(slog.New(slog.DiscardHandler)), gateway: g, servers: g, drain: newDrain(), metrics: text("totals"), connections: text("single"), limit: 3}
 }
 
 func request(a *admin, method, target string) *httptest.ResponseRecorder {
@@ -78,7 +65,7 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/connections?limit=-1", 400, "limit: write a number\n"},
 		{"GET", "/debug/pprof/", 404, ""},
 	} {
-		a := newAdmin(&fakeGateway{check: func(context.Context) error { return nil }})
+		a := newAdmin(&fakeGateway{})
 		w := request(a, c.method, c.target)
 		if w.Code != c.status || c.body != "" && w.Body.String() != c.body {
 			t.Errorf("%s %s: %d %q", c.method, c.target, w.Code, w.Body)
@@ -100,99 +87,24 @@ func TestProfileHasNoCommandLine(t *testing.T) {
 }
 
 func TestReadyz(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var asked atomic.Int32
-		answers := errors.New("connection refused")
-		a := newAdmin(&fakeGateway{check: func(context.Context) error { asked.Add(1); return answers }})
-		expect := func(status int, body string, times int32) {
-			t.Helper()
-			w := request(a, "GET", "/readyz")
-			if w.Code != status || w.Body.String() != body || asked.Load() != times {
-				t.Errorf("%d %q, the server was asked %d times, want %d", w.Code, w.Body, asked.Load(), times)
-			}
-		}
-		down := "no XMPP server answers: connection refused\n"
-		expect(503, down, 1)
-		answers = nil
-		time.Sleep(readyFor - time.Millisecond)
-		expect(503, down, 1)
-		time.Sleep(time.Millisecond)
-		expect(200, "ok\n", 2)
-		a.drain.begin()
-		expect(503, "draining\n", 2)
-	})
-}
-
-// With several servers their health says it, once any has answered.
-func TestReadyzOfServers(t *testing.T) {
-	var answers error
-	g := &fakeGateway{several: true, check: func(context.Context) error { return answers }, status: []upstream.ServerStatus{
-		{Name: "a", Up: true, Err: &upstream.Error{Server: "a", Phase: "tcp", Err: errors.New("refused")}},
-		{Name: "b"},
-		{Name: "c", Err: &upstream.Error{Server: "c", Phase: "tls", Err: errors.New("expired")}},
-	}}
-	a := newAdmin(g)
-	for _, step := range []struct {
-		answers error
-		up      bool
-		status  int
+	for _, c := range []struct {
+		err     error
+		drained bool
+		code    int
 		body    string
 	}{
-		{errors.New("too early"), true, 503, "no XMPP server answers: too early\n"},
-		{nil, true, 200, "ok\n"},
-		{errors.New("not asked"), true, 200, "ok\n"},
-		{nil, false, 503, "no XMPP server answers: server a: tcp: refused; server c: tls: expired\n"},
+		{nil, false, 200, "ok\n"},
+		{nil, true, 503, "draining\n"},
+		{errors.New("server a: refused"), false, 503, "no XMPP server answers: server a: refused\n"},
 	} {
-		answers, g.status[0].Up = step.answers, step.up
-		a.ready.at = time.Time{}
-		if w := request(a, "GET", "/readyz"); w.Code != step.status || w.Body.String() != step.body {
-			t.Errorf("%d %q, want %d %q", w.Code, w.Body, step.status, step.body)
+		a := newAdmin(&fakeGateway{ready: c.err})
+		if c.drained {
+			a.drain.begin()
+		}
+		if w := request(a, "GET", "/readyz"); w.Code != c.code || w.Body.String() != c.body {
+			t.Errorf("%+v: %d %q", c, w.Code, w.Body)
 		}
 	}
-}
-
-// Many probes at once are one dial, and the one that asked first may leave.
-// The clock is real: a mutex holds up a fake one.
-func TestReadyzIsAskedOnce(t *testing.T) {
-	var asked atomic.Int32
-	a := newAdmin(&fakeGateway{check: func(ctx context.Context) error {
-		asked.Add(1)
-		select {
-		case <-time.After(50 * time.Millisecond):
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}})
-	var done sync.WaitGroup
-	for range 20 {
-		done.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-			defer cancel()
-			w := httptest.NewRecorder()
-			r := httptest.NewRequestWithContext(ctx, "GET", "/readyz", nil)
-			r.Host = "localhost"
-			a.handler().ServeHTTP(w, r)
-			if w.Code != http.StatusOK {
-				t.Errorf("%d %q", w.Code, w.Body)
-			}
-		})
-	}
-	done.Wait()
-	if asked.Load() != 1 {
-		t.Errorf("the server was asked %d times", asked.Load())
-	}
-}
-
-func TestReadyzGivesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAdmin(&fakeGateway{check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
-		start := time.Now()
-		w := request(a, "GET", "/readyz")
-		if took := time.Since(start); w.Code != 503 || took != readyTimeout {
-			t.Errorf("%d after %v", w.Code, took)
-		}
-	})
 }
 
 func TestConnections(t *testing.T) {

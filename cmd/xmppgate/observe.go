@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"xmppgate/metrics"
@@ -20,6 +21,7 @@ type observer struct {
 	router           *upstream.Router
 	direct           string // the server, when sessions connect to it without the router
 	log              *slog.Logger
+	encrypted        sync.Map // the servers of which Encrypted has told
 }
 
 var (
@@ -39,7 +41,7 @@ func (o *observer) Dialed(result string, direct bool, took time.Duration) {
 	o.Metrics.Dialed(result, took)
 	if direct {
 		o.Opened(o.direct, upstream.PhaseTCP, result, took)
-		o.router.Dialed(result)
+		o.router.Opened(upstream.PhaseTCP, result)
 	}
 }
 
@@ -47,6 +49,15 @@ func (o *observer) Dialed(result string, direct bool, took time.Duration) {
 func (o *observer) Answered(result string, took time.Duration) {
 	if o.direct != "" {
 		o.Opened(o.direct, upstream.PhaseHeader, result, took)
+		o.router.Opened(upstream.PhaseHeader, result)
+	}
+}
+
+// Encrypted implements upstream.Observer.
+func (o *observer) Encrypted(server string) {
+	if _, told := o.encrypted.LoadOrStore(server, true); !told {
+		o.log.Info("the server on this machine requires TLS, which protects nothing here and costs both sides; "+
+			"to save that, see deploy/prosody/existing.cfg.lua and deploy/ejabberd/ejabberd.yml", "server", server)
 	}
 }
 

@@ -98,6 +98,20 @@ func (g *gatewayProcess) get(path string) (status int, body string) {
 	return status, body
 }
 
+// becomesReady waits until the first health check has come to its end.
+func (g *gatewayProcess) becomesReady() {
+	g.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		status, body := g.get("/readyz")
+		if status == http.StatusOK {
+			return
+		}
+		if time.Now().After(end) {
+			g.t.Fatalf("/readyz: %d %s", status, body)
+		}
+	}
+}
+
 // get asks the admin endpoints at a socket.
 func get(socket, path string) (status int, body string, err error) {
 	client := http.Client{Transport: &http.Transport{
@@ -208,9 +222,7 @@ func serveStream(c net.Conn, id string) {
 
 func TestDrainTellsEverySession(t *testing.T) {
 	g := startGateway(t)
-	if status, body := g.get("/readyz"); status != http.StatusOK {
-		t.Errorf("/readyz: %d %s", status, body)
-	}
+	g.becomesReady()
 	clients := []net.Conn{g.open(), g.open(), g.open()}
 	for path, want := range map[string]string{
 		"/metrics":             `xmppgate_sessions{phase="negotiating"} 3`,

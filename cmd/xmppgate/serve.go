@@ -49,6 +49,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	gateway := &proxy.Gateway{
 		Dial:           router.Connect,
 		Direct:         router.Direct(),
+		DirectFor:      router.DirectFor,
 		SeeOther:       c.seeOther,
 		ChannelBinding: bindings[c.ChannelBinding],
 		HideExternal:   c.hidesExternal(),
@@ -80,7 +81,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	}
 	operators := newAdminServer(&admin{
 		gateway:     source{gateway, router},
-		ready:       readiness{servers: router},
+		servers:     router,
 		drain:       d,
 		access:      c.newAccess(log),
 		metrics:     m.Handler(),

@@ -49,6 +49,8 @@ type endpoint struct {
 	allowed  func(netip.Addr) error // checked for each address before it is connected to; nil allows all
 	resolver *net.Resolver          // for host; nil means the system's
 	observer Observer               // never nil
+
+	dialed func(net.Conn) net.Conn // wraps connections in tests; nil but there
 }
 
 // open connects, introduces the client (PROXY), secures the connection, sends
@@ -90,21 +92,34 @@ type attempt struct {
 	conn    net.Conn // the socket, later TLS on top of it
 	ahead   []byte   // the PROXY header, to be written before all else
 	early   []byte   // see Stream.Early
+
+	encrypted bool  // conn is TLS
+	features  bool  // early ends with the server's features
+	wantsTLS  bool  // and they demand STARTTLS, which is yet to come
+	clear     input // what came before it
 }
 
 // stream hands over the connection, which then has no deadline any more.
 func (a *attempt) stream() *Stream {
 	a.conn.SetDeadline(time.Time{}) // fails on a closed connection only
-	return &Stream{Conn: a.conn, Early: a.early, Server: a.server}
+	return &Stream{Conn: a.conn, Early: a.early, Server: a.server, features: a.features, plain: a.features && !a.encrypted}
 }
 
-// converse does what follows connecting.
+// converse does what follows connecting. A server that is to be reached in
+// plain text gets TLS nevertheless if it is on this machine and demands it.
 func (a *attempt) converse(ctx context.Context) *Error {
 	if a.security != plain {
 		if err := a.run(ctx, PhaseTLS, a.secure); err != nil {
 			return err
 		}
 	}
+	if err := a.run(ctx, PhaseHeader, a.greet); err != nil || !a.wantsTLS {
+		return err
+	}
+	if err := a.run(ctx, PhaseTLS, a.upgrade); err != nil {
+		return err
+	}
+	a.observer.Encrypted(a.server)
 	return a.run(ctx, PhaseHeader, a.greet)
 }
 
@@ -139,6 +154,9 @@ func (a *attempt) dial(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.dialed != nil {
+		conn = a.dialed(conn)
+	}
 	a.conn = conn
 	if a.options.proxy != 0 {
 		if a.ahead, err = proxyHeader(a.options.proxy, a.request, conn); err != nil {
@@ -168,13 +186,22 @@ func (a *attempt) write(b []byte) error {
 	return err
 }
 
+// lineEnds is what a health check sends behind a header: white space for an XMPP
+// server, the end of a request for one that speaks HTTP, which would otherwise
+// wait for it in silence.
+const lineEnds = "\r\n\r\n"
+
 // greet sends the client's header and reads the answer.
 func (a *attempt) greet(context.Context) error {
 	in := input{conn: a.conn, deadline: time.Now().Add(HeaderTimeout), limit: maxEarly}
 	if err := a.conn.SetDeadline(in.deadline); err != nil {
 		return err
 	}
-	if err := a.write(framing.AppendStream(nil, a.request.Header)); err != nil {
+	header := framing.AppendStream(nil, a.request.Header)
+	if a.request.probe {
+		header = append(header, lineEnds...)
+	}
+	if err := a.write(header); err != nil {
 		return err
 	}
 	if err := in.header(); err != nil {
@@ -194,8 +221,30 @@ func (a *attempt) greet(context.Context) error {
 		if err := judge(&in.down, u); err != nil {
 			return err
 		}
+	case u.Class == framing.Features && err == nil:
+		a.features, a.wantsTLS = true, !a.encrypted && demandsTLS(&in.down, u)
+		if a.wantsTLS && !sameMachine(a.conn) {
+			return &failure{result: ResultTLSRequired, err: fmt.Errorf("the server lets nobody in without TLS; write starttls://%s", a.address)}
+		}
+		a.clear = in
 	}
 	return nil
+}
+
+// demandsTLS tells whether features let nobody in before TLS: they say so, or they
+// offer TLS and nothing to authenticate with.
+func demandsTLS(d *framing.Down, u framing.Unit) bool {
+	return d.RequiresSTARTTLS(u) || d.OffersSTARTTLS(u) && !d.OffersSASL(u)
+}
+
+// sameMachine tells whether what is written to conn stays on this machine.
+func sameMachine(conn net.Conn) bool {
+	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return true // a Unix socket
+	}
+	local, ok := conn.LocalAddr().(*net.TCPAddr)
+	return remote.IP.IsLoopback() || ok && local.IP.Equal(remote.IP)
 }
 
 // judge looks at a stream error that came in the place of features. What the
@@ -244,6 +293,9 @@ type Observer interface {
 	// Health is called when a server is found up, for which down is nil, or
 	// down, for the reason it tells.
 	Health(server string, down *Error)
+	// Encrypted is called for each stream that got TLS because a server on
+	// this machine demands it, though it is configured to have none.
+	Encrypted(server string)
 	// CertificateExpires is called for each verified certificate.
 	CertificateExpires(server string, at time.Time)
 }

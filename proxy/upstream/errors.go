@@ -29,6 +29,7 @@ const (
 	ResultAbandoned      = "abandoned" // the client went away first
 	ResultNoServer       = "no-server" // DNS has no usable answer, or none of the servers is up
 	ResultForbidden      = "forbidden-address"
+	ResultTLSRequired    = "tls-required" // on another machine, and it is to be reached in plain text
 	ResultNoSTARTTLS     = "no-starttls"
 	ResultInjected       = "injected" // bytes between <proceed/> and TLS
 	ResultBadALPN        = "bad-alpn"
@@ -51,7 +52,7 @@ func Phases() []string { return []string{PhaseResolve, PhaseTCP, PhaseTLS, Phase
 func Results() []string {
 	return []string{
 		ResultOK, ResultRefused, ResultTimeout, ResultAbandoned, ResultNoServer, ResultForbidden,
-		ResultNoSTARTTLS, ResultInjected, ResultBadALPN, ResultCertExpired, ResultCertName,
+		ResultTLSRequired, ResultNoSTARTTLS, ResultInjected, ResultBadALPN, ResultCertExpired, ResultCertName,
 		ResultCertSelfSigned, ResultCertUnknownCA, ResultCertPin, ResultCertInvalid,
 		ResultClosed, ResultStreamError, ResultBadStream, ResultError,
 	}
@@ -108,6 +109,9 @@ func (e *endpoint) explain(ctx context.Context, phase string, err error) *Error 
 		x.Result, x.Err = ResultTimeout, context.Cause(ctx)
 	case errors.As(err, &known):
 		x.Result, x.Err, x.relay = known.result, known.err, known.relay
+		if known.err == errTLS {
+			x.Err = fmt.Errorf("%w%s", errTLS, e.address)
+		}
 	case lookup != nil && lookup.IsNotFound:
 		x.Result = ResultNoServer
 	case errors.As(err, &timeout) && timeout.Timeout():

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -16,12 +17,14 @@ const (
 	// it counts as down. One health check suffices: it is the gateway's own.
 	ejectAfter = 3
 	// probeInterval is how long a server may go without an open that
-	// succeeds before a health check is due.
-	probeInterval = 10 * time.Second
+	// succeeds before a health check is due, probeTimeout how long that may
+	// take. Together they bound for how long a server counts as up that is
+	// not, or the reverse: 10 s.
+	probeInterval = 5 * time.Second
+	probeTimeout  = 4 * time.Second
 	// A server that is down is checked after minBackoff, then after twice
-	// as long each time, up to maxBackoff.
+	// as long each time, up to probeInterval.
 	minBackoff = time.Second
-	maxBackoff = 60 * time.Second
 	// jitter is the part by which all these times vary, so that replicas
 	// of the gateway do not come in step.
 	jitter = 0.2
@@ -37,7 +40,9 @@ type node struct {
 	domain   string       // what health checks name in to; empty when the operator named none
 	sessions atomic.Int64 // those being opened included
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	served string // the last domain that the server has let somebody into, as far as one can see
+	asked  string // the first that it would have let nobody into without TLS
 	health
 }
 
@@ -47,9 +52,11 @@ type node struct {
 // gets the sessions that no other server takes.
 type health struct {
 	down     bool
+	known    bool          // there was an open
 	failed   int           // sessions in a row
 	backoff  time.Duration // while down
 	due      time.Time     // when the next health check is
+	checked  time.Time     // when the last one began
 	checking bool          // it is under way
 	last     *Error        // nil when the last open succeeded
 }
@@ -58,12 +65,12 @@ type health struct {
 // It tells whether the server went up or down by that.
 func (h *health) note(now time.Time, failure *Error, probe bool) (changed bool) {
 	was := h.down
-	h.last = failure
+	h.known, h.last = true, failure
 	switch {
 	case failure == nil:
 		h.down, h.failed, h.backoff = false, 0, 0
 		h.due = now.Add(jittered(probeInterval))
-	case probe:
+	case probe, failure.Result == ResultTLSRequired: // no other session will fare better
 		h.down = true
 	case !h.down:
 		h.failed++
@@ -71,7 +78,7 @@ func (h *health) note(now time.Time, failure *Error, probe bool) (changed bool) 
 	}
 	// A session that fails where others have does not prolong the back-off.
 	if h.down && (probe || !was) {
-		h.backoff = min(max(2*h.backoff, minBackoff), maxBackoff)
+		h.backoff = min(max(2*h.backoff, minBackoff), probeInterval)
 		h.due = now.Add(jittered(h.backoff))
 	}
 	return h.down != was
@@ -87,10 +94,10 @@ func (n *node) up() bool {
 	return !n.down
 }
 
-func (n *node) status() (up bool, last *Error) {
+func (n *node) status() ServerStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return !n.down, n.last
+	return ServerStatus{n.name, !n.down, n.known, int(n.sessions.Load()), n.last}
 }
 
 // begin returns the time until the next health check. When that is zero the
@@ -104,8 +111,18 @@ func (n *node) begin(now time.Time) time.Duration {
 	if wait := n.due.Sub(now); wait > 0 {
 		return wait
 	}
-	n.checking = true
+	n.checking, n.checked = true, now
 	return 0
+}
+
+// suspect makes a health check due: something went wrong that may have been the
+// client's doing.
+func (n *node) suspect() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if at := n.checked.Add(minBackoff); at.Before(n.due) {
+		n.due = at
+	}
 }
 
 // end ends a health check. It has called note unless Run was told to return.
@@ -130,10 +147,15 @@ func (s *search) report(n *node, failure *Error) {
 	}
 	n.mu.Unlock()
 	if changed {
-		select {
-		case s.changed <- struct{}{}:
-		default:
-		}
+		s.wake()
+	}
+}
+
+// wake has Run look when the next health check is due.
+func (r *Router) wake() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -146,6 +168,10 @@ func (s *search) blamed(c candidate, failure *Error, domain string, took time.Du
 	switch result := failure.Result; {
 	case result == ResultAbandoned:
 		return false
+	case result == ResultTLSRequired:
+		// As long as another domain needs none, it is not the server that
+		// is configured in the wrong way.
+		return s.probe || ours || c.lastServed() == ""
 	case result == ResultTimeout:
 		return s.probe || took >= minAttempt // else the client had no more time
 	case failure.Phase == PhaseTLS && !ours:
@@ -158,34 +184,29 @@ func (s *search) blamed(c candidate, failure *Error, domain string, took time.Du
 	return true
 }
 
-// Monitored tells whether Run checks servers, which it does if there are
-// several of them. One server gets all sessions whether it is up or down, and
-// is spared connections that nobody asked for.
-func (r *Router) Monitored() bool { return len(r.all) > 1 }
-
-// Dialed notes how it went to connect to the server at the address of Direct,
-// which sessions do without the Router. result is ResultOK or what went wrong.
-func (r *Router) Dialed(result string) {
-	var failure *Error
-	switch result {
-	case ResultAbandoned:
-		return
-	case ResultOK:
+// Opened notes how a phase of opening a stream went, PhaseTCP or PhaseHeader, at
+// the address of Direct, where sessions connect without the Router. result is
+// ResultOK or what went wrong.
+func (r *Router) Opened(phase, result string) {
+	c := r.all[0]
+	s := &search{Router: r}
+	switch {
+	case result == ResultAbandoned, result == ResultOK && phase == PhaseTCP: // the answer is yet to come
+	case result == ResultOK:
+		s.report(c.node, nil)
+	case result == ResultTimeout, phase == PhaseTCP:
+		s.report(c.node, &Error{Server: c.name, Phase: phase, Result: result, Err: errors.New(result)})
 	default:
-		failure = &Error{Server: r.all[0].name, Phase: PhaseTCP, Result: result, Err: errors.New(result)}
+		c.suspect()
+		r.wake()
 	}
-	(&search{Router: r}).report(r.all[0].node, failure)
 }
 
-// Run checks the health of all servers until ctx is done, if there are several:
-// those without a recent success after probeInterval, those which are down after
-// their back-off. Without it a server that is down comes up again only when no
-// other is left.
+// Run checks the health of all servers until ctx is done: at once, those without
+// a recent success after probeInterval, those which are down after their
+// back-off. Without it a server that is down comes up again only when no other
+// is left.
 func (r *Router) Run(ctx context.Context) {
-	if !r.Monitored() {
-		<-ctx.Done()
-		return
-	}
 	var (
 		running  sync.WaitGroup
 		finished = make(chan struct{}, maxProbes)
@@ -227,6 +248,8 @@ func (r *Router) Run(ctx context.Context) {
 // check is one health check: a stream that is opened as for a session. Any
 // header will do for an answer.
 func (r *Router) check(ctx context.Context, c candidate) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
 	s := &search{Router: r, request: candidate.probe, probe: true}
 	if stream := s.servers(ctx, []candidate{c}); stream != nil {
 		stream.hangUp()
@@ -235,11 +258,37 @@ func (r *Router) check(ctx context.Context, c candidate) {
 }
 
 // probe returns the Request of a health check. It comes from the gateway
-// itself.
+// itself. Servers say what they demand only to those who ask for a domain that
+// they serve: one that the operator has named or that a session has found.
 func (c candidate) probe() *Request {
-	q := &Request{Domain: c.domain, ID: "health-check", Header: framing.Attributes{Version: []byte(`"1.0"`)}}
+	q := &Request{Domain: c.domain, ID: "health-check", Header: framing.Attributes{Version: []byte(`"1.0"`)}, probe: true}
+	if q.Domain == "" {
+		c.mu.Lock()
+		q.Domain = cmp.Or(c.served, c.asked, c.server.likelyDomain())
+		c.mu.Unlock()
+	}
 	if q.Domain != "" {
-		q.Header.To = []byte(`"` + q.Domain + `"`)
+		q.Header.To = framing.Quote(q.Domain)
 	}
 	return q
+}
+
+// served notes that a stream for the domain got as far as features.
+func (n *node) serves(domain string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.served = domain
+}
+
+// demandsTLS notes that the server had TLS required for the domain.
+func (n *node) demandsTLS(domain string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.asked = cmp.Or(n.asked, domain)
+}
+
+func (n *node) lastServed() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.served
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,7 +66,7 @@ func TestEjection(t *testing.T) {
 	expect("ejected", []string{"1:5222", "2:5222"}, []string{"health tcp://1 false", "failed over from tcp://1"})
 	session()
 	expect("last", []string{"2:5222"}, nil)
-	if !r.Ready() {
+	if !anyUp(r) {
 		t.Error("one server is up")
 	}
 	w.set("2:5222", fails(PhaseTCP, ResultTimeout))
@@ -109,8 +110,8 @@ func TestClientsEjectNoServer(t *testing.T) {
 		for range ejectAfter {
 			connect(r, &Request{Domain: test.domain})
 		}
-		if r.Ready() == test.down {
-			t.Errorf("%+v: down is %v", test, !r.Ready())
+		if anyUp(r) == test.down {
+			t.Errorf("%+v: down is %v", test, !anyUp(r))
 		}
 	}
 }
@@ -143,7 +144,7 @@ func TestProbesWhileUp(t *testing.T) {
 		if n := probes["1:5222"]; n != 0 {
 			t.Errorf("the busy server was probed %d times", n)
 		}
-		if n := probes["2:5222"]; n < minutes*5 || n > minutes*8 {
+		if n := probes["2:5222"]; n < minutes*10 || n > minutes*15 {
 			t.Errorf("the idle server was probed %d times in %d minutes", n, minutes)
 		}
 		for _, c := range w.conns[:2] {
@@ -175,14 +176,14 @@ func TestProbesWhileDown(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+		for i, want := range []time.Duration{1, 2, 4, 5, 5, 5} {
 			within(t, fmt.Sprintf("probe %d", i+1), probes[i+1].Sub(probes[i]), want*time.Second)
 		}
-		if len(probes) > 20 {
+		if len(probes) > 150 {
 			t.Errorf("%d probes in ten minutes", len(probes))
 		}
 		w.set("1:5222", nil)
-		time.Sleep(time.Duration(float64(maxBackoff) * (1 + jitter)))
+		time.Sleep(time.Duration(float64(probeInterval) * (1 + jitter)))
 		synctest.Wait()
 		if got := o.take(); !slices.Equal(got, []string{"health tcp://1 true"}) {
 			t.Errorf("after it came back: %q", got)
@@ -206,13 +207,13 @@ func TestProbesAfterEjection(t *testing.T) {
 		for range 50 {
 			connect(r, &Request{})
 		}
-		if r.Ready() {
+		if anyUp(r) {
 			t.Error("ready without a server")
 		}
 		w.set("1:5222", nil)
 		o.take()
 		start := time.Now()
-		for !r.Ready() {
+		for !anyUp(r) {
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
 		}
@@ -236,7 +237,7 @@ func TestProbesHang(t *testing.T) {
 		if n := len(w.take()); n != maxProbes {
 			t.Errorf("%d probes at once", n)
 		}
-		time.Sleep(3*TotalTimeout + time.Second)
+		time.Sleep(3*probeTimeout + time.Second)
 		synctest.Wait()
 		up := 0
 		for _, s := range r.Status() {
@@ -271,43 +272,136 @@ func TestProbeWithoutDomain(t *testing.T) {
 			r := newTestRouter(t, c, w)
 			defer run(r)()
 			synctest.Wait()
-			if r.Ready() != up {
-				t.Errorf("domain %q: ready is %v", domain, r.Ready())
+			if anyUp(r) != up {
+				t.Errorf("domain %q: ready is %v", domain, anyUp(r))
 			}
 			w.take()
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if n := len(w.take()); n < 6 || n > 16 {
+			if n := len(w.take()); n < 16 || n > 32 {
 				t.Errorf("domain %q: %d probes in a minute", domain, n)
 			}
 		})
 	}
 }
 
-// One server gets all sessions anyway: nothing connects to it that nobody asked
-// for, and what becomes of the sessions tells how it does.
-func TestOneServerIsNotProbed(t *testing.T) {
+// One server is checked like any other, though it gets all sessions anyway: the
+// gateway has to know whether it is of any use. What becomes of sessions that
+// connect without the Router counts, too.
+func TestOneServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := &world{}, &diary{}
 		r := newTestRouter(t, Config{Default: parse(t, "tcp://192.0.2.1"), Observer: o}, w)
-		if r.Monitored() || r.Direct() == nil {
-			t.Error("a server at a fixed address needs no monitor and no Connect")
+		if r.Direct() == nil {
+			t.Error("a server at a fixed address needs no Connect")
+		}
+		if r.Status()[0].Checked {
+			t.Error("checked before Run")
 		}
 		defer run(r)()
-		time.Sleep(time.Hour)
 		synctest.Wait()
+		if s := r.Status()[0]; !s.Checked || !s.Up {
+			t.Errorf("%+v", s)
+		}
+		w.take()
+		for range 3600 {
+			time.Sleep(time.Second)
+			r.Opened(PhaseTCP, ResultOK)
+			r.Opened(PhaseHeader, ResultOK)
+		}
 		if tried := w.take(); tried != nil {
-			t.Errorf("tried %v", tried)
+			t.Errorf("the busy server was probed %d times", len(tried))
 		}
 		for i, step := range []struct {
-			result string
-			up     bool
+			phase, result string
+			up            bool
 		}{
-			{ResultRefused, true}, {ResultTimeout, true}, {ResultAbandoned, true}, {ResultRefused, false}, {ResultOK, true},
+			{PhaseTCP, ResultRefused, true}, {PhaseHeader, ResultTimeout, true}, {PhaseTCP, ResultAbandoned, true},
+			{PhaseTCP, ResultOK, true}, {PhaseTCP, ResultRefused, false}, {PhaseTCP, ResultOK, false}, {PhaseHeader, ResultOK, true},
 		} {
-			if r.Dialed(step.result); r.Ready() != step.up {
-				t.Errorf("%d: up is %v after %s", i, r.Ready(), step.result)
+			if r.Opened(step.phase, step.result); anyUp(r) != step.up {
+				t.Errorf("%d: up is %v after %s %s", i, anyUp(r), step.phase, step.result)
 			}
+		}
+	})
+}
+
+// Whatever happens to a server, in whatever state it is noticed within 10 s, be
+// it busy until then or idle, refusing or silent.
+func TestNoticedInTime(t *testing.T) {
+	const bound = 10 * time.Second
+	for _, server := range []string{"tcp://192.0.2.1:1", "tls://192.0.2.1:1", "tcp://192.0.2.1:1,tcp://192.0.2.2:1"} {
+		for name, broken := range map[string]answerFunc{"refuses": fails(PhaseTCP, ResultRefused), "is silent": silent} {
+			for _, idle := range []time.Duration{0, 3 * time.Second, time.Minute} {
+				synctest.Test(t, func(t *testing.T) {
+					w, o := &world{}, &diary{}
+					r := newTestRouter(t, Config{Default: parse(t, strings.Split(server, ",")...), Policy: PolicyFirst, Observer: o}, w)
+					o.take()
+					defer run(r)()
+					synctest.Wait()
+					if err := connect(r, &Request{}); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(idle)
+					first, _, _ := strings.Cut(server, ",")
+					address := "192.0.2.1:1"
+					for _, step := range []struct {
+						answer answerFunc
+						event  string
+					}{{broken, "false"}, {nil, "true"}, {broken, "false"}} {
+						w.set(address, step.answer)
+						time.Sleep(bound)
+						synctest.Wait()
+						if got, want := o.take(), []string{"health " + first + " " + step.event}; !slices.Equal(got, want) {
+							t.Fatalf("%s %s after %v: %q, want %q", server, name, idle, got, want)
+						}
+						if up := r.Status()[0].Up; fmt.Sprint(up) != step.event {
+							t.Errorf("%s %s: up is %v", server, name, up)
+						}
+						time.Sleep(idle)
+						synctest.Wait()
+						o.take()
+					}
+				})
+			}
+		}
+	}
+}
+
+// What may be the client's doing is looked into at once, and not too often.
+func TestSuspicion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, o := &world{}, &diary{}
+		r := newTestRouter(t, Config{Default: parse(t, "tcp://192.0.2.1"), Observer: o}, w)
+		o.take()
+		defer run(r)()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		w.set("192.0.2.1:5222", fails(PhaseHeader, ResultClosed))
+		w.take()
+		r.Opened(PhaseHeader, ResultClosed)
+		synctest.Wait()
+		if tried := w.take(); len(tried) != 1 {
+			t.Errorf("%d probes", len(tried))
+		}
+		if got := o.take(); !slices.Equal(got, []string{"health tcp://192.0.2.1 false"}) {
+			t.Errorf("observed %q", got)
+		}
+		w.set("192.0.2.1:5222", nil)
+		for range 1000 {
+			connect(r, &Request{Domain: "any.example"})
+			r.Opened(PhaseHeader, ResultClosed)
+			time.Sleep(time.Millisecond)
+		}
+		w.take()
+		w.set("192.0.2.1:5222", fails(PhaseHeader, ResultClosed))
+		for range 1000 {
+			connect(r, &Request{Domain: "any.example"})
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		if tried := w.take(); len(tried) > 1000+3 {
+			t.Errorf("%d probes in a second", len(tried)-1000)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
@@ -34,7 +35,8 @@ var (
 	errEnd        = errors.New("the server ended the stream at once")
 	errNoHeader   = errors.New("the server's answer does not start with a stream header")
 	errTwoHeaders = errors.New("the server sent two stream headers")
-	errTLS        = errors.New("the server answers with TLS; use tls://")
+	errTLS        = errors.New("the server speaks TLS from the first byte; write tls://")
+	errHTTP       = errors.New("the server answers HTTP; is this the port of its WebSocket? XMPP has port 5222")
 )
 
 // An input cuts what a server says into units.
@@ -55,6 +57,9 @@ type input struct {
 func (in *input) next() (framing.Unit, error) {
 	var u framing.Unit
 	for {
+		if in.seen == 0 && isHTTP(in.buf) {
+			return u, badStream(errHTTP)
+		}
 		n, err := in.down.Next(in.buf[in.seen:], &u)
 		in.seen += n
 		switch {
@@ -112,6 +117,17 @@ const (
 	recordAlert     = 21
 	recordHandshake = 22
 )
+
+// isHTTP reports whether an answer is one of HTTP. Servers that cannot read a
+// request may leave out the header.
+func isHTTP(b []byte) bool {
+	for _, start := range []string{"HTTP/", "<html", "<HTML", "<!DOCTYPE html", "<!doctype html"} {
+		if bytes.HasPrefix(b, []byte(start)) {
+			return true
+		}
+	}
+	return false
+}
 
 // enough reports whether err says no more than that the element behind the
 // header is not complete.

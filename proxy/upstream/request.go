@@ -27,4 +27,6 @@ type Request struct {
 	// Avoid is the Stream.Server of a server to try after all others, as it
 	// failed this session just now. Empty means none.
 	Avoid string
+
+	probe bool // a health check
 }

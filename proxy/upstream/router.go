@@ -8,9 +8,9 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,6 +53,7 @@ type Router struct {
 	all      []candidate            // one for each node
 	turn     atomic.Uint32          // sessions so far
 	changed  chan struct{}          // wakes Run
+	direct   direct
 
 	open func(context.Context, *endpoint, *Request) (*Stream, error) // (*endpoint).open but in tests
 }
@@ -100,6 +101,7 @@ func NewRouter(c Config) (r *Router, err error) {
 	if len(r.all) == 0 {
 		return nil, errors.New("there is no server")
 	}
+	r.direct.address = r.onlyAddress()
 	for _, n := range r.all {
 		r.observer.Health(n.name, nil)
 	}
@@ -186,49 +188,14 @@ func (r *Router) Connect(ctx context.Context, q *Request) (*Stream, error) {
 	return nil, s.failed.asError()
 }
 
-// Direct returns the address of the server if there is one only, at a fixed
-// address and in plain text: then there is nothing to Connect but to connect. It
-// is nil otherwise.
-func (r *Router) Direct() net.Addr {
-	if len(r.all) != 1 || r.all[0].service != nil {
-		return nil
-	}
-	s := r.all[0].server
-	if s.scheme.security != plain || s.options.proxy != 0 {
-		return nil
-	}
-	network, address := s.address()
-	if network == "unix" {
-		return &net.UnixAddr{Net: network, Name: address}
-	}
-	if a, err := netip.ParseAddrPort(address); err == nil {
-		return net.TCPAddrFromAddrPort(a)
-	}
-	return nil
-}
-
-// Check opens a stream at any server, as a session would, and closes it. Where
-// the operator has named no domain, it cannot: then a server does that refuses
-// the stream for want of one. An error tells what happened at each of them.
-func (r *Router) Check(ctx context.Context) error {
-	s := &search{Router: r, request: candidate.probe, probe: true}
-	stream := s.servers(ctx, r.all)
-	s.failed.discard()
-	switch {
-	case stream != nil:
-		stream.hangUp()
-	case !s.answered:
-		return s.failed.asError()
-	}
-	return nil
-}
-
 // A ServerStatus says how one server does.
 type ServerStatus struct {
 	// Name is Server.Name; for srv: with the domain behind it.
 	Name string
 	// Up tells whether sessions are sent there as long as others are up.
 	Up bool
+	// Checked tells whether anybody has tried; else Up is a guess.
+	Checked bool
 	// Sessions is the number of sessions at the server, those included that
 	// are being opened.
 	Sessions int
@@ -240,17 +207,38 @@ type ServerStatus struct {
 func (r *Router) Status() []ServerStatus {
 	all := make([]ServerStatus, 0, len(r.all))
 	for _, n := range r.all {
-		up, err := n.status()
-		all = append(all, ServerStatus{n.name, up, int(n.sessions.Load()), err})
+		all = append(all, n.status())
 	}
 	return all
 }
 
-// Ready tells whether any server is up. One that is down does not make the
-// gateway unready, nor does a whole route: the sessions of all other domains
-// would suffer for it.
-func (r *Router) Ready() bool {
-	return slices.ContainsFunc(r.all, func(c candidate) bool { return c.up() })
+// Ready returns nil when any server is up, and else what is the matter with each.
+// One that is down does not make the gateway unready, nor does a whole route: the
+// sessions of all other domains would suffer for it. One that nobody has tried
+// yet does not make it ready.
+func (r *Router) Ready() error {
+	var reasons []string
+	for _, s := range r.Status() {
+		switch {
+		case s.Up && s.Checked:
+			return nil
+		case s.Err != nil:
+			reasons = append(reasons, s.Err.Error())
+		default:
+			reasons = append(reasons, fmt.Sprintf("server %s: not checked yet", s.Name))
+		}
+	}
+	return errors.New(strings.Join(reasons, "; "))
+}
+
+// Check checks the health of all servers once. It returns what Ready does then.
+func (r *Router) Check(ctx context.Context) error {
+	var all sync.WaitGroup
+	for _, c := range r.all {
+		all.Go(func() { r.check(ctx, c) })
+	}
+	all.Wait()
+	return r.Ready()
 }
 
 // A search is the attempt to open one stream.
@@ -258,7 +246,6 @@ type search struct {
 	*Router
 	request   func(candidate) *Request
 	probe     bool // a health check, not a session
-	answered  bool // a server has, be it that it has no use for the request
 	redirects int  // how many were followed
 	failed    failures
 }
@@ -293,9 +280,12 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 	case stream == nil && s.blamed(c, failure, q.Domain, time.Since(start)):
 		s.report(c.node, failure)
 	case stream != nil || s.probe: // any answer will do for a health check
-		s.answered = true
 		s.report(c.node, nil)
+	default:
+		c.suspect()
+		s.wake()
 	}
+	s.learn(c.node, q.Domain, stream, failure)
 	switch {
 	case s.probe:
 	case stream == nil:
@@ -421,4 +411,5 @@ func (deaf) Opened(server, phase, result string, took time.Duration) {}
 func (deaf) FailedOver(from string)                                  {}
 func (deaf) Redirected(server string)                                {}
 func (deaf) Health(server string, down *Error)                       {}
+func (deaf) Encrypted(server string)                                 {}
 func (deaf) CertificateExpires(server string, at time.Time)          {}

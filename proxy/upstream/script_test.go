@@ -169,6 +169,12 @@ func (r *recorder) CertificateExpires(server string, at time.Time) {
 	r.expires = append(r.expires, at)
 }
 
+func (r *recorder) Encrypted(string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.opened = append(r.opened, "encrypted")
+}
+
 func (r *recorder) FailedOver(string)     {}
 func (r *recorder) Redirected(string)     {}
 func (r *recorder) Health(string, *Error) {}

@@ -208,6 +208,15 @@ func (s *Server) Plain() (address string, ok bool) {
 	return address, true
 }
 
+// likelyDomain is a domain that a server in plain text may have: where it is one
+// that DNS knows, the host.
+func (s *Server) likelyDomain() string {
+	if _, err := netip.ParseAddr(s.host); err == nil || s.scheme.security != plain || s.host == "localhost" {
+		return ""
+	}
+	return strings.TrimSuffix(s.host, ".")
+}
+
 // PresentsCertificate reports whether the gateway shows the server a
 // certificate of its own. A server may then offer SASL EXTERNAL to all
 // clients, and would take each of them for the gateway.

@@ -1,8 +1,10 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"xmppgate/framing"
 )
@@ -42,7 +44,28 @@ func (a *attempt) startTLS(in *input) error {
 	case !in.down.OffersSTARTTLS(u):
 		return &failure{result: ResultNoSTARTTLS, err: errNoSTARTTLS}
 	}
-	u, err = in.element()
+	return in.proceed()
+}
+
+// upgrade negotiates TLS on a stream that is open in plain text.
+func (a *attempt) upgrade(context.Context) error {
+	in := a.clear
+	in.deadline, in.patience = time.Now().Add(TLSTimeout), 0
+	if err := a.conn.SetDeadline(in.deadline); err != nil {
+		return err
+	}
+	if err := a.write([]byte(startTLSElement)); err != nil {
+		return err
+	}
+	if err := in.proceed(); err != nil {
+		return err
+	}
+	return a.handshake()
+}
+
+// proceed expects that the server agrees to TLS, and nothing more.
+func (in *input) proceed() error {
+	u, err := in.element()
 	switch {
 	case err != nil:
 		return err

@@ -15,7 +15,9 @@ type Stream struct {
 	// Server is the name of the configured server, see Server.Name.
 	Server string
 
-	done func()
+	features bool // Early has the server's features
+	plain    bool // and they do not demand TLS
+	done     func()
 }
 
 // Done tells the Router that the session is over. It may be called on a

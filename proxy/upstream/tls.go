@@ -39,6 +39,11 @@ func (a *attempt) secure(context.Context) error {
 			return err
 		}
 	}
+	return a.handshake()
+}
+
+// handshake starts TLS on the connection.
+func (a *attempt) handshake() error {
 	conn := polltls.Client(a.conn, a.options.tls.get(a.options, a.reference()))
 	if err := conn.Handshake(); err != nil {
 		return explainHandshake(err)
@@ -47,8 +52,10 @@ func (a *attempt) secure(context.Context) error {
 	if p := state.NegotiatedProtocol; p != "" && p != alpn {
 		return &failure{result: ResultBadALPN, err: errALPN}
 	}
-	a.observer.CertificateExpires(a.server, state.PeerCertificates[0].NotAfter)
-	a.conn = conn
+	if a.security != plain {
+		a.observer.CertificateExpires(a.server, state.PeerCertificates[0].NotAfter)
+	}
+	a.conn, a.encrypted = conn, true
 	return nil
 }
 
@@ -102,12 +109,17 @@ func (c *tlsConfigs) get(o *options, ref reference) *tls.Config {
 		// Instead of crypto/tls, which knows fewer kinds of names. This is
 		// called for resumed sessions, too.
 		InsecureSkipVerify: true,
-		VerifyConnection:   func(s tls.ConnectionState) error { return o.verify(ref, s.PeerCertificates) },
 		// Tickets are filed by ServerName, so there is one at most.
 		ClientSessionCache: tls.NewLRUClientSessionCache(1),
 		// A stream is many small writes; and polltls would copy the
 		// configuration for each connection to set this.
 		DynamicRecordSizingDisabled: true,
+	}
+	// What was to go in plain text does not leave this machine: there is
+	// nobody in between whom a certificate would keep out, and those that
+	// servers come with are for no name in particular.
+	if ref.security != plain {
+		cfg.VerifyConnection = func(s tls.ConnectionState) error { return o.verify(ref, s.PeerCertificates) }
 	}
 	if ref.security == directTLS {
 		cfg.NextProtos = []string{alpn}
@@ -121,11 +133,12 @@ func (c *tlsConfigs) get(o *options, ref reference) *tls.Config {
 
 var (
 	errALPN   = errors.New("the server wants to speak another protocol than xmpp-client; is it an XMPP server?")
-	errNotTLS = errors.New("the server does not answer with TLS; use starttls:// or tcp://")
+	errNotTLS = errors.New("the server does not answer with TLS; write starttls:// or tcp://")
 )
 
 // Alerts that have a meaning of their own (RFC 8446, section 6).
 const (
+	alertHandshakeFailure = tls.AlertError(40)
 	alertUnrecognizedName = tls.AlertError(112)
 	alertNoProtocol       = tls.AlertError(120)
 )
@@ -138,12 +151,17 @@ var badCertificate = []string{"failed to parse certificate from server", "invali
 func explainHandshake(err error) error {
 	var notTLS tls.RecordHeaderError
 	if errors.As(err, &notTLS) {
+		if isHTTP(notTLS.RecordHeader[:]) {
+			return badStream(errHTTP)
+		}
 		return &failure{result: ResultBadStream, err: errNotTLS}
 	}
 	// crypto/tls has no types for these.
 	var remote *net.OpError
 	if errors.As(err, &remote) && remote.Op == "remote error" {
 		switch remote.Err.Error() {
+		case alertHandshakeFailure.Error():
+			return fmt.Errorf("the server has no certificate for the domain, or no cipher in common; see its log: %w", err)
 		case alertUnrecognizedName.Error():
 			return &failure{result: ResultCertName, err: fmt.Errorf("the server has no certificate for the domain; set ?name= to the name it knows: %w", err)}
 		case alertNoProtocol.Error():

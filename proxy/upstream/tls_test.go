@@ -260,7 +260,7 @@ func TestALPN(t *testing.T) {
 		{"not TLS", func(p *peer) {
 			p.send("<?xml version='1.0'?><stream:stream>")
 			p.drain()
-		}, ResultBadStream, "use starttls:// or tcp://"},
+		}, ResultBadStream, "write starttls:// or tcp://"},
 		{"the hello", answerTLS(&tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 			if h.ServerName != "chat.example" || !slices.Equal(h.SupportedProtos, []string{alpn}) {
 				return nil, fmt.Errorf("SNI %q, ALPN %q", h.ServerName, h.SupportedProtos)

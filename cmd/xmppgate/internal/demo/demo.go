@@ -219,8 +219,8 @@ func startGateway(ctx context.Context, server string, o options, log io.Writer, 
 	}
 	gateway := &proxy.Gateway{
 		Dial:   router.Connect,
-		Direct: router.Direct(),
-		Log:    slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Direct: router.Direct(), DirectFor: router.DirectFor,
+		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		// AllowedOrigins stays open: other web clients may try this gateway too,
 		// and it is as private as the loopback interface.
 	}
