@@ -271,7 +271,7 @@ func TestDemoPage(t *testing.T) {
 	}
 	for path, kind := range map[string]string{
 		"/": "text/html", "/app.js": "text/javascript", "/xmpp.js": "text/javascript", "/xml.js": "text/javascript",
-		"/scram.js": "text/javascript", "/style.css": "text/css", "/icon.svg": "image/svg+xml",
+		"/scram.js": "text/javascript", "/words.js": "text/javascript", "/style.css": "text/css", "/icon.svg": "image/svg+xml",
 	} {
 		response := httptest.NewRecorder()
 		handler.ServeHTTP(response, httptest.NewRequest("GET", path, nil))

@@ -55,7 +55,8 @@ func TestDemoChat(t *testing.T) {
 		node = "node"
 	}
 	links := runRealDemo(t)
-	driver := exec.CommandContext(t.Context(), node, "testdata/browser.cjs", links[0], links[1], t.ArtifactDir())
+	away := runRealDemo(t, "--gateway", "ws://127.0.0.1:1/")
+	driver := exec.CommandContext(t.Context(), node, "testdata/browser.cjs", links[0], links[1], away[0], t.ArtifactDir())
 	driver.Env = append(os.Environ(), "NODE_PATH="+filepath.Join(clients, "node_modules"))
 	out, err := driver.CombinedOutput()
 	t.Logf("%s", out)

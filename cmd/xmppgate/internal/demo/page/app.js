@@ -1,6 +1,7 @@
 // The page around the client: what is shown, and when.
 
 import { Client, bare, masked } from './xmpp.js';
+import { closeWords } from './words.js';
 
 const $ = (id) => document.getElementById(id);
 const labels = { offline: 'Offline', connecting: 'Connecting…', online: 'Online', reconnecting: 'Reconnecting…' };
@@ -14,10 +15,12 @@ let contact = '';
 let unread = 0;
 const waiting = new Map(); // message id → its tick
 
-// The links that the demo prints fill in the form: ?jid=…&to=…
-const query = new URLSearchParams(location.search);
-if (query.get('jid')) $('jid').value = query.get('jid');
-if (query.get('to')) $('contact').value = query.get('to');
+// The links that the demo prints fill in the form: ?jid=…&to=…&password=…
+// Behind # instead of ? a password stays in the browser.
+const link = new URLSearchParams(`${location.search.slice(1)}&${location.hash.slice(1)}`);
+for (const [parameter, field] of [['jid', 'jid'], ['to', 'contact'], ['password', 'password']]) {
+  if (link.get(parameter)) $(field).value = link.get(parameter);
+}
 
 function element(tag, properties, ...children) {
   const created = Object.assign(document.createElement(tag), properties);
@@ -25,24 +28,67 @@ function element(tag, properties, ...children) {
   return created;
 }
 
-// append keeps the end of a list in sight, unless the reader has scrolled back.
-function append(list, item, always) {
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
-  list.append(item);
-  if (atEnd || always) list.scrollTop = list.scrollHeight;
+// follow keeps the end of a list in sight: when something is added, when the
+// list shrinks because a keyboard comes up, and when it is shown again. Not when
+// the reader has scrolled back.
+function follow(list) {
+  let atEnd = true;
+  const toEnd = () => { list.scrollTop = list.scrollHeight; };
+  // A list that is not shown has no height, and nobody has scrolled it.
+  list.addEventListener('scroll', () => { if (list.clientHeight) atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40; });
+  new ResizeObserver(() => atEnd && toEnd()).observe(list);
+  return {
+    append(item) {
+      list.append(item);
+      if (atEnd) toEnd();
+    },
+    toEnd() {
+      atEnd = true;
+      toEnd();
+    },
+  };
 }
+const log = follow($('log'));
+const wire = follow($('wire'));
 
-function notice(text) {
-  $('problem').textContent = text;
-  append($('log'), element('li', { className: 'notice', textContent: text }));
-}
+const notice = (text) => log.append(element('li', { className: 'notice', textContent: text }));
 
 function bubble({ className, body, time, from, tick }) {
   const stamp = element('time', { dateTime: time.toISOString(), title: time.toLocaleString(), textContent: clock.format(time) });
   const item = element('li', { className });
   if (from) item.append(element('b', { textContent: from }));
   item.append(element('p', { textContent: body }), element('footer', {}, stamp, ...(tick ? [tick] : [])));
-  append($('log'), item, tick);
+  log.append(item);
+}
+
+// frameRow is one WebSocket message, or the end of the connection.
+function frameRow({ className, mark, label, name, note, code }) {
+  return element('li', { className },
+    element('header', {},
+      element('span', { className: 'mark', textContent: mark, ariaLabel: label, role: 'img' }),
+      element('b', { textContent: name }),
+      element('span', { textContent: note }),
+      element('time', { textContent: precise.format(new Date()) })),
+    ...(code ? [element('code', { textContent: code })] : []));
+}
+
+function addFrame(row) {
+  wire.append(row);
+  if ($('wire').childElementCount > framesKept) $('wire').firstElementChild.remove();
+}
+
+// foldAcknowledgement hides <r/> and <a/> behind one line: there are more of
+// them than of anything else.
+function foldAcknowledgement(row) {
+  let fold = $('wire').lastElementChild;
+  if (!fold?.classList.contains('fold')) {
+    fold = element('li', { className: 'fold' }, element('details', {}, element('summary'), element('ol')));
+    addFrame(fold);
+  }
+  const rows = fold.querySelector('ol');
+  rows.append(row);
+  if (rows.childElementCount > framesKept) rows.firstElementChild.remove();
+  fold.querySelector('summary').textContent = `Acknowledgements: ${rows.childElementCount}`;
 }
 
 function showTitle() {
@@ -53,15 +99,17 @@ const on = {
   state(name, detail) {
     const before = document.body.dataset.state;
     document.body.dataset.state = name;
-    $('state').textContent = labels[name];
     const session = name === 'online' || name === 'reconnecting';
+    $('state').textContent = detail === 'resumed' ? 'Online, session resumed' : labels[name];
     $('login').hidden = session;
     $('chat').hidden = !session;
     $('logout').hidden = !session;
+    $('me').hidden = !session;
     $('cut').disabled = name !== 'online';
     for (const field of $('login').elements) field.disabled = name === 'connecting';
     if (name === 'online') {
-      $('problem').textContent = '';
+      $('me').textContent = bare(client.jid);
+      $('me').title = client.jid;
       notice(detail === 'resumed' ? 'Back online: session resumed, nothing lost' : `Online as ${client.jid}`);
       if (before === 'connecting') $('text').focus();
     }
@@ -69,13 +117,18 @@ const on = {
     if (name === 'offline') {
       client = null;
       waiting.clear();
-      if (before === 'connecting' && !$('problem').textContent) $('problem').textContent = `No connection to the gateway (${detail})`;
       document.body.classList.remove('frames');
     }
     showTitle();
   },
 
-  message({ from, body, time }) {
+  message({ from, to, body, time }) {
+    if (bare(from) === bare(client.jid) && bare(to) !== bare(client.jid)) { // sent by another client of this account
+      const tick = element('span', { className: 'tick', textContent: '✓', title: 'Sent by another of your clients' });
+      tick.setAttribute('role', 'img');
+      tick.setAttribute('aria-label', 'sent elsewhere');
+      return bubble({ className: 'mine', body, time, from: bare(to) === contact ? '' : `to ${bare(to)}`, tick });
+    }
     bubble({ className: 'theirs', body, time, from: bare(from) === contact ? '' : bare(from) });
     if (document.hidden) unread++;
     showTitle();
@@ -92,18 +145,21 @@ const on = {
 
   frame(direction, text) {
     const name = /^<\/?([^\s/>]+)/.exec(text)?.[1] ?? '';
-    const size = new TextEncoder().encode(text).length;
-    append($('wire'), element('li', { className: direction },
-      element('header', {},
-        element('span', { className: 'arrow', textContent: direction === 'up' ? '↑' : '↓', ariaLabel: direction === 'up' ? 'to the server' : 'from the server', role: 'img' }),
-        element('b', { textContent: name }),
-        element('span', { textContent: `${size} B` }),
-        element('time', { textContent: precise.format(new Date()) })),
-      element('code', { textContent: masked(text) })));
-    if ($('wire').childElementCount > framesKept) $('wire').firstElementChild.remove();
+    const row = frameRow({
+      className: direction,
+      mark: direction === 'up' ? '↑' : '↓', label: direction === 'up' ? 'to the server' : 'from the server',
+      name, note: `${new TextEncoder().encode(text).length} B`, code: masked(text),
+    });
+    ['r', 'a'].includes(name) ? foldAcknowledgement(row) : addFrame(row);
+  },
+
+  closed(code, reason) {
+    addFrame(frameRow({ className: 'closed', mark: '×', label: 'end of the connection', name: `Close ${code}`, note: closeWords(code, reason) }));
   },
 
   notice,
+
+  problem(text) { $('problem').textContent = text; },
 };
 
 $('login').onsubmit = (event) => {
@@ -125,6 +181,7 @@ $('composer').onsubmit = (event) => {
   tick.setAttribute('role', 'img');
   tick.setAttribute('aria-label', 'on its way');
   bubble({ className: 'mine', body, time: new Date(), tick });
+  log.toEnd();
   const id = client.newId();
   waiting.set(id, tick); // first: without XEP-0198 delivered is called at once
   client.message(contact, body, id);
@@ -135,6 +192,7 @@ $('composer').onsubmit = (event) => {
 function showFrames(shown) {
   document.body.classList.toggle('frames', shown);
   $('show-frames').setAttribute('aria-expanded', shown);
+  if (shown) wire.toEnd();
   (shown ? $('hide-frames') : $('show-frames')).focus();
 }
 $('show-frames').onclick = () => showFrames(true);
@@ -151,3 +209,5 @@ document.addEventListener('visibilitychange', () => {
 });
 addEventListener('online', () => client?.resume());
 addEventListener('pagehide', () => client?.logout());
+
+if (link.get('password')) $('login').requestSubmit();

@@ -1,12 +1,16 @@
-// An XMPP client over WebSocket (RFC 7395): log in, bind, chat, and survive a
-// lost connection with Stream Management (XEP-0198).
+// An XMPP client over WebSocket (RFC 7395): log in, bind, chat, see what other
+// clients of the account send and get (XEP-0280), and survive a lost connection
+// with Stream Management (XEP-0198).
 
 import { child, parse, xml } from './xml.js';
 import { Scram, choose, encode } from './scram.js';
+import { closeWords, loginWords, stanzaWords, streamWords } from './words.js';
 
 const NS = {
   bind: 'urn:ietf:params:xml:ns:xmpp-bind',
+  carbons: 'urn:xmpp:carbons:2',
   delay: 'urn:xmpp:delay',
+  forward: 'urn:xmpp:forward:0',
   framing: 'urn:ietf:params:xml:ns:xmpp-framing',
   ping: 'urn:xmpp:ping',
   sasl: 'urn:ietf:params:xml:ns:xmpp-sasl',
@@ -27,6 +31,7 @@ export class Client {
   #wanted = false;  // the user wants to be online
   #online = false;  // stanzas may be sent
   #authenticated = false;
+  #closing = false; // <close/> is sent: nothing may follow
   #scram = null;
   #sm = null;       // {id, received, acked, on}: a stream-management session
   #queue = [];      // {id, text}: stanzas the server has not acknowledged, in order
@@ -36,8 +41,13 @@ export class Client {
 
   jid = null;       // the full JID once bound
 
-  // on has the callbacks state(name, detail), frame(direction, text),
-  // message({from, body, time}), delivered(id) and notice(text).
+  // on has the callbacks
+  //   state(name, detail)  detail is "resumed" or "new session" when online
+  //   frame(direction, text), closed(code, reason)
+  //   message({from, to, body, time})  from is our own when another client sent it
+  //   delivered(id)
+  //   notice(text)   the session goes on
+  //   problem(text)  there is no session, and this is why
   constructor({ endpoint, jid, password, on }) {
     [this.#user, this.#domain] = bare(jid).split('@');
     this.#endpoint = endpoint;
@@ -50,6 +60,7 @@ export class Client {
     if (this.#socket) return;
     this.#wanted = true;
     this.#authenticated = false;
+    this.#closing = false;
     this.#scram = null;
     this.#on.state(this.jid ? 'reconnecting' : 'connecting');
 
@@ -61,7 +72,7 @@ export class Client {
     };
     socket.onopen = inTurn(() => this.#header());
     socket.onmessage = inTurn((event) => this.#receive(event.data));
-    socket.onclose = inTurn((event) => this.#closed(`${event.code} ${event.reason}`.trim()));
+    socket.onclose = inTurn((event) => this.#closed(event.code, event.reason));
   }
 
   // resume is connect for someone who waits: at once instead of after a delay.
@@ -75,7 +86,7 @@ export class Client {
   cut() {
     const socket = this.#socket;
     if (!socket) return;
-    this.#closed('cut');
+    this.#closed(4000, '');
     socket.close(4000, 'cut'); // may take long on a dead link; nobody waits for it
   }
 
@@ -83,9 +94,9 @@ export class Client {
     this.#wanted = false;
     clearTimeout(this.#timer);
     const socket = this.#socket;
-    if (!socket) return this.#closed('');
+    if (!socket) return this.#offline();
     if (socket.readyState !== WebSocket.OPEN) return this.cut();
-    this.#send(xml`<close xmlns="${NS.framing}"/>`); // the other side answers and closes
+    this.#close(); // the other side answers and closes
     setTimeout(() => socket === this.#socket && this.cut(), 5000);
   }
 
@@ -106,6 +117,11 @@ export class Client {
   }
 
   #header() { this.#send(xml`<open xmlns="${NS.framing}" to="${this.#domain}" version="1.0"/>`); }
+
+  #close() {
+    if (!this.#closing) this.#send(xml`<close xmlns="${NS.framing}"/>`);
+    this.#closing = true;
+  }
 
   #stanza(text, id) {
     this.#queue.push({ text, id });
@@ -141,16 +157,16 @@ export class Client {
       case 'features': return this.#authenticated ? this.#bind(element) : this.#login(element);
       case 'challenge': return this.#send(xml`<response xmlns="${NS.sasl}">${await this.#scram.answer(element.textContent)}</response>`);
       case 'success': return this.#success(element);
-      case 'failure': return this.#fail(`login refused: ${element.firstElementChild?.localName ?? 'no reason given'}`);
+      case 'failure': return this.#fail(loginWords(element));
       case 'enabled': return this.#enabled(element);
       case 'resumed': return this.#resumed(element);
       case 'failed': return this.#failed(element);
-      case 'r': return this.#send(xml`<a xmlns="${NS.sm}" h="${this.#sm?.received ?? 0}"/>`);
+      case 'r': return !this.#closing && this.#send(xml`<a xmlns="${NS.sm}" h="${this.#sm?.received ?? 0}"/>`);
       case 'a': return this.#acknowledged(element);
       case 'iq': return this.#iq(element);
       case 'message': return this.#message(element);
       case 'error': return this.#streamError(element);
-      case 'close': return this.#send(xml`<close xmlns="${NS.framing}"/>`); // then the gateway closes
+      case 'close': return this.#close(); // then the gateway closes
     }
   }
 
@@ -168,7 +184,7 @@ export class Client {
   }
 
   #success(element) {
-    if (this.#scram && !this.#scram.verify(element.textContent)) return this.#fail('the server does not know the password either');
+    if (this.#scram && !this.#scram.verify(element.textContent)) return this.#fail('the server did not prove that it knows the password');
     this.#authenticated = true;
     this.#header(); // the stream starts again, on the same socket
   }
@@ -183,10 +199,14 @@ export class Client {
   }
 
   #bound(iq) {
-    if (iq.getAttribute('type') !== 'result') return this.#fail('the server refused to bind a resource');
+    if (iq.getAttribute('type') !== 'result') return this.#fail(`The server opened no session: ${stanzaWords(child(iq, 'error'))}`);
     this.jid = child(child(iq, 'bind', NS.bind), 'jid').textContent;
     // Of an earlier session that could not be resumed, the messages go again.
-    this.#queue = [{ text: xml`<presence xmlns="jabber:client"/>` }, ...this.#queue.filter(({ id }) => id)];
+    this.#queue = [
+      { text: xml`<iq xmlns="jabber:client" type="set" id="carbons"><enable xmlns="${NS.carbons}"/></iq>` }, // may be refused
+      { text: xml`<presence xmlns="jabber:client"/>` },
+      ...this.#queue.filter(({ id }) => id),
+    ];
     if (this.#sm) this.#send(xml`<enable xmlns="${NS.sm}" resume="true"/>`);
     else this.#ready('new session');
   }
@@ -237,42 +257,62 @@ export class Client {
   }
 
   #message(message) {
+    const carbon = child(message, 'sent', NS.carbons) ?? child(message, 'received', NS.carbons);
+    if (!carbon) return this.#show(message, message);
+    // Only our own account may tell what we sent and got; from anybody else it is forged.
+    const from = message.getAttribute('from');
+    if (from && from !== bare(this.jid)) return;
+    const forwarded = child(carbon, 'forwarded', NS.forward);
+    const original = child(forwarded, 'message');
+    if (original) this.#show(original, forwarded);
+  }
+
+  // show hands over a message; what holds it says when it was sent.
+  #show(message, holder) {
     const from = message.getAttribute('from') ?? this.#domain;
     if (message.getAttribute('type') === 'error') {
-      return this.#on.notice(`Not delivered to ${bare(from)}: ${child(message, 'error')?.firstElementChild?.localName ?? 'error'}`);
+      return this.#on.notice(`Not delivered to ${bare(from)}: ${stanzaWords(child(message, 'error'))}`);
     }
     const body = child(message, 'body')?.textContent;
-    const stamp = child(message, 'delay', NS.delay)?.getAttribute('stamp');
-    if (body) this.#on.message({ from, body, time: stamp ? new Date(stamp) : new Date() });
+    const stamp = child(holder, 'delay', NS.delay)?.getAttribute('stamp');
+    if (body) this.#on.message({ from, to: message.getAttribute('to') ?? this.jid, body, time: stamp ? new Date(stamp) : new Date() });
   }
 
   #streamError(error) {
-    const condition = error.firstElementChild?.localName ?? 'undefined-condition';
+    const condition = error.firstElementChild?.localName;
     if (givenUp.includes(condition) || !this.jid) this.#wanted = false;
-    this.#on.notice(`The server ended the stream: ${condition}`);
+    this.#wanted ? this.#on.notice(streamWords(error)) : this.#on.problem(streamWords(error));
   }
 
   // Endings.
 
   #fail(reason) {
     this.#wanted = false;
-    this.#on.notice(reason[0].toUpperCase() + reason.slice(1));
+    this.#on.problem(reason[0].toUpperCase() + reason.slice(1));
     this.logout();
   }
 
-  #closed(reason) {
+  #closed(code, reason) {
+    this.#on.closed(code, reason);
     clearTimeout(this.#watch);
     this.#socket = null;
     this.#online = false;
     // Only who was online comes back by itself; the first failure is the user's to see.
     if (!this.#wanted || !this.jid) {
-      this.#wanted = false;
-      this.#sm = null;
-      this.jid = null;
-      return this.#on.state('offline', reason);
+      if (this.#wanted) this.#on.problem(code === 1006
+        ? `No connection to the gateway at ${this.#endpoint}: is it running?`
+        : `The gateway ended the connection: ${closeWords(code, reason)}`);
+      return this.#offline();
     }
     const wait = Math.min(500 * 2 ** this.#retries++, 15_000) * (0.75 + Math.random() / 2);
-    this.#on.state('reconnecting', reason);
+    this.#on.state('reconnecting');
     this.#timer = setTimeout(() => this.connect(), wait);
+  }
+
+  #offline() {
+    this.#wanted = false;
+    this.#sm = null;
+    this.jid = null;
+    this.#on.state('offline');
   }
 }
