@@ -32,8 +32,8 @@ func TestLimits(t *testing.T) {
 		in     string
 		offset int // of the policy-violation, -1 if none
 	}{
-		{"case 98: depth 256", UpParser{}, nested(256), -1},
-		{"case 98: depth 257", UpParser{}, nested(257), 3 * 256},
+		{"depth 256", UpParser{}, nested(256), -1},
+		{"depth 257", UpParser{}, nested(257), 3 * 256},
 		{"an empty element counts", UpParser{}, strings.Repeat("<a>", 256) + "<b/>" + strings.Repeat("</a>", 256), 3 * 256},
 		{"siblings do not", UpParser{MaxDepth: 2}, "<a>" + strings.Repeat("<b></b><c/>", 500) + "</a>", -1},
 		{"MaxDepth", UpParser{MaxDepth: 1}, "<a><b/></a>", 3},

@@ -21,7 +21,7 @@ func unitOf(t *testing.T, in string) (*Down, Unit) {
 // A server's word where to go instead is read wherever it stands and however
 // it is written.
 //
-// Cases: 54. RFC 6120, section 4.9.3.19.
+// Behaviour: redirect. RFC 6120, section 4.9.3.19.
 func TestSeeOtherHost(t *testing.T) {
 	const inside = ` xmlns='urn:ietf:params:xml:ns:xmpp-streams'`
 	long := strings.Repeat("a", maxHost)

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,8 +20,9 @@ import (
 var update = flag.Bool("update", false, "rewrite the outputs of the vectors")
 
 // A vector is one file of testdata. The comment of the archive says what it
-// shows, which cases of the conformance list it covers and where the rule
-// stands; a line more may say what fields of Down are set. Its files, each without its last line end:
+// shows, which behaviours of proxy/testdata/CONFORMANCE.md it belongs to and
+// where the rule stands; a line more may say what fields of Down are set. Its
+// files, each without its last line end:
 //
 //	in     the input; in.go is the same as a Go string, for odd bytes
 //	kind   kind and class of each unit, one a line
@@ -34,7 +37,7 @@ type vector struct {
 
 func (v vector) name() string { return strings.TrimSuffix(filepath.Base(v.path), ".txtar") }
 
-var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nCases: ([BS]?\d+, )*[BS]?\d+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n(?:Down: (.+)\n)?$`)
+var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nBehaviour: [a-z0-9, -]+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n(?:Down: (.+)\n)?$`)
 
 // downFields are the fields of Down that the comment of a vector can set.
 var downFields = map[string]func(*Down){
@@ -51,7 +54,7 @@ func (v vector) down(tb testing.TB) *Down {
 		if set := downFields[name]; set != nil {
 			set(d)
 		} else if name != "" {
-			tb.Fatalf("%s: no field %s", v.path, name)
+			tb.Fatalf("%s: Down has no field %s that a vector can set; there are %v", v.path, name, slices.Sorted(maps.Keys(downFields)))
 		}
 	}
 	return d
@@ -73,7 +76,7 @@ func vectors(tb testing.TB, dir string) (all []vector) {
 		if m := vectorComment.FindStringSubmatch(c); m != nil {
 			v.fields = m[len(m)-1]
 		} else {
-			tb.Errorf("%s: bad comment %q", path, c)
+			tb.Errorf("%s: bad comment %q; testdata/README.md says what it must be like", path, c)
 		}
 		switch f := archive.Files[0]; f.Name {
 		case "in":
@@ -85,7 +88,7 @@ func vectors(tb testing.TB, dir string) (all []vector) {
 			}
 			v.in = []byte(s)
 		default:
-			tb.Fatalf("%s: starts with %s", path, f.Name)
+			tb.Fatalf("%s: the first file is %s; it must be in or in.go", path, f.Name)
 		}
 		all = append(all, v)
 	}
@@ -142,8 +145,13 @@ func (v vector) check(t *testing.T, r *result) {
 	got := txtar.Format(&txtar.Archive{Files: files})
 	want := txtar.Format(&txtar.Archive{Files: v.archive.Files[1:]})
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s\nin:\n%q\ngot:\n%swant:\n%s", v.path, v.in, got, want)
+		t.Errorf("%s: %s\nin:\n%q\ngot:\n%swant:\n%s\nIf that is right: go test ./framing -run '%s' -update", v.path, firstLine(v.archive.Comment), v.in, got, want, t.Name())
 	}
+}
+
+func firstLine(b []byte) string {
+	line, _, _ := strings.Cut(string(b), "\n")
+	return line
 }
 
 var kindNames = map[Kind]string{None: "None", Header: "Header", End: "End", Element: "Element"}

@@ -90,7 +90,7 @@ func compare(t *testing.T, r *prometheus.Registry, name string) {
 		t.Fatal(err)
 	}
 	if err := testutil.GatherAndCompare(r, bytes.NewReader(want), names...); err != nil {
-		t.Error(err)
+		t.Errorf("%s: %v\nIf that is right: go test ./metrics -run %s -update", file, err, t.Name())
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // The server, the log and the metrics get the client's true address, by
 // whichever way it comes; nobody else's word about it counts.
 //
-// Cases: 95, S22. PROXY protocol, section 2; RFC 7239, section 8.1
+// Behaviour: client-address. PROXY protocol, section 2; RFC 7239, section 8.1
 func TestClientAddress(t *testing.T) {
 	const (
 		v2inet  = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\xc6\x33\x64\x01\xd4\x31\x14\xa0"

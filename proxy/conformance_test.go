@@ -4,126 +4,129 @@ import (
 	"cmp"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
 
-// promised are the behaviours that must have a test of their own, by the
-// numbers that tests cite: 1 to 16 upgrade, 17 to 36 open and restart, 37 to 55
-// close, 56 to 70 namespaces, 71 to 82 features, 83 to 100 XML, 101 to 110
-// WebSocket, 111 to 117 the server's side, S1 to S24 ways to smuggle.
-func promised() (cases []string) {
-	for _, r := range [][2]int{{1, 15}, {17, 107}, {109, 117}} {
-		for i := r[0]; i <= r[1]; i++ {
-			cases = append(cases, strconv.Itoa(i))
-		}
-	}
-	for i := 1; i <= 24; i++ {
-		cases = append(cases, fmt.Sprintf("S%d", i))
-	}
-	return cases
-}
+const conformance = "testdata/CONFORMANCE.md"
 
 var (
-	// A vector cites its cases and its source in the two lines below its
+	// A vector names its behaviours and its source in the two lines below its
 	// first sentence, a Go test in its doc comment.
-	citesVector = regexp.MustCompile(`(?m)^(.*)\nCases: (.*)\n(.*)$`)
-	citesTest   = regexp.MustCompile(`((?://.*\n)*)// Cases: ([^\n.]*)\. (.*)\n(?:// .*\n)*func (Test\w+)`)
+	vectorNames = regexp.MustCompile(`^.*\nBehaviour: (.*)\n(.*)\n`)
+	testNames   = regexp.MustCompile(`(?m)^// Behaviour: ([a-z0-9, -]+)\.(.*)\n(?:// .*\n)*func (Test\w+)`)
+	// A row of CONFORMANCE.md: slug, behaviour, source, tests.
+	conformanceRow = regexp.MustCompile("(?m)^\\| `([a-z0-9-]+)` \\| (.*) \\| (.*) \\| (.*)\\|$")
+
+	specification = regexp.MustCompile(`RFC \d+|XEP-\d{4}|XML 1\.0|PROXY protocol`)
 )
 
-// A citation is one test's claim to a case.
-type citation struct{ behaviour, source, file string }
-
-// firstSentence is that of a comment.
-func firstSentence(comment string) string {
-	text := strings.Join(strings.Fields(strings.ReplaceAll(comment, "//", "")), " ")
-	if s, _, ok := strings.Cut(text, ". "); ok {
-		return s + "."
-	}
-	return text
-}
-
-// TestConformance keeps testdata/CONFORMANCE.md equal to what the tests cite
-// and fails when a promised case is cited by none. -update rewrites the file.
+// TestConformance holds CONFORMANCE.md together with the tests: each row has a
+// source and tests, and each behaviour that a test names has a row. -update
+// rewrites the column of tests.
 func TestConformance(t *testing.T) {
-	cited := map[string][]citation{}
-	cite := func(behaviour, cases, source, file string) {
-		for c := range strings.SplitSeq(cases, ",") {
-			c = strings.TrimSpace(c)
-			cited[c] = append(cited[c], citation{strings.ReplaceAll(behaviour, "|", `\|`), strings.TrimSpace(source), file})
+	text, err := os.ReadFile(conformance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := testsByBehaviour(t)
+	seen := map[string]bool{}
+	page := conformanceRow.ReplaceAllStringFunc(string(text), func(row string) string {
+		m := conformanceRow.FindStringSubmatch(row)
+		slug, behaviour, source := m[1], m[2], m[3]
+		switch {
+		case seen[slug]:
+			t.Errorf("%s has two rows for %s", conformance, slug)
+		case behaviour == "" || !specification.MatchString(source):
+			t.Errorf("%s: %s needs a behaviour and a source such as RFC 7395, section 3.4", conformance, slug)
+		case tests[slug] == nil:
+			t.Errorf("%s: no test names %s: add one, or remove the row", conformance, slug)
+		}
+		seen[slug] = true
+		return fmt.Sprintf("| `%s` | %s | %s | %s |", slug, behaviour, source, listed(tests[slug]))
+	})
+	for slug, names := range tests {
+		if !seen[slug] {
+			t.Errorf("%s name the behaviour %q, for which %s has no row: use a slug from there, or add a row", names, slug, conformance)
 		}
 	}
-	root := ".."
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	switch {
+	case page == string(text):
+	case *update:
+		if err := os.WriteFile(conformance, []byte(page), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Errorf("%s does not list the tests as they are: go test ./proxy -run Conformance -update", conformance)
+	}
+}
+
+// testsByBehaviour reads which tests name which behaviours, in the whole
+// repository.
+func testsByBehaviour(t *testing.T) map[string][]string {
+	tests := map[string][]string{}
+	add := func(slugs, test string) {
+		for slug := range strings.SplitSeq(slugs, ",") {
+			slug = strings.TrimSpace(slug)
+			tests[slug] = append(tests[slug], test)
+		}
+	}
+	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git") {
 			return fs.SkipDir
 		}
-		vector := strings.HasSuffix(path, ".txtar") && strings.Contains(path, "testdata")
-		if !vector && !strings.HasSuffix(path, "_test.go") {
+		name := strings.TrimPrefix(filepath.ToSlash(file), "../")
+		vector := path.Ext(name) == ".txtar" && !strings.HasPrefix(name, "cmd/")
+		if !vector && !strings.HasSuffix(name, "_test.go") {
 			return nil
 		}
-		b, err := os.ReadFile(path)
+		text, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
-		name := filepath.ToSlash(strings.TrimPrefix(path, root+string(filepath.Separator)))
-		if vector {
-			if m := citesVector.FindSubmatch(b); m != nil {
-				cite(string(m[1]), string(m[2]), string(m[3]), name)
+		if !vector {
+			for _, m := range testNames.FindAllStringSubmatch(string(text), -1) {
+				add(m[1], path.Dir(name)+" "+m[3])
 			}
 			return nil
 		}
-		for _, m := range citesTest.FindAllSubmatch(b, -1) {
-			cite(firstSentence(string(m[1])), string(m[2]), strings.TrimSuffix(string(m[3]), "."), name+" "+string(m[4]))
+		m := vectorNames.FindStringSubmatch(string(text))
+		if m == nil || !specification.MatchString(m[2]) {
+			t.Errorf("%s: below the first sentence there must be a line such as\nBehaviour: restart-held\nwith slugs of %s, and one with the source, such as\nRFC 7395, section 3.7", name, conformance)
+			return nil
 		}
+		_, short, _ := strings.Cut(strings.TrimSuffix(name, ".txtar"), "/testdata/")
+		add(m[1], short)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-
-	for _, c := range promised() {
-		if cited[c] == nil {
-			t.Errorf("case %s has no test", c)
-		}
-	}
-
-	var page strings.Builder
-	page.WriteString("# Conformance\n\nWhich behaviour follows from which text, and what tests it. Written by `go test ./proxy -run Conformance -update`.\n\n| case | behaviour | source | tests |\n| --- | --- | --- | --- |\n")
-	for _, c := range slices.SortedFunc(maps.Keys(cited), compareCases) {
-		var behaviours, sources, files []string
-		for _, x := range cited[c] {
-			behaviours = append(behaviours, x.behaviour)
-			sources = append(sources, x.source)
-			files = append(files, "`"+x.file+"`")
-		}
-		fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", c, strings.Join(distinct(behaviours), " "), strings.Join(distinct(sources), "; "), strings.Join(distinct(files), "<br>"))
-	}
-	const file = "testdata/CONFORMANCE.md"
-	if *update {
-		if err := os.WriteFile(file, []byte(page.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if b, err := os.ReadFile(file); err != nil || string(b) != page.String() {
-		t.Errorf("%s does not say what the tests cite (%v): run with -update and read the difference", file, err)
-	}
+	return tests
 }
 
-func distinct(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
-
-// compareCases sorts 2 before 10 and numbers before letters.
-func compareCases(a, b string) int {
-	letters := func(s string) string { return strings.TrimRight(s, "0123456789") }
-	number := func(s string) int { n, _ := strconv.Atoi(strings.TrimLeft(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")); return n }
-	return cmp.Or(cmp.Compare(letters(a), letters(b)), cmp.Compare(number(a), number(b)))
+// listed renders names of tests, Go tests first, and not all of very many.
+func listed(names []string) string {
+	const most = 6
+	slices.SortFunc(names, func(a, b string) int {
+		goTest := func(s string) int { return strings.Index(s, " Test") }
+		return cmp.Or(cmp.Compare(min(goTest(b), 0), min(goTest(a), 0)), cmp.Compare(a, b))
+	})
+	more := ""
+	if n := len(names) - most; n > 1 {
+		names, more = names[:most], fmt.Sprintf(" and %d more", n)
+	}
+	var all []string
+	for _, name := range names {
+		all = append(all, "`"+name+"`")
+	}
+	return strings.Join(all, ", ") + more
 }

@@ -132,7 +132,7 @@ func TestDialGivesUpFirst(t *testing.T) {
 // A held header leaves in a write of its own: servers refuse one that comes
 // together with what precedes it.
 //
-// Cases: 27. RFC 7395, section 3.7.
+// Behaviour: restart-held. RFC 7395, section 3.7.
 func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
 	s, w := newTestSession(t)
 	frame := func(m string) []byte { return maskedFrame(ws.OpText, true, []byte(m)) }
@@ -165,7 +165,7 @@ func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
 // A restart that comes behind other elements in one read waits until they have
 // left.
 //
-// Cases: 27. RFC 7395, section 3.7.
+// Behaviour: restart-held. RFC 7395, section 3.7.
 func TestHeaderWaitsForEarlierBytes(t *testing.T) {
 	s, w := newTestSession(t)
 	s.phase[up], s.authenticated = restart, true

@@ -247,7 +247,7 @@ func endOf(conn net.Conn) (string, error) {
 // The two directions do not wait for each other: while a client reads nothing
 // it can still send, pings included.
 //
-// Cases: 110, B26. RFC 6120, section 4.9.3.16.
+// Behaviour: back-pressure. RFC 6120, section 4.9.3.16.
 func TestDirectionsAreIndependent(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
@@ -305,7 +305,7 @@ func TestDirectionsAreIndependent(t *testing.T) {
 
 // A client that does not read holds what one read and one stanza take, no more.
 //
-// Cases: 110. RFC 6120, section 4.9.3.16.
+// Behaviour: back-pressure. RFC 6120, section 4.9.3.16.
 func TestSlowReadersAreBounded(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
@@ -350,7 +350,7 @@ func held(s *session) (n int) {
 // A client that resets its connection takes the server's down at once, without
 // an end tag.
 //
-// Cases: 49. XEP-0198, section 5.
+// Behaviour: client-lost. XEP-0198, section 5.
 func TestClientReset(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
@@ -367,7 +367,7 @@ func TestClientReset(t *testing.T) {
 
 // What a server wrote before it reset the connection is delivered.
 //
-// Cases: 46. XEP-0198, section 5.
+// Behaviour: server-lost. XEP-0198, section 5.
 func TestServerReset(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
@@ -386,7 +386,7 @@ func TestServerReset(t *testing.T) {
 
 // Data and FIN that come together are both noticed.
 //
-// Cases: 36. RFC 7395, section 3.5.
+// Behaviour: server-header-error. RFC 7395, section 3.5.
 func TestServerWritesAndCloses(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
@@ -409,7 +409,7 @@ func TestServerWritesAndCloses(t *testing.T) {
 
 // All that a client sent before it left reaches the server ahead of the FIN.
 //
-// Cases: 39, 48. XEP-0198, section 5.
+// Behaviour: close-by-client, client-lost. XEP-0198, section 5.
 func TestClientWritesAndCloses(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
@@ -447,7 +447,7 @@ func TestClientWritesAndCloses(t *testing.T) {
 
 // A server that takes nothing makes the client wait; nothing is lost.
 //
-// Cases: B26. RFC 6120, section 4.9.3.16.
+// Behaviour: back-pressure. RFC 6120, section 4.9.3.16.
 func TestSlowServer(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		b := newBench(t, l)
@@ -551,7 +551,7 @@ func TestNothingIsLeft(t *testing.T) {
 // When all servers shut down Gateway.Dial has asked each of them: what the one
 // says that the session gets is for the client, and nobody is asked once more.
 //
-// Cases: 45. RFC 6120, section 4.9.3.20
+// Behaviour: server-lost. RFC 6120, section 4.9.3.20
 func TestAllServersShutDown(t *testing.T) {
 	const farewell = "<stream:error><system-shutdown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
 	onLoops(t, func(t *testing.T, l string) {

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -152,7 +153,7 @@ func eachTranscript(t *testing.T, f func(t *testing.T, file string, ar *txtar.Ar
 		for _, name := range names {
 			c, ok := chunkings[name]
 			if !ok {
-				t.Fatalf("%s: unknown chunking %q", file, name)
+				t.Fatalf("%s: unknown chunking %q; there are %v", file, name, slices.Sorted(maps.Keys(chunkings)))
 			}
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar")+"/"+name, func(t *testing.T) {
 				f(t, file, ar, c, name == names[0])
@@ -176,7 +177,8 @@ func TestTranscripts(t *testing.T) {
 					t.Fatal(err)
 				}
 			case !ok:
-				t.Errorf("%s, as it happened:\n%s", file, happened)
+				about, _, _ := strings.Cut(string(ar.Comment), "\n")
+				t.Errorf("%s: %s\n%s\nIf the effects are right: go test ./proxy -run '%s' -update", file, about, happened, path.Dir(t.Name()))
 			}
 		})
 	})
@@ -236,7 +238,7 @@ func parseTranscript(t *testing.T, src string) (lines []line) {
 			continue
 		}
 		if len(f) < 2 {
-			t.Fatalf("line %d: %q is no event", i+1, row)
+			t.Fatalf("line %d: %q is not an event; testdata/README.md lists them", i+1, row)
 		}
 		l.actor, l.verb = f[0], f[1]
 		if len(f) == 3 {
@@ -257,7 +259,7 @@ func parseTranscript(t *testing.T, src string) (lines []line) {
 			l.effect = true
 		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops":
 		default:
-			t.Fatalf("line %d: %q is no event", i+1, row)
+			t.Fatalf("line %d: %q is not an event; testdata/README.md lists them", i+1, row)
 		}
 		lines = append(lines, l)
 	}
@@ -351,7 +353,7 @@ func env(t *testing.T, src []byte) *Gateway {
 		case "XMPPGATE_PING_INTERVAL":
 			g.PingInterval, err = time.ParseDuration(v)
 		default:
-			t.Fatalf("env: unknown variable %q", k)
+			t.Fatalf("env: unknown variable %q; add it to env in transcript_test.go", k)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -393,7 +395,7 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 			continue
 		}
 		if l.effect {
-			t.Fatalf("%q stands below no stimulus", l.text)
+			t.Fatalf("%q is an effect without a stimulus above it", l.text)
 		}
 		want := map[string][]string{}
 		var wantLines []line
@@ -427,7 +429,11 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 		}
 		ok = false
 		if !*update {
-			page = append(page, "# ^^^ differs; the effects were:")
+			page = append(page, "# ^^^ expected:")
+			for _, w := range wantLines {
+				page = append(page, "#   "+w.actor+" "+pretty(describe(w)))
+			}
+			page = append(page, "# but these are the effects:")
 		}
 		for _, actor := range []string{"server", "client"} {
 			for _, e := range got[actor] {

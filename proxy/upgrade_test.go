@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,7 +50,8 @@ func TestUpgrade(t *testing.T) {
 						return
 					}
 					if want := string(section(ar, "response")); got != want {
-						t.Errorf("got:\n%s\nwant:\n%s", got, want)
+						about, _, _ := strings.Cut(string(ar.Comment), "\n")
+						t.Errorf("%s: %s\ngot:\n%s\nwant:\n%s\nIf that is right: go test ./proxy -run '%s' -update", file, about, got, want, path.Dir(t.Name()))
 					}
 				})
 			})
@@ -90,7 +92,7 @@ const goodRequest = "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upg
 
 // Frames that come in one segment with the request are not lost.
 //
-// Cases: 14. RFC 6455, section 4.1.
+// Behaviour: upgrade-pipelined. RFC 6455, section 4.1.
 func TestUpgradePipelined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &Gateway{Dial: noServer, Loop: LoopGoroutine}
@@ -105,7 +107,7 @@ func TestUpgradePipelined(t *testing.T) {
 
 // A head has a limit in bytes, in lines and in time.
 //
-// Cases: 15. RFC 6585, section 5; RFC 9110, section 15.5.9.
+// Behaviour: upgrade-limits. RFC 6585, section 5; RFC 9110, section 15.5.9.
 func TestUpgradeLimits(t *testing.T) {
 	for _, c := range []struct {
 		name, request, status string

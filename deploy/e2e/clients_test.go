@@ -51,7 +51,7 @@ func runScript(t *testing.T, s *server, script string, steps ...string) {
 	}
 }
 
-// Cases: 49, 118, 119. RFC 7395; XEP-0198, section 5; XEP-0045. The JavaScript libraries that most web clients are made of.
+// Behaviour: client-lost, real-clients, real-resumption. RFC 7395; XEP-0198, section 5; XEP-0045. The JavaScript libraries that most web clients are made of.
 func TestClients(t *testing.T) {
 	for _, script := range []string{"strophe.mjs", "xmppjs.mjs", "stanza.mjs"} {
 		t.Run(script, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// Cases: 49, 118. Converse.js in a real browser: WebSocket, XML parser and all.
+// Behaviour: client-lost, real-clients. Converse.js in a real browser: WebSocket, XML parser and all.
 func TestConverse(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		runScript(t, s, "converse.mjs", "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")

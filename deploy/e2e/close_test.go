@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Cases: 37, 50. RFC 7395, section 3.6; XEP-0198, section 5.
+// Behaviour: close-by-client, client-lost. RFC 7395, section 3.6; XEP-0198, section 5.
 func TestCleanClose(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		alice := as(t, s.websocket(), s.newUser(t, "alice"), "phone")
@@ -32,7 +32,7 @@ func TestCleanClose(t *testing.T) {
 	})
 }
 
-// Cases: 42, 44, 45. RFC 6120, section 4.9.3.20 (system-shutdown); RFC 7395, section 3.5.
+// Behaviour: close-by-server, server-error, server-lost. RFC 6120, section 4.9.3.20 (system-shutdown); RFC 7395, section 3.5.
 func TestServerRestart(t *testing.T) {
 	eachServer(t, func(t *testing.T, shared *server) {
 		s, err := newServer(shared.name, filepath.Join(t.TempDir(), shared.name))

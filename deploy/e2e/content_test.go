@@ -67,7 +67,7 @@ func TestNonASCII(t *testing.T) {
 	})
 }
 
-// Cases: 109. A stanza of 200 KiB in each direction: the longest that servers take is 256 KiB.
+// Behaviour: frame-length. A stanza of 200 KiB in each direction: the longest that servers take is 256 KiB.
 func TestLargeStanza(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		w := newWire(t, s)
@@ -180,7 +180,7 @@ func TestArchivePage(t *testing.T) {
 	})
 }
 
-// Cases: 63, 64, 120. RFC 7395, section 3.3.3. On TCP the prefix "stream" is bound by the stream header, so anybody may use
+// Behaviour: prefix-restored. RFC 7395, section 3.3.3. On TCP the prefix "stream" is bound by the stream header, so anybody may use
 // it in a message; ejabberd passes it on as it is. The client checks that each message is a document of its own.
 func TestStreamPrefixInContent(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {

@@ -88,7 +88,7 @@ func vanishMany(g *gateway, n int) error {
 	return nil
 }
 
-// Cases: 48, 49. Ten thousand clients vanish without a word, at all points of a session's life. Nothing of them stays.
+// Behaviour: client-lost. Ten thousand clients vanish without a word, at all points of a session's life. Nothing of them stays.
 func TestVanishingClients(t *testing.T) {
 	needGateway(t)
 	eachServer(t, func(t *testing.T, s *server) {

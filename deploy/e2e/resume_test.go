@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Cases: 48, 49, 119. XEP-0198, section 5. A hundred losses, in four ways; a message each way falls into each.
+// Behaviour: client-lost, real-resumption. XEP-0198, section 5. A hundred losses, in four ways; a message each way falls into each.
 func TestResumeAfterLoss(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		alice := as(t, s.websocket(), s.newUser(t, "alice"), "phone")
@@ -107,7 +107,7 @@ func victim() {
 	select {}
 }
 
-// Cases: 49, 119. XEP-0198, section 5. kill -9 of a client process; another process resumes.
+// Behaviour: client-lost, real-resumption. XEP-0198, section 5. kill -9 of a client process; another process resumes.
 func TestResumeAfterKill(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		bob := as(t, s.websocket(), s.newUser(t, "bob"), "desk")
@@ -221,7 +221,7 @@ func (c *chatter) check() error {
 	return nil
 }
 
-// Cases: 49, 52. RFC 6455, section 7.4.1 (1001); XEP-0198, section 5. Rolling restarts of the gateway under live traffic:
+// Behaviour: client-lost, shutdown. RFC 6455, section 7.4.1 (1001); XEP-0198, section 5. Rolling restarts of the gateway under live traffic:
 // nothing lost, nothing doubled, every session resumed.
 func TestGatewayRestart(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {

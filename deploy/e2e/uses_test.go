@@ -53,7 +53,7 @@ func performs(t *testing.T, from, to *user, content string) *element {
 	return got
 }
 
-// Cases: 17, 23, 28, 37, 56, 66, 71, 72. RFC 6121; XEP-0085, XEP-0184, XEP-0280. Instant messaging: subscription, presence, states, receipts, carbons, a roster.
+// Behaviour: open, restart, close-by-client, namespace-restored, features-starttls. RFC 6121; XEP-0085, XEP-0184, XEP-0280. Instant messaging: subscription, presence, states, receipts, carbons, a roster.
 func TestInstantMessaging(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		w := newWire(t, s)

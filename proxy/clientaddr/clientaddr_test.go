@@ -329,7 +329,7 @@ var forwarded = []struct {
 // Whom a request is for; what is not an address, or not a proxy's word, is not
 // believed.
 //
-// Cases: 95, S22. RFC 7239, section 8.1.
+// Behaviour: client-address. RFC 7239, section 8.1.
 func TestForwarded(t *testing.T) {
 	for _, c := range forwarded {
 		t.Run(c.name, func(t *testing.T) {

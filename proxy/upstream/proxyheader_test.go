@@ -20,7 +20,7 @@ func (c pairConn) RemoteAddr() net.Addr { return c.remote }
 
 // The server learns the client's address, of whatever family.
 //
-// Cases: 116. PROXY protocol, section 2.2.
+// Behaviour: proxy-header. PROXY protocol, section 2.2.
 func TestProxyHeader(t *testing.T) {
 	const signature = "0d0a0d0a000d0a515549540a"
 	tcp := pairConn{
@@ -95,7 +95,7 @@ func TestProxyHeader(t *testing.T) {
 // The header is the first thing that a server receives, in one segment with
 // what follows if that is not TLS.
 //
-// Cases: 116. PROXY protocol, section 2.
+// Behaviour: proxy-header. PROXY protocol, section 2.
 func TestProxyHeaderFirst(t *testing.T) {
 	ca, cert := chatServer(t)
 	request := chatRequest()

@@ -19,7 +19,7 @@ func (w *world) sends(to string) answerFunc {
 	}
 }
 
-// Cases: 54. RFC 6120, section 4.9.3.19.
+// Behaviour: redirect. RFC 6120, section 4.9.3.19.
 func TestRedirects(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -169,7 +169,7 @@ func TestRedirectWithoutStream(t *testing.T) {
 	}
 }
 
-// Cases: 54. RFC 6120, section 4.9.3.19. The same over TCP.
+// Behaviour: redirect. RFC 6120, section 4.9.3.19. The same over TCP.
 func TestRedirectOverTCP(t *testing.T) {
 	const head = `<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='i1' version='1.0' xmlns='jabber:client' from='d.example'>`
 	serve := func(answer string) string {

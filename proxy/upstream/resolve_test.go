@@ -126,7 +126,7 @@ func srvRouter(t *testing.T, w *world, o Observer, resolver *net.Resolver, optio
 
 // What DNS says of a domain becomes endpoints in one order; "." is a no.
 //
-// Cases: 117. XEP-0368, section 3; RFC 6120, section 3.2.
+// Behaviour: upstream-srv. XEP-0368, section 3; RFC 6120, section 3.2.
 func TestResolve(t *testing.T) {
 	const (
 		fallback = "starttls d.example.:5222"

@@ -205,7 +205,7 @@ func TestNewRouterRefuses(t *testing.T) {
 	}
 }
 
-// Cases: 34. RFC 6120, section 4.9.3.6. Nobody is asked about a domain that the operator did not name.
+// Behaviour: open-domain. RFC 6120, section 4.9.3.6. Nobody is asked about a domain that the operator did not name.
 func TestRoutes(t *testing.T) {
 	resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		t.Error("DNS was asked")

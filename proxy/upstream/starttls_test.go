@@ -11,7 +11,7 @@ import (
 
 // The stream is secured in one round trip before anything is said of the client.
 //
-// Cases: 111. RFC 6120, section 5.4.
+// Behaviour: upstream-starttls. RFC 6120, section 5.4.
 func TestStartTLS(t *testing.T) {
 	ca, cert := chatServer(t)
 	for name, features := range map[string]string{
@@ -61,7 +61,7 @@ func TestStartTLS(t *testing.T) {
 // A stream that cannot be secured, or that somebody in the middle plays with,
 // is never continued.
 //
-// Cases: 94, 112, 113. RFC 6120, section 5.4.
+// Behaviour: server-starttls, upstream-starttls. RFC 6120, section 5.4.
 func TestStartTLSRefused(t *testing.T) {
 	const (
 		failure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`

@@ -41,7 +41,7 @@ func afterStartTLS(cfg *tls.Config) func(p *peer) {
 // A certificate is for the domain that the client asks for, not for where DNS
 // leads.
 //
-// Cases: 114. RFC 6120, section 13.7; RFC 6125; XEP-0368, section 3.
+// Behaviour: upstream-certificate. RFC 6120, section 13.7; RFC 6125; XEP-0368, section 3.
 func TestCertificate(t *testing.T) {
 	ca := newAuthority(t, "Test CA", nil, nil)
 	middle := newAuthority(t, "Middle CA", ca, nil)
@@ -240,7 +240,7 @@ func FuzzOtherNames(f *testing.F) {
 
 // Direct TLS names the protocol. A server may ignore that, but not choose another.
 //
-// Cases: 115. XEP-0368, section 3.
+// Behaviour: upstream-alpn. XEP-0368, section 3.
 func TestALPN(t *testing.T) {
 	ca, cert := chatServer(t)
 	for _, test := range []struct {
