@@ -56,14 +56,15 @@ type Gateway struct {
 	// header. Nil means any: the server decides.
 	Domains []string
 
-	// Paths are the URL paths that accept WebSocket connections. Nil means
-	// DefaultPaths.
+	// Paths are the URL paths that accept WebSocket connections, as CheckPath
+	// takes them; * stands for exactly one segment, as in
+	// "/*/xmpp-websocket". Nil means DefaultPaths.
 	Paths []string
 
-	// AllowedOrigins are the values of the Origin header that browsers may send,
-	// such as "https://chat.example.org". Nil means any. Clients that send
-	// no Origin are not browsers and always pass.
-	AllowedOrigins []string
+	// AllowedOrigins match the values of the header field Origin that
+	// browsers may send. Nil means any. Clients that send no Origin are not
+	// browsers and always pass.
+	AllowedOrigins []OriginPattern
 
 	// MaxSessions bounds the sessions that live at once; further
 	// connections are refused with 503. Zero means no bound.

@@ -40,7 +40,8 @@ type state struct {
 	clock        func() time.Duration
 	observer     Observer
 	records      records
-	paths        []string
+	notices      notices
+	paths        []pathPattern
 	domains      []string // in the form of NormalDomain; nil means any
 	maxStanza    int
 	pingInterval time.Duration
@@ -68,9 +69,14 @@ func (g *Gateway) init() {
 		if g.observer == nil {
 			g.observer = nobody{}
 		}
-		g.paths = g.Paths
-		if g.paths == nil {
-			g.paths = DefaultPaths
+		paths := g.Paths
+		if paths == nil {
+			paths = DefaultPaths
+		}
+		for _, path := range paths {
+			if p, err := parsePath(path); err == nil {
+				g.paths = append(g.paths, p)
+			}
 		}
 		for _, d := range g.Domains {
 			g.domains = append(g.domains, NormalDomain(d))

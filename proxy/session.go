@@ -1082,7 +1082,7 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 		return
 	}
 	if !s.upgraded {
-		s.turnAway(w, unserved(e))
+		s.reject(w, unserved(e), nil, nil)
 		return
 	}
 	s.answered(w, e)

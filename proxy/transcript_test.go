@@ -337,7 +337,15 @@ func env(t *testing.T, src []byte) *Gateway {
 		case "XMPPGATE_DOMAINS":
 			g.Domains = strings.Split(v, ",")
 		case "XMPPGATE_ORIGINS":
-			g.AllowedOrigins = strings.Split(v, ",")
+			for o := range strings.SplitSeq(v, ",") {
+				var p OriginPattern
+				if p, err = ParseOriginPattern(o); err != nil {
+					break
+				}
+				g.AllowedOrigins = append(g.AllowedOrigins, p)
+			}
+		case "XMPPGATE_PATH":
+			g.Paths = strings.Split(v, ",")
 		case "XMPPGATE_MAX_STANZA_BYTES":
 			g.MaxStanza, err = strconv.Atoi(v)
 		case "XMPPGATE_MAX_SESSIONS":

@@ -1,35 +1,29 @@
 package proxy
 
 import (
-	"bufio"
-	"bytes"
+	"crypto/sha1"
 	"encoding/base64"
+	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
-
-	"github.com/gobwas/ws"
 
 	"xmppgate/proxy/clientaddr"
-)
-
-// Limits of an HTTP request.
-const (
-	maxHead      = 8 << 10 // bytes
-	maxHeadLines = 100
+	"xmppgate/proxy/http1"
 )
 
 // subprotocol is what a client has to offer (RFC 7395, section 3.1).
 const subprotocol = "xmpp"
 
-// A refusal is the answer to a request that is not upgraded.
-type refusal struct {
+// A rejection is the answer to a request that is not upgraded.
+type rejection struct {
 	result string // see UpgradeResults
-	status int
+	status int    // 0 if the peer does not speak HTTP, and gets no answer
 	header string // further lines, each with its CRLF
 	body   string
+	level  slog.Level
+	remedy string // for the log: what to change, if it is the operator's
 }
 
 // upgradeOK is the result of a request that was upgraded, upgradeGone of a
@@ -39,77 +33,143 @@ const (
 	upgradeGone = "gone"
 )
 
-var (
-	refuseBusy     = refusal{"busy", 503, "Retry-After: 5\r\n", "The gateway takes no more sessions now."}
-	refuseTooLarge = refusal{"too-large", 431, "", "The request head is too large."}
-	refuseTimeout  = refusal{"timeout", 408, "", "The request took too long."}
-	refuseBad      = refusal{"bad-request", 400, "", "This is no WebSocket handshake."}
-	refuseMethod   = refusal{"bad-method", 405, "Allow: GET\r\n", "Use GET."}
-	refusePath     = refusal{"not-found", 404, "", "Nothing is here."}
-	refusePlain    = refusal{"no-upgrade", 426, "Upgrade: websocket\r\nConnection: Upgrade\r\n", "This is a WebSocket endpoint (RFC 7395)."}
-	refuseVersion  = refusal{"bad-version", 426, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", "Use version 13 of the WebSocket protocol."}
-	refuseProtocol = refusal{"no-subprotocol", 400, "", "Offer the WebSocket subprotocol xmpp (Sec-WebSocket-Protocol: xmpp)."}
-	refuseNoProxy  = refusal{"no-proxy-header", 400, "", "A PROXY header is expected from this address."}
-	refuseOrigin   = refusal{"bad-origin", 403, "", "This origin may not connect."}
-	refuseAddress  = refusal{"no-client-address", 400, "", "The proxy does not say who the client is."}
+// upgradeRequired are the lines that an answer with status 426 must have.
+const upgradeRequired = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+
+const (
+	remedyProxy = "let the proxy use HTTP/1.1 and pass Upgrade and Connection: for nginx proxy_http_version 1.1, " +
+		"proxy_set_header Upgrade $http_upgrade and proxy_set_header Connection upgrade"
+	remedyPROXY = "PROXY headers are for the addresses in XMPPGATE_PROXY_PROTOCOL, and only for them"
 )
+
+// What can be wrong with a request. The level tells whether the cause is likely
+// to be with the operator, or a proxy of theirs.
+var (
+	rejectBusy = rejection{"busy", 503, "Retry-After: 5\r\n", "The gateway takes no more sessions now.", slog.LevelWarn,
+		"raise XMPPGATE_MAX_SESSIONS or the limit of open files, unless the gateway is stopping"}
+	rejectTooLarge = rejection{"too-large", 431, "", "The request head is too large.", slog.LevelInfo,
+		"the limits are 32 KiB and 100 lines: remove cookies at the proxy, or use a host name without them"}
+	rejectTimeout  = rejection{"timeout", 408, "", "The request took too long.", slog.LevelInfo, ""}
+	rejectBad      = rejection{"bad-request", 400, "", "Invalid WebSocket handshake.", slog.LevelInfo, ""}
+	rejectMethod   = rejection{"bad-method", 405, "Allow: GET\r\n", "Use GET.", slog.LevelInfo, ""}
+	rejectPath     = rejection{"not-found", 404, "", "Not found.", slog.LevelInfo, "add the path to XMPPGATE_PATH, or correct the URL of the client"}
+	rejectPlain    = rejection{"no-upgrade", 426, upgradeRequired, "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, ""}
+	rejectVersion  = rejection{"bad-version", 426, upgradeRequired + "Sec-WebSocket-Version: 13\r\n", "Use version 13 of the WebSocket protocol.", slog.LevelInfo, ""}
+	rejectProtocol = rejection{"no-subprotocol", 400, "", "Offer the WebSocket subprotocol xmpp (Sec-WebSocket-Protocol: xmpp).", slog.LevelInfo,
+		"let the client ask for the subprotocol xmpp, and the proxy pass Sec-WebSocket-Protocol"}
+	rejectOrigin  = rejection{"bad-origin", 403, "", "This origin may not connect.", slog.LevelInfo, "add the origin to XMPPGATE_ORIGINS if the page may connect"}
+	rejectOldHTTP = rejection{"old-http", 400, "", "Use HTTP/1.1.", slog.LevelWarn, remedyProxy}
+	rejectHTTP2   = rejection{"http2", 505, "", "Use HTTP/1.1.", slog.LevelWarn, "let the proxy use HTTP/1.1 towards the gateway"}
+	// The client did all that it has to, what arrived is not all of it.
+	rejectDropped    = rejection{"upgrade-dropped", 426, upgradeRequired, "A proxy has removed Upgrade.", slog.LevelWarn, remedyProxy}
+	rejectConnection = rejection{"upgrade-dropped", 400, "", "A proxy has removed Connection: Upgrade.", slog.LevelWarn, remedyProxy}
+
+	rejectNoPROXY = rejection{"no-proxy-header", 400, "", "A PROXY header is expected from this address.", slog.LevelWarn, remedyPROXY}
+	rejectPROXY   = rejection{"proxy-header", 400, "", "No PROXY header is expected from this address.", slog.LevelWarn, remedyPROXY}
+	rejectAddress = rejection{"no-client-address", 400, "", "The proxy does not say who the client is.", slog.LevelWarn,
+		"let the proxy set the header field in XMPPGATE_CLIENT_ADDRESS_HEADER, and remove from XMPPGATE_TRUSTED_PROXIES what is not a proxy"}
+	rejectTLS = rejection{"tls", 0, "", "", slog.LevelWarn, "this port does not speak TLS: end it at a proxy in front, which connects with http:// or ws://"}
+	rejectTCP = rejection{"xmpp-stream", 400, "", "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, "XMPP over TCP is for the port of the server, usually 5222"}
+)
+
+var rejections = []*rejection{
+	&rejectBusy, &rejectTooLarge, &rejectTimeout, &rejectBad, &rejectMethod, &rejectPath, &rejectPlain, &rejectVersion, &rejectProtocol,
+	&rejectOrigin, &rejectOldHTTP, &rejectHTTP2, &rejectDropped, &rejectConnection, &rejectNoPROXY, &rejectPROXY, &rejectAddress, &rejectTLS, &rejectTCP,
+}
 
 // UpgradeResults lists the results that Observer.Upgraded is told.
 func UpgradeResults() []string {
 	results := []string{upgradeOK, upgradeGone}
-	for _, r := range []refusal{refuseBusy, refuseTooLarge, refuseTimeout, refuseBad, refuseMethod, refusePath, refusePlain, refuseVersion, refuseProtocol, refuseNoProxy, refuseOrigin, refuseAddress} {
-		results = append(results, r.result)
+	for _, r := range rejections {
+		if !slices.Contains(results, r.result) {
+			results = append(results, r.result)
+		}
 	}
 	return results
+}
+
+// prefaces are the first bytes of what is not HTTP/1.1 and is seen all the same.
+var prefaces = []struct {
+	bytes     string
+	rejection *rejection
+}{
+	{"\x16\x03", &rejectTLS}, // a record with a ClientHello (RFC 8446, section 5.1)
+	{"PRI * HTTP/2.0\r\n", &rejectHTTP2},
+	{clientaddr.Signature1, &rejectPROXY},
+	{clientaddr.Signature2, &rejectPROXY},
+	{"<stream:stream", &rejectTCP},
+	{"<?xml", &rejectTCP},
+}
+
+// preface returns what b is if it is not a request; maybe tells that this takes
+// more bytes to say.
+func preface(b []byte) (r *rejection, maybe bool) {
+	for i := range prefaces {
+		p := prefaces[i].bytes
+		n := min(len(b), len(p))
+		switch {
+		case string(b[:n]) != p[:n]:
+		case n == len(p):
+			return prefaces[i].rejection, false
+		default:
+			maybe = true
+		}
+	}
+	return nil, maybe
 }
 
 // handshakeRules is RFC 6455, section 4.2.1, and RFC 7395, section 3.1, in the
 // order in which they are checked.
 var handshakeRules = []struct {
-	violated func(*Gateway, *http.Request) bool
-	refusal  *refusal
+	violated  func(*Gateway, *http1.Head) bool
+	rejection *rejection
+	cause     string // for the log, where there are several for one rejection
 }{
-	{func(_ *Gateway, r *http.Request) bool { return !r.ProtoAtLeast(1, 1) || r.Host == "" }, &refuseBad},
-	{func(_ *Gateway, r *http.Request) bool { return r.Method != http.MethodGet }, &refuseMethod},
-	{func(g *Gateway, r *http.Request) bool { return !slices.Contains(g.paths, r.URL.Path) }, &refusePath},
-	{func(_ *Gateway, r *http.Request) bool { return !hasToken(r.Header["Upgrade"], "websocket") }, &refusePlain},
-	{func(_ *Gateway, r *http.Request) bool { return !hasToken(r.Header["Connection"], "upgrade") }, &refuseBad},
-	{func(_ *Gateway, r *http.Request) bool {
-		return !slices.Equal(r.Header["Sec-Websocket-Version"], []string{"13"})
-	}, &refuseVersion},
-	{func(_ *Gateway, r *http.Request) bool { return !validKey(r.Header["Sec-Websocket-Key"]) }, &refuseBad},
-	{func(_ *Gateway, r *http.Request) bool {
-		return !hasToken(r.Header["Sec-Websocket-Protocol"], subprotocol)
-	}, &refuseProtocol},
+	{func(_ *Gateway, h *http1.Head) bool { return h.Major > 1 }, &rejectHTTP2, ""},
+	{func(_ *Gateway, h *http1.Head) bool { return h.Major < 1 || h.Minor < 1 }, &rejectOldHTTP, ""},
+	{func(_ *Gateway, h *http1.Head) bool { v, _ := h.Value("Host"); return len(v) == 0 }, &rejectBad, "no Host"},
+	{func(_ *Gateway, h *http1.Head) bool { return string(h.Method) != http.MethodGet }, &rejectMethod, ""},
+	{func(g *Gateway, h *http1.Head) bool {
+		return !slices.ContainsFunc(g.paths, func(p pathPattern) bool { return p.matches(h.Path) })
+	}, &rejectPath, ""},
+	{func(_ *Gateway, h *http1.Head) bool {
+		return h.Count("Upgrade") == 0 && h.Count("Sec-WebSocket-Key") > 0
+	}, &rejectDropped, ""},
+	{func(_ *Gateway, h *http1.Head) bool { return h.Token("Upgrade", "websocket") == nil }, &rejectPlain, ""},
+	{func(_ *Gateway, h *http1.Head) bool { return h.Token("Connection", "Upgrade") == nil }, &rejectConnection, ""},
+	{func(_ *Gateway, h *http1.Head) bool {
+		v, ok := h.Value("Sec-WebSocket-Version")
+		return !ok || string(v) != "13"
+	}, &rejectVersion, ""},
+	{func(_ *Gateway, h *http1.Head) bool { return !validKey(h) }, &rejectBad, "Sec-WebSocket-Key is missing, twice or invalid"},
+	{func(_ *Gateway, h *http1.Head) bool {
+		return h.Token("Sec-WebSocket-Protocol", subprotocol) == nil
+	}, &rejectProtocol, ""},
 	// What would follow the head as a body is taken for frames.
-	{func(_ *Gateway, r *http.Request) bool { return r.ContentLength != 0 || r.TransferEncoding != nil }, &refuseBad},
-	{func(g *Gateway, r *http.Request) bool {
+	{func(_ *Gateway, h *http1.Head) bool { return h.HasBody() }, &rejectBad, "the request has a body"},
+	{func(g *Gateway, h *http1.Head) bool {
 		// Only browsers send Origin; others pass (RFC 6455, section 10.2).
-		o := r.Header["Origin"]
-		return g.AllowedOrigins != nil && o != nil && !(len(o) == 1 && slices.Contains(g.AllowedOrigins, o[0]))
-	}, &refuseOrigin},
-}
-
-// hasToken reports whether the comma-separated lists in lines contain token,
-// in any case.
-func hasToken(lines []string, token string) bool {
-	for _, l := range lines {
-		for t := range strings.SplitSeq(l, ",") {
-			if strings.EqualFold(strings.Trim(t, " \t"), token) {
-				return true
-			}
+		if g.AllowedOrigins == nil || h.Count("Origin") == 0 {
+			return false
 		}
-	}
-	return false
+		o, ok := h.Value("Origin")
+		return !ok || !g.originAllowed(o)
+	}, &rejectOrigin, ""},
 }
 
-// validKey reports whether there is one key of 16 bytes.
-func validKey(lines []string) bool {
-	if len(lines) != 1 {
+// keySize is the length of a key: 16 bytes in base64.
+const keySize = 24
+
+// validKey reports whether there is one key of 16 bytes. The bits that base64
+// pads with may be set, as in the example of RFC 6455, section 4.1.
+func validKey(h *http1.Head) bool {
+	key, ok := h.Value("Sec-WebSocket-Key")
+	var b [keySize]byte
+	if !ok || len(key) != keySize {
 		return false
 	}
-	b, err := base64.StdEncoding.Strict().DecodeString(lines[0])
-	return err == nil && len(b) == 16
+	n, err := base64.StdEncoding.Decode(b[:], key)
+	return err == nil && n == 16
 }
 
 // receiveRequest takes the HTTP request that a connection begins with. b and
@@ -122,7 +182,7 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		h, n, err := clientaddr.ParseHeader(b)
 		switch {
 		case err != nil:
-			s.turnAway(w, &refuseNoProxy)
+			s.reject(w, &rejectNoPROXY, nil, err)
 			return nil
 		case n == 0:
 			return b
@@ -134,36 +194,52 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 			s.need().listener = h.Destination
 		}
 	}
-	// What was looked through before ends s.partial bytes into b.
-	from := max(s.partial-3, 0)
-	s.partial = len(b)
-	i := bytes.Index(b[from:], []byte("\r\n\r\n"))
-	size := from + i + 4
-	switch {
-	case i < 0 && len(b) < maxHead:
+	if s.partial < maxPreface {
+		if r, maybe := preface(b); r != nil {
+			s.reject(w, r, nil, nil)
+			return nil
+		} else if maybe {
+			return b
+		}
+	}
+	var head http1.Head
+	size, err := http1.Size(b, s.partial)
+	if s.partial = len(b); size == 0 && err == nil {
 		return b
-	case i < 0, size > maxHead, bytes.Count(b[:size], []byte("\n")) > maxHeadLines:
-		s.turnAway(w, &refuseTooLarge)
-		return nil
-	case s.busy:
-		s.turnAway(w, &refuseBusy)
-		return nil
 	}
 	s.partial = 0
-	r, response, refused := s.g.answer(b[:size])
-	if refused != nil {
-		s.turnAway(w, refused)
+	if err == nil {
+		err = head.Parse(b[:size])
+	} else {
+		head.Parse(b) // as far as it goes, for the log
+	}
+	if err != nil {
+		r := &rejectBad
+		if errors.Is(err, http1.ErrTooLarge) {
+			r = &rejectTooLarge
+		}
+		s.reject(w, r, &head, err)
 		return nil
 	}
-	if p := &s.g.ClientAddress; p.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied) {
-		remote, secure, err := p.Forwarded(r.Header)
-		if err != nil {
-			s.turnAway(w, &refuseAddress)
+	if s.busy {
+		s.reject(w, &rejectBusy, &head, nil)
+		return nil
+	}
+	for i := range handshakeRules {
+		if rule := &handshakeRules[i]; rule.violated(s.g, &head) {
+			if rule.cause != "" {
+				err = errors.New(rule.cause)
+			}
+			s.reject(w, rule.rejection, &head, err)
 			return nil
 		}
-		s.remote, s.secure = remote, s.secure || secure
 	}
-	w.out[client].add(response)
+	if err := s.findClient(&head); err != nil {
+		s.reject(w, &rejectAddress, &head, err)
+		return nil
+	}
+	o := &w.out[client]
+	o.keep(appendSwitching(o.grow(), &head))
 	s.upgraded = true
 	s.g.upgraded(s, w.now)
 	s.began = w.now
@@ -173,39 +249,45 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 	return s.receiveClient(w, b[size:])
 }
 
-// answer checks a request and returns what to respond.
-func (g *Gateway) answer(head []byte) (r *http.Request, response []byte, refused *refusal) {
-	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
-	if err != nil {
-		return nil, nil, &refuseBad
-	}
-	for _, rule := range handshakeRules {
-		if rule.violated(g, r) {
-			return nil, nil, rule.refusal
-		}
-	}
-	if response, err = handshake(head); err != nil {
-		return nil, nil, &refuseBad
-	}
-	return r, response, nil
-}
+// maxPreface is the length from which on what has come is HTTP for certain.
+const maxPreface = 32
 
-// unserved is the answer to a request that is not complete when e happens; nil
-// when there is nobody left to answer.
-func unserved(e ending) *refusal {
-	switch e {
-	case endOpenTimeout:
-		return &refuseTimeout
-	case endShutdown:
-		return &refuseBusy
+// findClient replaces the address of an HTTP proxy by what it says about the
+// client.
+func (s *session) findClient(h *http1.Head) error {
+	policy := &s.g.ClientAddress
+	name := policy.HeaderName()
+	if policy.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied) {
+		remote, secure, err := policy.Forwarded(h)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		s.remote, s.secure = remote, s.secure || secure
+	} else if h.Count(name) > 0 {
+		s.g.notice("ignored-header", slog.LevelWarn, "client address header ignored", func() []slog.Attr {
+			return []slog.Attr{slog.String("header", name), slog.String("remote", remoteName(s.remote)),
+				slog.String("remedy", "add the address to XMPPGATE_TRUSTED_PROXIES if it is a proxy of yours; until then its clients have its address")}
+		})
 	}
 	return nil
 }
 
-// turnAway sends a refusal, if any, and lets the connection end. What still
-// comes is read: closing with unread bytes would reset the connection and could
-// take the answer with it.
-func (s *session) turnAway(w *workspace, r *refusal) {
+// unserved is the answer to a request that is not complete when e happens; nil
+// when there is nobody left to answer.
+func unserved(e ending) *rejection {
+	switch e {
+	case endOpenTimeout:
+		return &rejectTimeout
+	case endShutdown:
+		return &rejectBusy
+	}
+	return nil
+}
+
+// reject answers a request, if r is not nil, and lets the connection end. What
+// still comes is read: closing with unread bytes would reset the connection and
+// could take the answer with it. h and cause are for the log, as far as known.
+func (s *session) reject(w *workspace, r *rejection, h *http1.Head, cause error) {
 	s.ending = endRefused
 	s.waitForNothing()
 	if r == nil {
@@ -214,23 +296,49 @@ func (s *session) turnAway(w *workspace, r *refusal) {
 		return
 	}
 	if s.busy {
-		r = &refuseBusy
+		r, cause = &rejectBusy, nil
 	}
 	s.need().result = r.result
-	body := r.body + "\n"
-	w.out[client].addString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
-		r.status, http.StatusText(r.status), r.header, len(body), body))
+	s.g.notice(r.result, r.level, "upgrade refused", func() []slog.Attr { return s.rejected(r, h, cause) })
+	if r.status != 0 {
+		body := r.body + "\n"
+		w.out[client].addString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
+			r.status, http.StatusText(r.status), r.header, len(body), body))
+	}
 	s.setLeg(w, client, legFinishing, lingerTimeout)
 }
 
-// handshake lets ws write the response to a request that keeps the rules. It
-// gets exactly the head: what it reads beyond that it would drop.
-func handshake(head []byte) ([]byte, error) {
-	var response bytes.Buffer
-	u := ws.Upgrader{Protocol: func(p []byte) bool { return strings.EqualFold(string(p), subprotocol) }}
-	_, err := u.Upgrade(struct {
-		io.Reader
-		io.Writer
-	}{bytes.NewReader(head), &response})
-	return response.Bytes(), err
+// rejected describes a rejection for the log.
+func (s *session) rejected(r *rejection, h *http1.Head, cause error) []slog.Attr {
+	attrs := []slog.Attr{slog.String("result", r.result), slog.String("remote", remoteName(s.remote))}
+	if h != nil && h.Path != nil {
+		attrs = append(attrs, slog.String("path", quoted(h.Path)))
+	}
+	if h != nil && h.Count("Origin") > 0 {
+		origin, _ := h.Value("Origin")
+		attrs = append(attrs, slog.String("origin", quoted(origin)))
+	}
+	if cause != nil {
+		attrs = append(attrs, slog.String("cause", cause.Error()))
+	}
+	if r.remedy != "" {
+		attrs = append(attrs, slog.String("remedy", r.remedy))
+	}
+	return attrs
+}
+
+// appendSwitching appends the response to a request that keeps the rules (RFC
+// 6455, section 4.2.2). The subprotocol is spelt as the client has it: browsers
+// compare.
+func appendSwitching(b []byte, h *http1.Head) []byte {
+	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+	var keyed [keySize + len(guid)]byte
+	key, _ := h.Value("Sec-WebSocket-Key")
+	copy(keyed[copy(keyed[:], key):], guid)
+	accept := sha1.Sum(keyed[:])
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	b = base64.StdEncoding.AppendEncode(b, accept[:])
+	b = append(b, "\r\nSec-WebSocket-Protocol: "...)
+	b = append(b, h.Token("Sec-WebSocket-Protocol", subprotocol)...)
+	return append(b, "\r\n\r\n"...)
 }

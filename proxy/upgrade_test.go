@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/tools/txtar"
 
+	"xmppgate/proxy/http1"
 	"xmppgate/proxy/upstream"
 )
 
@@ -113,8 +114,10 @@ func TestUpgradeLimits(t *testing.T) {
 		name, request, status string
 		wait                  time.Duration
 	}{
-		{"bytes", goodRequest + "X: " + strings.Repeat("a", maxHead) + "\r\n\r\n", "431", 0},
-		{"lines", goodRequest + strings.Repeat("X: a\r\n", maxHeadLines) + "\r\n", "431", 0},
+		{"bytes", goodRequest + "X: " + strings.Repeat("a", http1.MaxSize) + "\r\n\r\n", "431", 0},
+		{"cookies", goodRequest + "Cookie: a=" + strings.Repeat("x", 6000) + "\r\nCookie: b=" + strings.Repeat("x", 25000) + "\r\n\r\n", "101", 0},
+		{"no end of line", strings.Repeat("G", 2*http1.MaxSize), "431", 0},
+		{"lines", goodRequest + strings.Repeat("X: a\r\n", http1.MaxLines) + "\r\n", "431", 0},
 		{"time", goodRequest, "408", headTimeout},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -124,7 +127,8 @@ func TestUpgradeLimits(t *testing.T) {
 				g.serveConn(far)
 				go io.WriteString(conn, c.request)
 				begun := time.Now()
-				got, _ := io.ReadAll(conn)
+				got := make([]byte, len("HTTP/1.1 101 "))
+				io.ReadFull(conn, got)
 				if !strings.HasPrefix(string(got), "HTTP/1.1 "+c.status+" ") {
 					t.Errorf("got %q, want %s", got, c.status)
 				}
@@ -159,8 +163,8 @@ func TestUpgradeBusy(t *testing.T) {
 func TestUpgradeResults(t *testing.T) {
 	results := UpgradeResults()
 	for _, rule := range handshakeRules {
-		if !slices.Contains(results, rule.refusal.result) {
-			t.Errorf("%q is not in %v", rule.refusal.result, results)
+		if !slices.Contains(results, rule.rejection.result) {
+			t.Errorf("%q is not in %v", rule.rejection.result, results)
 		}
 	}
 	if s := slices.Compact(slices.Sorted(slices.Values(results))); len(s) != len(results) {

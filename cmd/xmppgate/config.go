@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -31,7 +30,7 @@ const prefix = "XMPPGATE_"
 // (help) feed the parser, --help and the table in docs/configuration.md.
 type config struct {
 	Listen                 list          `env:"LISTEN" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated"`
-	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated"`
+	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated; * stands for one segment, as in /*/xmpp-websocket"`
 	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
 	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`
 	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; domain=URL or domain=URL|URL gives one servers of its own; empty leaves it to the server"`
@@ -41,7 +40,7 @@ type config struct {
 	TrustedProxies         list          `env:"TRUSTED_PROXIES" help:"networks or addresses of HTTP proxies that say who the client is, comma separated; unix stands for clients on a Unix socket"`
 	ClientAddressHeader    string        `env:"CLIENT_ADDRESS_HEADER" envDefault:"X-Forwarded-For" help:"the one header field in which they say so: X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP; a request of theirs without it is refused"`
 	SeeOther               list          `env:"SEE_OTHER" help:"where clients go that a server sends elsewhere and the gateway cannot follow: host:port=wss://host/path, comma separated"`
-	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, such as https://chat.example.org, comma separated; empty means any"`
+	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, comma separated: https://chat.example.org, https://*.example.org for its subdomains, null, file://, or those of apps such as capacitor://localhost; empty means any"`
 	AdminListen            list          `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
 	AdminHosts             list          `env:"ADMIN_HOSTS" help:"names by which the admin address is called, comma separated; IP addresses and localhost always are"`
 	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message in bytes, each way; at least 10000"`
@@ -137,17 +136,19 @@ func (c *config) check(r *report) {
 		}
 	}
 	for _, path := range c.Path {
-		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?# ") {
-			r.add("PATH", "%q is not a URL path: write one such as /xmpp-websocket", path)
+		if err := proxy.CheckPath(path); err != nil {
+			r.addError("PATH", err)
 		}
 	}
 	c.checkServers(r)
 	c.checkClientAddress(r)
 	c.checkSeeOther(r)
 	for _, origin := range c.Origins {
-		if u, err := url.Parse(origin); origin != "null" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
-			r.add("ORIGINS", "%q is not an origin: write scheme and host only, such as https://chat.example.org, or nothing to accept any", origin)
+		p, err := proxy.ParseOriginPattern(origin)
+		if err != nil {
+			r.addError("ORIGINS", err)
 		}
+		c.allowedOrigins = append(c.allowedOrigins, p)
 	}
 	for _, address := range c.AdminListen {
 		if err := checkAddress(address); err != nil {

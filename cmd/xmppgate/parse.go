@@ -17,11 +17,12 @@ import (
 
 // parsed is what the variables that are more than a word or a number mean.
 type parsed struct {
-	domains       []string        // clients may name; nil means any
-	upstream      upstream.Config // but for its Observer
-	clientAddress clientaddr.Policy
-	seeOther      map[string]string
-	unused        bool // UPSTREAM is set, and no session can get there
+	domains        []string        // clients may name; nil means any
+	upstream       upstream.Config // but for its Observer
+	clientAddress  clientaddr.Policy
+	allowedOrigins []proxy.OriginPattern
+	seeOther       map[string]string
+	unused         bool // UPSTREAM is set, and no session can get there
 }
 
 // servers returns all servers that sessions may get to.

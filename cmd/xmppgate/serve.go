@@ -56,7 +56,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 		ClientAddress:  c.clientAddress,
 		Domains:        c.domains,
 		Paths:          c.Path,
-		AllowedOrigins: c.Origins,
+		AllowedOrigins: c.allowedOrigins,
 		MaxSessions:    sessionLimit(c.MaxSessions, files),
 		MaxStanza:      c.MaxStanzaBytes,
 		PingInterval:   c.PingInterval,

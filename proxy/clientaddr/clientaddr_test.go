@@ -24,7 +24,7 @@ func addr(s string) (a netip.AddrPort) {
 
 // binaryHeader returns a header of version 2.
 func binaryHeader(command, family byte, rest string) string {
-	b := append([]byte(signature2), command, family)
+	b := append([]byte(Signature2), command, family)
 	return string(binary.BigEndian.AppendUint16(b, uint16(len(rest)))) + rest
 }
 

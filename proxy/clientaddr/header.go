@@ -46,9 +46,10 @@ var (
 	errChecksum = errors.New("bad checksum in PROXY header")
 )
 
+// Signatures are what headers of both versions begin with.
 const (
-	signature1 = "PROXY "
-	signature2 = "\r\n\r\n\x00\r\nQUIT\n"
+	Signature1 = "PROXY "
+	Signature2 = "\r\n\r\n\x00\r\nQUIT\n"
 )
 
 // ParseHeader parses the PROXY header that b starts with and returns its
@@ -63,9 +64,9 @@ const (
 // refuses UNSPEC, with which a proxy says that it does not know the client.
 func ParseHeader(b []byte) (h Header, n int, err error) {
 	switch {
-	case startsWith(b, signature1):
+	case startsWith(b, Signature1):
 		return parseLine(b)
-	case startsWith(b, signature2):
+	case startsWith(b, Signature2):
 		return parseBinary(b)
 	}
 	return Header{}, 0, ErrNoHeader
@@ -138,11 +139,11 @@ var families = [...]struct {
 
 // parseBinary parses version 2 (section 2.2).
 func parseBinary(b []byte) (h Header, n int, err error) {
-	const fixed = len(signature2) + 4
+	const fixed = len(Signature2) + 4
 	if len(b) < fixed {
 		return Header{}, 0, nil
 	}
-	command, family := b[len(signature2)], b[len(signature2)+1]
+	command, family := b[len(Signature2)], b[len(Signature2)+1]
 	n = fixed + int(binary.BigEndian.Uint16(b[fixed-2:]))
 	switch {
 	case command != commandLocal && command != commandProxy:

@@ -117,6 +117,9 @@ func read(in string, cuts ...int) (h Head, err error) {
 	return Head{}, errors.New("not complete")
 }
 
+// Every fault of a head, cut anywhere.
+//
+// Behaviour: upgrade-strict. RFC 9112, sections 2 to 5
 func TestHead(t *testing.T) {
 	for _, c := range heads {
 		t.Run(c.name, func(t *testing.T) {

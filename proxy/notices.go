@@ -1,0 +1,79 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// noticePeriod is how long a cause that was logged waits to be logged again.
+const noticePeriod = time.Minute
+
+// notices logs what peers can cause as often as they like: one line for each
+// cause and minute, with the number of times. Causes are from a closed set of our
+// own, so the memory is bounded.
+type notices struct {
+	mu      sync.Mutex // guards all below
+	pending map[string]*pendingNotice
+}
+
+// A pendingNotice is a cause that was logged less than a minute ago.
+type pendingNotice struct {
+	times   int // since then
+	level   slog.Level
+	message string
+	attrs   []slog.Attr // of the first of those times
+}
+
+// notice logs a cause, at once or with those like it at the end of the minute.
+// attrs is called only for what is to be logged.
+func (g *Gateway) notice(cause string, level slog.Level, message string, attrs func() []slog.Attr) {
+	if g.Log == nil || !g.Log.Enabled(context.Background(), level) {
+		return
+	}
+	q := &g.notices
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if p := q.pending[cause]; p != nil {
+		if p.times++; p.times == 1 {
+			p.level, p.message, p.attrs = level, message, attrs()
+		}
+		return
+	}
+	if q.pending == nil {
+		q.pending = make(map[string]*pendingNotice)
+	}
+	q.pending[cause] = &pendingNotice{}
+	g.log(level, message, append(attrs(), slog.Int("count", 1)))
+	time.AfterFunc(noticePeriod, func() { g.noticeDue(cause) })
+}
+
+// noticeDue logs what has come since the last line, or forgets the cause.
+func (g *Gateway) noticeDue(cause string) {
+	q := &g.notices
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p := q.pending[cause]
+	if p.times == 0 {
+		delete(q.pending, cause)
+		return
+	}
+	g.log(p.level, p.message, append(p.attrs, slog.Int("count", p.times)))
+	*p = pendingNotice{}
+	time.AfterFunc(noticePeriod, func() { g.noticeDue(cause) })
+}
+
+// maxQuoted is how much of a peer's text a line of the log has, in bytes.
+const maxQuoted = 128
+
+// quoted makes text of a peer fit for the log: printable ASCII, not long.
+func quoted(text []byte) string {
+	end := ""
+	if len(text) > maxQuoted {
+		text, end = text[:maxQuoted], "…"
+	}
+	s := strconv.QuoteToASCII(string(text))
+	return s[1:len(s)-1] + end
+}
