@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -13,6 +14,25 @@ import (
 	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/upstream"
 )
+
+// v2fields is a PROXY header with n bytes behind its first 16.
+func v2fields(n int) string {
+	const addresses = "\xcb\x00\x71\x07\xc6\x33\x64\x01\xd4\x31\x14\xa0"
+	b := []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11")
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = append(b, addresses...)
+	for n -= len(addresses); n > 0; { // a private type in pieces, as balancers add their own
+		size := min(n, 300)
+		if n-size > 0 && n-size < 3 {
+			size -= 3
+		}
+		b = append(b, 0xea)
+		b = binary.BigEndian.AppendUint16(b, uint16(size-3))
+		b = append(b, strings.Repeat("a", size-3)...)
+		n -= size
+	}
+	return string(b)
+}
 
 // The server, the log and the metrics get the client's true address, by
 // whichever way it comes; nobody else's word about it counts.
@@ -38,6 +58,9 @@ func TestClientAddress(t *testing.T) {
 		{name: "v1, IPv6", policy: clientaddr.Policy{Proxies: loopback}, ahead: "PROXY TCP6 2001:db8::7 2001:db8::1 54321 5280\r\n",
 			client: "[2001:db8::7]:54321", listener: "[2001:db8::1]:5280"},
 		{name: "v2", policy: clientaddr.Policy{Proxies: loopback}, ahead: v2inet, client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
+		{name: "v2, extra fields", policy: clientaddr.Policy{Proxies: loopback}, ahead: v2fields(612), client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
+		{name: "v2, most extra fields", policy: clientaddr.Policy{Proxies: loopback}, ahead: v2fields(4096), client: "203.0.113.7:54321", listener: "198.51.100.1:5280"},
+		{name: "v2, too many extra fields", policy: clientaddr.Policy{Proxies: loopback}, ahead: v2fields(4097), refused: true},
 		{name: "v2, the proxy itself", policy: clientaddr.Policy{Proxies: loopback}, ahead: v2local},
 		{name: "no header where one belongs", policy: clientaddr.Policy{Proxies: loopback}, refused: true},
 		{name: "a header where none belongs", ahead: v2inet, refused: true},

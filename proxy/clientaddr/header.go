@@ -24,10 +24,9 @@ type Header struct {
 	Secure bool
 }
 
-// MaxHeader is the length of the longest header: 16 bytes and as many more as
-// the proxies in use need by a wide margin. Only a client's certificate is
-// longer, which is of no use here.
-const MaxHeader = 16 + 520
+// MaxHeader is the length of the longest header: 16 bytes and 4 KiB, room for
+// the extra fields of load balancers and for a client's certificate.
+const MaxHeader = 16 + 4<<10
 
 // maxLine is the length of the longest header of version 1 (section 2.1).
 const maxLine = 107
