@@ -87,6 +87,8 @@ type Options struct {
 	ConnectionsLimit int
 	// Draining tells whether the gateway is about to stop. Nil means never.
 	Draining func() bool
+	// LogLinesLost returns how many lines the log has lost. Nil means none.
+	LogLinesLost func() uint64
 }
 
 // Metrics holds both registries. Its methods may be called by several
@@ -179,6 +181,15 @@ func New(source Source, o Options) *Metrics {
 				return 1
 			}
 			return 0
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "xmppgate_log_lines_lost_total",
+			Help: "Log lines that were lost because whatever reads the log was too slow or gone, or the disk was full.",
+		}, func() float64 {
+			if o.LogLinesLost == nil {
+				return 0
+			}
+			return float64(o.LogLinesLost())
 		}),
 		&trafficCollector{source},
 		&phaseCollector{source, o.Phases},

@@ -86,7 +86,9 @@ type Gateway struct {
 	// Observer learns what happens. Nil means nobody does.
 	Observer Observer
 
-	// Log gets one record when a session ends. Nil means none.
+	// Log gets one record when a session ends. Its handler must not wait for
+	// whoever reads the log: all sessions of a loop would wait too. Nil means
+	// none.
 	Log *slog.Logger
 
 	state

@@ -39,7 +39,6 @@ type state struct {
 	epoch        time.Time // session times count from here
 	clock        func() time.Duration
 	observer     Observer
-	records      records
 	notices      notices
 	paths        []pathPattern
 	domains      []string // in the form of NormalDomain; nil means any
@@ -278,6 +277,13 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	g.log(info.Level, "session ended", attrs)
 }
 
+// log writes a record, see Gateway.Log.
+func (g *Gateway) log(level slog.Level, message string, attrs []slog.Attr) {
+	if g.Log != nil {
+		g.Log.LogAttrs(context.Background(), level, message, attrs...)
+	}
+}
+
 // bindingOffered warns, once, of a server whose offer no client can take up.
 func (g *Gateway) bindingOffered() {
 	if g.ChannelBinding != framing.BindingPass {
@@ -454,7 +460,7 @@ func (g *Gateway) awaitIdle(ctx context.Context) error {
 	defer stop()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.conns > 0 || g.logging() {
+	for g.conns > 0 {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

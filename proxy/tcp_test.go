@@ -11,7 +11,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
@@ -613,23 +612,6 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(d)
-}
-
-// A log that nobody reads stops nobody's stanzas.
-func TestStuckLog(t *testing.T) {
-	onLoops(t, func(t *testing.T, l string) {
-		r, stuck := io.Pipe()
-		t.Cleanup(func() { stuck.Close() })
-		b := newBench(t, l, func(g *Gateway) { g.Log = slog.New(slog.NewTextHandler(stuck, nil)) })
-		for range 10 {
-			cl, _ := b.connect()
-			cl.Close()
-		}
-		for _, h := range b.hops() {
-			h.pass(t)
-		}
-		go io.Copy(io.Discard, r)
-	})
 }
 
 // A drain does not wait for clients that have yet to ask for anything.

@@ -293,7 +293,7 @@ func metricsTable(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 1, nil)
+	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 1, nil, nil)
 	m.Opened(server.Name, upstream.PhaseTCP, upstream.ResultOK, 0)
 	m.CertificateExpires(server.Name, time.Now())
 	one := metrics.New(oneSession{}, metrics.Options{ConnectionsLimit: 1})

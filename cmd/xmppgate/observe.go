@@ -99,7 +99,7 @@ func directName(r *upstream.Router) string {
 
 // newMetrics makes the metrics of a gateway, with the label values that proxy
 // declares.
-func newMetrics(s source, b build, sessions, connections int, draining func() bool) *metrics.Metrics {
+func newMetrics(s source, b build, sessions, connections int, draining func() bool, logLinesLost func() uint64) *metrics.Metrics {
 	var endings, servers []string
 	for _, e := range proxy.Endings() {
 		endings = append(endings, e.Name)
@@ -120,6 +120,7 @@ func newMetrics(s source, b build, sessions, connections int, draining func() bo
 		SessionsLimit:    sessions,
 		ConnectionsLimit: connections,
 		Draining:         draining,
+		LogLinesLost:     logLinesLost,
 	})
 }
 

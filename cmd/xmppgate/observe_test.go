@@ -29,7 +29,7 @@ func TestDirectOpensCount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.observe(newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 0, nil), router)
+		o.observe(newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 0, nil, nil), router)
 		o.Dialed(upstream.ResultRefused, false, time.Second)
 		o.Dialed(upstream.ResultRefused, true, time.Second)
 

@@ -32,13 +32,20 @@ type gatewayProcess struct {
 	stderr *bufio.Scanner
 }
 
-// startGateway returns when the program serves.
-func startGateway(t *testing.T, environ ...string) *gatewayProcess {
+// newGateway has sockets and a server, but does not run.
+func newGateway(t *testing.T, environ ...string) *gatewayProcess {
 	t.Helper()
 	dir := t.TempDir()
 	serveStreams(t, filepath.Join(dir, "server"))
 	g := &gatewayProcess{Cmd: exec.Command("xmppgate"), t: t, dir: dir}
 	g.Env = append(environ, "XMPPGATE_LISTEN=unix:"+dir+"/ws", "XMPPGATE_ADMIN_LISTEN=unix:"+dir+"/admin", "XMPPGATE_UPSTREAM=unix:"+dir+"/server")
+	return g
+}
+
+// startGateway returns when the program serves.
+func startGateway(t *testing.T, environ ...string) *gatewayProcess {
+	t.Helper()
+	g := newGateway(t, environ...)
 	stderr, err := g.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -284,12 +291,15 @@ func TestSecondSignal(t *testing.T) {
 
 func TestLogger(t *testing.T) {
 	var out strings.Builder
-	newLogger(&out, "auto", slog.LevelInfo).Info("ended", "age", 90*time.Second)
+	logger := func(format string, level slog.Level) *slog.Logger {
+		return slog.New(logHandlers(&out, format, level)(&out))
+	}
+	logger("auto", slog.LevelInfo).Info("ended", "age", 90*time.Second)
 	if got := out.String(); !strings.HasSuffix(got, `"level":"INFO","msg":"ended","age_seconds":90}`+"\n") {
 		t.Error(got)
 	}
 	out.Reset()
-	newLogger(&out, "text", slog.LevelWarn).Info("ended")
+	logger("text", slog.LevelWarn).Info("ended")
 	if got := out.String(); got != "" {
 		t.Error(got)
 	}

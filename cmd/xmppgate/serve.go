@@ -1,16 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
+	"xmppgate/cmd/xmppgate/internal/logqueue"
 	"xmppgate/proxy"
 )
 
@@ -23,11 +27,16 @@ func serve(ctx context.Context, p process) int {
 	if !c.Profile {
 		runtime.MemProfileRate = 0 // nobody will ask for what it takes memory to know
 	}
-	log := newLogger(p.stderr, c.LogFormat, c.LogLevel)
+	// The reader of the log may be gone: that is no reason to end.
+	signal.Ignore(syscall.SIGPIPE)
+	newHandler := logHandlers(p.stderr, c.LogFormat, c.LogLevel)
+	lines := logqueue.New(p.stderr, func(lost uint64) []byte { return lostReport(newHandler, lost) })
+	defer lines.Close(logTimeout)
+	log := slog.New(newHandler(lines))
 	for _, warning := range c.warnings() {
 		log.Warn(warning)
 	}
-	if err := relay(ctx, c, log); err != nil {
+	if err := relay(ctx, c, log, lines.Lost); err != nil {
 		log.Error("xmppgate failed", "error", err)
 		return exitFailed
 	}
@@ -36,7 +45,7 @@ func serve(ctx context.Context, p process) int {
 
 // relay runs a gateway until ctx ends and its sessions are drained. It
 // returns nil when every session was told.
-func relay(ctx context.Context, c *config, log *slog.Logger) error {
+func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func() uint64) error {
 	d := newDrain()
 	defer context.AfterFunc(ctx, d.begin)()
 
@@ -67,7 +76,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger) error {
 	if fit := sessionLimit(0, files); fit > 0 && gateway.MaxSessions > fit {
 		log.Warn("the limit of open files is too low for "+prefix+"MAX_SESSIONS", "max_sessions", gateway.MaxSessions, "open_files", files, "enough_for", fit)
 	}
-	m := newMetrics(source{gateway, router}, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun)
+	m := newMetrics(source{gateway, router}, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun, logLinesLost)
 	o.observe(m, router)
 
 	public, err := listenAll(c.Listen)
@@ -179,14 +188,29 @@ func sessionLimit(configured int, descriptors uint64) int {
 	return int((descriptors - reserve) / 2)
 }
 
-// newLogger logs to w: events with attributes in lower_snake, one when a
-// session ends. Never content, never credentials, at any level.
-func newLogger(w io.Writer, format string, level slog.Level) *slog.Logger {
+// logTimeout is how long the end of the process waits for a log that is not
+// read.
+const logTimeout = 500 * time.Millisecond
+
+// logHandlers returns how to make handlers for a log that w gets in the end:
+// events with attributes in lower_snake, one when a session ends. Never content,
+// never credentials, at any level.
+func logHandlers(w io.Writer, format string, level slog.Level) func(io.Writer) slog.Handler {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds}
 	if format == "text" || format == "auto" && terminal(w) {
-		return slog.New(slog.NewTextHandler(w, options))
+		return func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
 	}
-	return slog.New(slog.NewJSONHandler(w, options))
+	return func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
+}
+
+// lostReport is the line that says that others are missing. It is written at
+// any level, for nobody knows what they said.
+func lostReport(newHandler func(io.Writer) slog.Handler, lines uint64) []byte {
+	var b bytes.Buffer
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were lost: whatever reads the log was too slow or gone, or the disk was full", 0)
+	r.Add("lines", lines)
+	_ = newHandler(&b).Handle(context.Background(), r) // a buffer takes everything
+	return b.Bytes()
 }
 
 // inSeconds gives durations the unit that metrics have, in the name too: JSON

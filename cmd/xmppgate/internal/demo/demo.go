@@ -25,6 +25,7 @@ import (
 	"syscall"
 	"time"
 
+	"xmppgate/cmd/xmppgate/internal/logqueue"
 	"xmppgate/proxy"
 	"xmppgate/proxy/upstream"
 )
@@ -217,10 +218,12 @@ func startGateway(ctx context.Context, server string, o options, log io.Writer, 
 		listener.Close()
 		return "", nil, fmt.Errorf("no XMPP server answers at %s. Start it, or name the port that it has for clients, usually 5222.\n\n  %w", server, err)
 	}
+	// A terminal may be stopped: sessions do not wait for it.
+	lines := logqueue.New(log, func(lost uint64) []byte { return fmt.Appendf(nil, "%d log lines were lost\n", lost) })
 	gateway := &proxy.Gateway{
 		Dial:   router.Connect,
 		Direct: router.Direct(), DirectFor: router.DirectFor,
-		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log: slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		// AllowedOrigins stays open: other web clients may try this gateway too,
 		// and it is as private as the loopback interface.
 	}
@@ -229,6 +232,7 @@ func startGateway(ctx context.Context, server string, o options, log io.Writer, 
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		gateway.Shutdown(ctx) // late sessions die with the process
+		lines.Close(500 * time.Millisecond)
 	}
 	return "ws://" + listener.Addr().String() + proxy.DefaultPaths[0], stop, nil
 }
