@@ -68,7 +68,17 @@ func TestEjabberd(t *testing.T) {
 	if err := yaml.UnmarshalStrict(read(t, "../ejabberd/ejabberd.yml"), &snippet); err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
+	port := startEjabberd(t, snippet)
+	if got := features(t, "127.0.0.1", port); !strings.Contains(got, mechanism) || strings.Contains(got, "starttls") {
+		t.Errorf("features: %s", got)
+	}
+}
+
+// startEjabberd starts ejabberd with a configuration whose first listener is for
+// clients, and returns the port of that.
+func startEjabberd(t *testing.T, snippet map[string]any) (port int) {
+	t.Helper()
+	port = freePort(t)
 	listener := snippet["listen"].([]any)[0].(map[string]any)
 	listener["port"] = port
 	// The least that the snippet may expect of the file it is added to.
@@ -78,7 +88,7 @@ func TestEjabberd(t *testing.T) {
 	snippet["access_rules"] = map[string]any{"c2s": map[string]any{"allow": "all"}}
 	snippet["shaper"] = map[string]any{"normal": 3000}
 	snippet["shaper_rules"] = map[string]any{"c2s_shaper": map[string]any{"normal": "all"}}
-	config, err := json.Marshal(snippet) // which is YAML, too
+	config, err := json.Marshal(snippet) // JSON is YAML
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,9 +106,7 @@ func TestEjabberd(t *testing.T) {
 	cmd.Env = append(os.Environ(), "HOME="+dir, "ERL_LIBS="+filepath.Dir(libraries[0]), "ERL_CRASH_DUMP_BYTES=0",
 		"EJABBERD_CONFIG_PATH="+file, "EJABBERD_LOG_PATH="+filepath.Join(dir, "ejabberd.log"))
 	start(t, cmd, port)
-	if got := features(t, "127.0.0.1", port); !strings.Contains(got, mechanism) || strings.Contains(got, "starttls") {
-		t.Errorf("features: %s", got)
-	}
+	return port
 }
 
 // startProsody starts Prosody with a configuration whose client port is 5222,
@@ -154,6 +162,12 @@ func start(t *testing.T, cmd *exec.Cmd, port int) {
 // features opens a stream without TLS and returns what the server answers.
 func features(t *testing.T, host string, port int) string {
 	t.Helper()
+	return featuresBehind(t, "", host, port)
+}
+
+// featuresBehind is features with bytes in front of the stream.
+func featuresBehind(t *testing.T, ahead, host string, port int) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", host, port))
@@ -162,7 +176,7 @@ func features(t *testing.T, host string, port int) string {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	fmt.Fprint(conn, "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
+	fmt.Fprint(conn, ahead+"<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
 	answer, buf := "", make([]byte, 4096)
 	for !strings.Contains(answer, "</stream:features>") {
 		n, err := conn.Read(buf)
