@@ -15,19 +15,25 @@ COPY proxy ./proxy
 ARG TARGETOS
 ARG TARGETARCH
 ARG VERSION=dev
+ARG REVISION=unknown
+# What faces the internet needs no demo; deploy/compose.yaml builds one with it.
+ARG TAGS=nodemo
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/xmppgate ./cmd/xmppgate
+    go build -trimpath -tags "$TAGS" -ldflags "-s -w -X main.version=$VERSION -X main.revision=$REVISION" -o /out/xmppgate ./cmd/xmppgate
 
 FROM ${RUN_IMAGE}
 ARG VERSION=dev
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="xmppgate" \
       org.opencontainers.image.description="XMPP over WebSocket (RFC 7395) in front of any XMPP server" \
       org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/xmppgate /xmppgate
 USER 65532:65532
 # 9280 (metrics, health) is left out: it listens on loopback unless told otherwise.
 EXPOSE 5290
-# For Docker; Kubernetes has probes of its own and ignores it.
+# For Docker, and for podman when built with --format docker. Kubernetes has
+# probes of its own and ignores it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=2s CMD ["/xmppgate", "healthcheck"]
 ENTRYPOINT ["/xmppgate"]

@@ -27,8 +27,8 @@ lint:
 	go mod tidy -diff && go vet ./... && go run $(STATICCHECK) ./...
 	go run $(ACTIONLINT)
 
-image: ## with docker, podman or buildah, whichever is there
-	$$(command -v docker || command -v podman || command -v buildah) build -t xmppgate .
+image: ## with docker, podman or buildah, whichever answers first
+	deploy/image.sh
 
 # The parts of "make test", in its order.
 

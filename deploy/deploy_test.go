@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,6 +71,22 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// A build with the tag nodemo, as in the image, contains nothing of the demo.
+func TestImageHasNoDemo(t *testing.T) {
+	for tags, want := range map[string]bool{"": true, "nodemo": false} {
+		out, err := exec.Command("go", "list", "-deps", "-tags", tags, "xmppgate/cmd/xmppgate").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(out), "xmppgate/internal/demo"); got != want {
+			t.Errorf("tags %q: demo %v, want %v", tags, got, want)
+		}
+	}
+	if text, err := os.ReadFile("../Dockerfile"); err != nil || !strings.Contains(string(text), "ARG TAGS=nodemo") {
+		t.Errorf("the image is built with other tags: %v", err)
+	}
+}
+
 // files returns the text of the files below deploy that configure something.
 func files(t *testing.T) map[string]string {
 	t.Helper()
@@ -91,7 +108,7 @@ func files(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delete(found, "deploy_test.go")
+	maps.DeleteFunc(found, func(path, _ string) bool { return strings.HasSuffix(path, "_test.go") })
 	return found
 }
 

@@ -61,9 +61,16 @@ buildah commit -q "$image" localhost/stand-in/static:nonroot
 buildah rm "$image" >/dev/null
 
 step "build"
-buildah build --isolation chroot --pull-never --layers=false --format docker \
-	--build-arg GO_IMAGE=localhost/stand-in/golang:1.26 --build-arg RUN_IMAGE=localhost/stand-in/static:nonroot \
-	--build-arg VERSION=v0.0.0-test -t localhost/xmppgate:test . >"$work/build.log" 2>&1 || {
+# deploy/image.sh finds a Docker client without an engine, and uses the store of
+# this script.
+mkdir "$work/bin"
+for tool in docker podman; do printf '#!/bin/sh\nexit 1\n' >"$work/bin/$tool"; done
+printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v buildah)" "$store" >"$work/bin/buildah"
+chmod +x "$work/bin"/*
+revision=0123456789abcdef0123456789abcdef01234567
+PATH=$work/bin:$PATH VERSION=v0.0.0-test REVISION=$revision IMAGE=localhost/xmppgate:test deploy/image.sh \
+	--isolation chroot --pull-never --layers=false \
+	--build-arg GO_IMAGE=localhost/stand-in/golang:1.26 --build-arg RUN_IMAGE=localhost/stand-in/static:nonroot >"$work/build.log" 2>&1 || {
 	cat "$work/build.log"
 	exit 1
 }
@@ -76,12 +83,18 @@ run() {
 		--cap-drop=all --security-opt no-new-privileges "$@"
 }
 
-step "--version, check-config, not root"
-version=$(run --rm localhost/xmppgate:test --version)
+step "version, check-config, no demo, not root"
+version=$(run --rm localhost/xmppgate:test version)
 case $version in
-*v0.0.0-test*) echo "$version" ;;
+*"v0.0.0-test (0123456789ab,"*) echo "$version" ;;
 *) echo "version: $version" >&2; exit 1 ;;
 esac
+labels=$(podman image inspect --format '{{index .Labels "org.opencontainers.image.version"}} {{index .Labels "org.opencontainers.image.revision"}}' localhost/xmppgate:test)
+[ "$labels" = "v0.0.0-test $revision" ] || { echo "labels: $labels" >&2; exit 1; }
+if run --rm localhost/xmppgate:test demo --help 2>"$work/log"; then
+	echo "the demo is in the image" >&2
+	exit 1
+fi
 run --rm localhost/xmppgate:test check-config
 podman image inspect --format '{{.User}} {{json .Config.Entrypoint}} {{json .Config.Healthcheck.Test}}' localhost/xmppgate:test >"$work/config"
 cat "$work/config"

@@ -6,9 +6,9 @@ import (
 	"runtime/debug"
 )
 
-// version is set by -ldflags "-X main.version=v1.2.3" where the build knows a
-// better name than the module does.
-var version string
+// version and revision are set by -ldflags "-X main.version=v1.2.3 -X …" where
+// the build knows more than the toolchain: an image is built without .git.
+var version, revision string
 
 // A build says what runs.
 type build struct{ version, revision string }
@@ -29,6 +29,9 @@ func readBuild() build {
 	}
 	if version != "" {
 		b.version = version
+	}
+	if revision != "" {
+		b.revision = revision[:min(12, len(revision))]
 	}
 	return b
 }

@@ -3,10 +3,12 @@ package check
 import (
 	"bytes"
 	"encoding/json"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -25,6 +27,7 @@ type manifests struct {
 	budget     policyv1.PodDisruptionBudget
 	policy     networkingv1.NetworkPolicy
 	config     corev1.ConfigMap
+	accounts   corev1.Secret
 }
 
 func decode(t *testing.T, document []byte, into any) {
@@ -38,7 +41,7 @@ func loadManifests(t *testing.T) (m manifests) {
 	t.Helper()
 	var base appsv1.Deployment
 	kinds := map[string]any{
-		"Namespace": new(corev1.Namespace), "ConfigMap": &m.config, "Deployment": &base,
+		"Namespace": new(corev1.Namespace), "ConfigMap": &m.config, "Secret": &m.accounts, "Deployment": &base,
 		"Service": &m.service, "PodDisruptionBudget": &m.budget, "NetworkPolicy": &m.policy,
 	}
 	for _, document := range bytes.Split(read(t, "../kubernetes/example.yaml"), []byte("\n---\n")) {
@@ -78,10 +81,10 @@ func loadManifests(t *testing.T) (m manifests) {
 func TestKubernetes(t *testing.T) {
 	m := loadManifests(t)
 	pod := m.deployment.Spec.Template.Spec
-	if len(pod.InitContainers) != 1 || len(pod.Containers) != 1 {
-		t.Fatalf("%d sidecars, %d containers: the patch does not fit", len(pod.InitContainers), len(pod.Containers))
+	if len(pod.InitContainers) != 2 || len(pod.Containers) != 1 {
+		t.Fatalf("%d init containers, %d containers: the patch does not fit", len(pod.InitContainers), len(pod.Containers))
 	}
-	sidecar, server := pod.InitContainers[0], pod.Containers[0]
+	sidecar, server := container(t, pod.InitContainers, "xmppgate"), pod.Containers[0]
 	if sidecar.RestartPolicy == nil || *sidecar.RestartPolicy != corev1.ContainerRestartPolicyAlways {
 		t.Error("the gateway is no sidecar: the server would wait for its end")
 	}
@@ -110,12 +113,24 @@ func TestKubernetes(t *testing.T) {
 	}
 
 	// What Pod Security "restricted" asks for.
-	for _, c := range []corev1.Container{sidecar, server} {
+	for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+		// Images that are only loaded into the nodes have no registry to ask.
+		if c.ImagePullPolicy != corev1.PullIfNotPresent {
+			t.Errorf("container %s: imagePullPolicy %q", c.Name, c.ImagePullPolicy)
+		}
+		for _, mount := range c.VolumeMounts {
+			if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name }) {
+				t.Errorf("container %s mounts %q, which is not there", c.Name, mount.Name)
+			}
+		}
 		s := c.SecurityContext
 		if s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || s.Capabilities == nil ||
 			!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
 			t.Errorf("container %s is not restricted: %+v", c.Name, s)
 		}
+	}
+	if s := pod.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("the pod is not restricted: %+v", s)
 	}
 
 	// Ports go by name; a name that is misspelt leads nowhere.
@@ -150,4 +165,72 @@ func TestKubernetes(t *testing.T) {
 			t.Errorf("the %s selects other pods: %v", what, err)
 		}
 	}
+}
+
+func container(t *testing.T, all []corev1.Container, name string) corev1.Container {
+	t.Helper()
+	for _, c := range all {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("no container %q", name)
+	panic("unreachable")
+}
+
+func TestPodMonitor(t *testing.T) {
+	m := loadManifests(t)
+	var monitor monitoringv1.PodMonitor
+	decode(t, read(t, "../kubernetes/podmonitor.yaml"), &monitor)
+	if monitor.APIVersion != monitoringv1.SchemeGroupVersion.String() || monitor.Kind != monitoringv1.PodMonitorsKind || monitor.Namespace != m.deployment.Namespace {
+		t.Errorf("%s %s in %s", monitor.APIVersion, monitor.Kind, monitor.Namespace)
+	}
+	selector, err := metav1.LabelSelectorAsSelector(&monitor.Spec.Selector)
+	if err != nil || selector.Empty() || !selector.Matches(labels.Set(m.deployment.Spec.Template.Labels)) {
+		t.Errorf("selects other pods: %v, %v", selector, err)
+	}
+	sidecar := container(t, m.deployment.Spec.Template.Spec.InitContainers, "xmppgate")
+	for _, endpoint := range monitor.Spec.PodMetricsEndpoints {
+		if endpoint.Port == nil || !slices.ContainsFunc(sidecar.Ports, func(p corev1.ContainerPort) bool { return p.Name == *endpoint.Port }) {
+			t.Errorf("no port %v", endpoint.Port)
+		}
+	}
+	if len(monitor.Spec.PodMetricsEndpoints) != 1 {
+		t.Errorf("%d endpoints", len(monitor.Spec.PodMetricsEndpoints))
+	}
+}
+
+func TestIngress(t *testing.T) {
+	m := loadManifests(t)
+	var ingress networkingv1.Ingress
+	text := read(t, "../kubernetes/ingress.yaml")
+	decode(t, text, &ingress)
+	if ingress.APIVersion != networkingv1.SchemeGroupVersion.String() || ingress.Kind != "Ingress" || ingress.Namespace != m.service.Namespace {
+		t.Errorf("%s %s in %s", ingress.APIVersion, ingress.Kind, ingress.Namespace)
+	}
+	if len(ingress.Spec.Rules) != 1 || len(ingress.Spec.TLS) != 1 || !slices.Contains(ingress.Spec.TLS[0].Hosts, ingress.Spec.Rules[0].Host) {
+		t.Fatalf("a host without TLS: %+v", ingress.Spec)
+	}
+	for _, path := range ingress.Spec.Rules[0].HTTP.Paths {
+		to := path.Backend.Service
+		if to.Name != m.service.Name || !slices.ContainsFunc(m.service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == to.Port.Name }) {
+			t.Errorf("leads to %+v", to)
+		}
+		if *path.PathType != networkingv1.PathTypeExact || path.Path != "/xmpp-websocket" {
+			t.Errorf("path %s, %s", path.Path, *path.PathType)
+		}
+	}
+
+	// What the comment tells the sidecar.
+	environ := map[string]string{}
+	for _, v := range regexp.MustCompile(`(?m)^#   - (\{ .*\})$`).FindAllSubmatch(text, -1) {
+		var variable corev1.EnvVar
+		decode(t, v[1], &variable)
+		environ[variable.Name] = variable.Value
+	}
+	if len(environ) != 2 {
+		t.Errorf("variables: %v", environ)
+	}
+	environ["XMPPGATE_UPSTREAM"] = "tcp://127.0.0.1:5222"
+	checkConfig(t, environ)
 }

@@ -3,6 +3,11 @@ package check
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/sha1"
+	"crypto/subtle"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +15,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +39,53 @@ func TestProsody(t *testing.T) {
 				t.Errorf("features: %s", got)
 			}
 		})
+	}
+}
+
+// The accounts of the Kubernetes example, as its init container registers them:
+// one can log in, and a second start changes nothing.
+func TestKubernetesAccounts(t *testing.T) {
+	m := loadManifests(t)
+	root := t.TempDir()
+	for _, dir := range []string{"bin", "data", "accounts"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(name, text string, mode os.FileMode) {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config := fmt.Sprintf("data_path = %q\n%s", root+"/data", m.config.Data["prosody.cfg.lua"])
+	write("prosody.cfg.lua", config, 0o600)
+	prosodyctl, err := exec.LookPath("prosodyctl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As root it would change to the user prosody, who may not look in here.
+	write("bin/prosodyctl", fmt.Sprintf("#!/bin/sh\nexec %s --root --config %s/prosody.cfg.lua \"$@\"\n", prosodyctl, root), 0o700)
+	t.Setenv("PATH", filepath.Join(root, "bin")+":"+os.Getenv("PATH"))
+	init := container(t, m.deployment.Spec.Template.Spec.InitContainers, "accounts")
+	script := replace(t, init.Command[2], "/var/lib/prosody", root+"/data", "/run/accounts", root+"/accounts")
+
+	for _, password := range []string{"secret", "another"} {
+		for user := range m.accounts.StringData {
+			write("accounts/"+user, password, 0o600)
+		}
+		run(t, init.Command[0], init.Command[1], script)
+	}
+	port := startProsody(t, config)
+	if len(m.accounts.StringData) != 2 {
+		t.Errorf("accounts: %v", m.accounts.StringData)
+	}
+	for user, password := range m.accounts.StringData {
+		if got := login(t, port, user, password); !strings.Contains(got, "<success ") {
+			t.Errorf("%s: %s", user, got)
+		}
+	}
+	if got := login(t, port, "alice", "another"); !strings.Contains(got, "<failure ") {
+		t.Errorf("with a wrong password: %s", got)
 	}
 }
 
@@ -119,7 +173,10 @@ func startProsody(t *testing.T, config string) (port int) {
 	}
 	port = freePort(t)
 	config = replace(t, config, "{ 5222 }", fmt.Sprintf("{ %d }", port))
-	config = fmt.Sprintf("run_as_root = %v\ndata_path = %q\npidfile = \"prosody.pid\"\n%s", os.Getuid() == 0, dir+"/data", config)
+	if !strings.Contains(config, "data_path") {
+		config = fmt.Sprintf("data_path = %q\n%s", dir+"/data", config)
+	}
+	config = fmt.Sprintf("run_as_root = %v\npidfile = \"prosody.pid\"\n%s", os.Getuid() == 0, config)
 	file := filepath.Join(dir, "prosody.cfg.lua")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -159,7 +216,44 @@ func start(t *testing.T, cmd *exec.Cmd, port int) {
 	}
 }
 
-// features opens a stream without TLS and returns what the server answers.
+// A stream is an XMPP stream without TLS.
+type stream struct {
+	t    *testing.T
+	conn net.Conn
+}
+
+// openStream connects and sends the header, with other bytes in front of it.
+func openStream(t *testing.T, ahead, host string, port int) stream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", host, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(conn, ahead+"<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
+	return stream{t, conn}
+}
+
+// until reads until one of the texts has come, or the server leaves.
+func (s stream) until(texts ...string) (answer string) {
+	s.t.Helper()
+	for buf := make([]byte, 4096); ; {
+		n, err := s.conn.Read(buf)
+		answer += string(buf[:n])
+		if err == io.EOF || slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(answer, text) }) {
+			return answer
+		}
+		if err != nil {
+			s.t.Fatalf("%v after %q", err, answer)
+		}
+	}
+}
+
+// features opens a stream and returns what the server answers: one with nothing
+// to offer says so and leaves.
 func features(t *testing.T, host string, port int) string {
 	t.Helper()
 	return featuresBehind(t, "", host, port)
@@ -168,27 +262,56 @@ func features(t *testing.T, host string, port int) string {
 // featuresBehind is features with bytes in front of the stream.
 func featuresBehind(t *testing.T, ahead, host string, port int) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", host, port))
+	return openStream(t, ahead, host, port).until("</stream:features>")
+}
+
+// login returns how a server on this machine answers SCRAM-SHA-1 (RFC 5802).
+func login(t *testing.T, port int, user, password string) string {
+	t.Helper()
+	s := openStream(t, "", "127.0.0.1", port)
+	s.until("</stream:features>")
+	const sasl = "xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"
+	first := "n=" + user + ",r=abcdefgh"
+	fmt.Fprintf(s.conn, "<auth %s mechanism='SCRAM-SHA-1'>%s</auth>", sasl, base64.StdEncoding.EncodeToString([]byte("n,,"+first)))
+	answer := s.until("</challenge>", "</failure>")
+	_, challenge, ok := strings.Cut(strings.TrimSuffix(answer, "</challenge>"), ">")
+	if !ok || strings.Contains(answer, "<failure ") {
+		return answer
+	}
+	decoded, err := base64.StdEncoding.DecodeString(challenge)
+	if err != nil {
+		t.Fatalf("%v in %q", err, answer)
+	}
+	fields := map[string]string{}
+	for field := range strings.SplitSeq(string(decoded), ",") {
+		name, value, _ := strings.Cut(field, "=")
+		fields[name] = value
+	}
+	salt, err := base64.StdEncoding.DecodeString(fields["s"])
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	fmt.Fprint(conn, ahead+"<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
-	answer, buf := "", make([]byte, 4096)
-	for !strings.Contains(answer, "</stream:features>") {
-		n, err := conn.Read(buf)
-		answer += string(buf[:n])
-		if err == io.EOF {
-			break // a server with nothing to offer says so and leaves
-		}
-		if err != nil {
-			t.Fatalf("%v after %q", err, answer)
-		}
+	rounds, err := strconv.Atoi(fields["i"])
+	if err != nil {
+		t.Fatal(err)
 	}
-	return answer
+	salted, err := pbkdf2.Key(sha1.New, password, salt, rounds, sha1.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := func(key []byte, text string) []byte {
+		h := hmac.New(sha1.New, key)
+		io.WriteString(h, text)
+		return h.Sum(nil)
+	}
+	final := "c=biws,r=" + fields["r"]
+	clientKey := mac(salted, "Client Key")
+	stored := sha1.Sum(clientKey)
+	proof := make([]byte, sha1.Size)
+	subtle.XORBytes(proof, clientKey, mac(stored[:], first+","+string(decoded)+","+final))
+	final += ",p=" + base64.StdEncoding.EncodeToString(proof)
+	fmt.Fprintf(s.conn, "<response %s>%s</response>", sasl, base64.StdEncoding.EncodeToString([]byte(final)))
+	return s.until("</success>", "</failure>")
 }
 
 // outsideAddress returns an address of this machine that is not loopback.
