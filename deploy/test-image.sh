@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin
 need buildah:buildah podman:podman runc:runc busybox:busybox-static curl:curl
 goroot=$(go env GOROOT)
+buildah=$(command -v buildah) # before there is a function by that name
 
 work=$(mktemp -d)
 # One store for both tools, under $work; vfs is slow and works everywhere.
@@ -65,7 +66,7 @@ step "build"
 # this script.
 mkdir "$work/bin"
 for tool in docker podman; do printf '#!/bin/sh\nexit 1\n' >"$work/bin/$tool"; done
-printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v buildah)" "$store" >"$work/bin/buildah"
+printf '#!/bin/sh\nexec %s %s "$@"\n' "$buildah" "$store" >"$work/bin/buildah"
 chmod +x "$work/bin"/*
 revision=0123456789abcdef0123456789abcdef01234567
 PATH=$work/bin:$PATH VERSION=v0.0.0-test REVISION=$revision IMAGE=localhost/xmppgate:test deploy/image.sh \
