@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
 )
 
 // Compose's own loader reads the file, as "docker compose config" would.
@@ -22,6 +23,15 @@ func TestCompose(t *testing.T) {
 			if p.HostIP != "127.0.0.1" {
 				t.Errorf("%s publishes port %s to the network", name, p.Published)
 			}
+		}
+		for other, dependency := range service.DependsOn {
+			// podman drops the HEALTHCHECK of an image that it builds, and waits for ever.
+			if dependency.Condition == types.ServiceConditionHealthy && project.Services[other].HealthCheck == nil {
+				t.Errorf("%s waits for the health of %s, which has no check in this file", name, other)
+			}
+		}
+		if service.Restart == "" {
+			t.Errorf("%s stays down after a crash", name)
 		}
 		if b := service.Build; b != nil {
 			if len(read(t, filepath.Join(b.Context, b.Dockerfile))) == 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -15,6 +16,16 @@ func TestPrometheus(t *testing.T) {
 	run(t, "promtool", "check", "config", "../prometheus/prometheus.yml")
 	run(t, "promtool", "check", "rules", "--lint=all", "--lint-fatal", "../prometheus/rules.yml")
 	run(t, "promtool", "test", "rules", "../prometheus/rules_test.yml")
+}
+
+// A PodMonitor, a ServiceMonitor and an operator all name the job differently.
+func TestNoJobName(t *testing.T) {
+	named := regexp.MustCompile(`\bjob\s*(=~|!~|!=|=)\s*\\?"[^$"\\][^"]*"`)
+	for _, path := range []string{"../prometheus/rules.yml", "../grafana/dashboard.json"} {
+		if found := named.FindAllString(string(read(t, path)), -1); found != nil {
+			t.Errorf("%s: %q", path, found)
+		}
+	}
 }
 
 // Every expression of the dashboard becomes a rule, so that promtool parses it.
