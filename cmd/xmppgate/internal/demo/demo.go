@@ -216,7 +216,7 @@ func startGateway(ctx context.Context, server string, o options, log io.Writer, 
 	defer cancel()
 	if err := router.Check(check); err != nil {
 		listener.Close()
-		return "", nil, fmt.Errorf("no XMPP server answers at %s. Start it, or name the port that it has for clients, usually 5222.\n\n  %w", server, err)
+		return "", nil, fmt.Errorf("no XMPP server answers at %s. Is it running, and is this its port for clients, usually 5222?\n\n  %w", server, err)
 	}
 	// A terminal may be stopped: sessions do not wait for it.
 	lines := logqueue.New(log, func(lost uint64) []byte { return fmt.Appendf(nil, "%d log lines were lost\n", lost) })

@@ -91,7 +91,7 @@ func TestDemoFailures(t *testing.T) {
 		{name: "bad upstream", args: []string{"--upstream", "example.org"}, status: exitFailed, says: []string{"example.org"}},
 		{
 			name: "dead upstream", args: []string{"--upstream", "tcp://127.0.0.1:1"}, status: exitFailed,
-			says: []string{"no XMPP server answers at tcp://127.0.0.1:1", "Start it", "connection refused"},
+			says: []string{"no XMPP server answers at tcp://127.0.0.1:1", "Is it running", "connection refused"},
 		},
 		{name: "bad gateway", args: []string{"--gateway", "https://example.org/"}, status: exitFailed, says: []string{"ws://"}},
 		{name: "no definite host", args: []string{"--upstream", "tcp://127.0.0.1:1", "--listen", ":0"}, status: exitFailed, says: []string{"name one host"}},
