@@ -38,9 +38,8 @@ func (c *config) newAccess(log *slog.Logger) *access {
 	for _, name := range c.AdminHosts {
 		a.hosts = append(a.hosts, proxy.NormalDomain(name))
 	}
-	for _, address := range c.AdminListen {
-		network, name := splitAddress(address)
-		if host, _, err := net.SplitHostPort(name); network == "tcp" && err == nil && host != "" {
+	for _, address := range c.adminListeners {
+		if host, _, err := net.SplitHostPort(address.name); address.network == "tcp" && err == nil && host != "" {
 			a.hosts = append(a.hosts, proxy.NormalDomain(host))
 		}
 	}

@@ -107,7 +107,7 @@ func TestAccess(t *testing.T) {
 	}
 	a := newAdmin(&fakeGateway{})
 	a.profile = true
-	a.access = (&config{AdminHosts: list{"xmppgate", "xmpp_gate"}, AdminListen: list{"admin.example:9280", ":9280", "unix:/s"}}).newAccess(slog.New(slog.DiscardHandler))
+	a.access = (&config{AdminHosts: list{"xmppgate", "xmpp_gate"}, parsed: parsed{adminListeners: parseAll(t, "admin.example:9280", ":9280", "unix:/s")}}).newAccess(slog.New(slog.DiscardHandler))
 	for _, l := range listeners {
 		serveAdmin(t, a, l)
 	}

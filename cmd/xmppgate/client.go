@@ -26,18 +26,18 @@ func (p process) ask(ctx context.Context, method, path string) int {
 	if err != nil {
 		return p.misconfigured(err)
 	}
-	if err := askAdmin(ctx, c.AdminListen, method, path); err != nil {
+	if err := askAdmin(ctx, c.adminListeners, method, path); err != nil {
 		fmt.Fprintf(p.stderr, "xmppgate: %v\n", err)
 		return exitFailed
 	}
 	return exitOK
 }
 
-func askAdmin(ctx context.Context, addresses []string, method, path string) error {
+func askAdmin(ctx context.Context, addresses []listenAddress, method, path string) error {
 	if len(addresses) == 0 {
 		return errors.New(prefix + "ADMIN_LISTEN is empty: there is nobody to ask")
 	}
-	network, name := splitAddress(addresses[0])
+	admin := addresses[0]
 	client := &http.Client{
 		Timeout: 2 * time.Second,
 		// No proxy of the environment, and a dial that takes ":9280" and
@@ -45,7 +45,7 @@ func askAdmin(ctx context.Context, addresses []string, method, path string) erro
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, name)
+				return new(net.Dialer).DialContext(ctx, admin.network, admin.name)
 			},
 		},
 	}

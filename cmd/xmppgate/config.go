@@ -8,10 +8,10 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"path"
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,7 +29,7 @@ const prefix = "XMPPGATE_"
 // definition of its variable: name (env), default (envDefault) and meaning
 // (help) feed the parser, --help and the table in docs/configuration.md.
 type config struct {
-	Listen                 list          `env:"LISTEN" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated"`
+	Listen                 list          `env:"LISTEN" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated; unix:/path?mode=0660&group=www-data lets others connect"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated; * stands for one segment, as in /*/xmpp-websocket"`
 	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
 	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`
@@ -130,13 +130,8 @@ func loadConfig(environ map[string]string) (*config, error) {
 
 // check reports values that parse but make no sense or are not safe.
 func (c *config) check(r *report) {
-	for _, address := range c.Listen {
-		if err := checkAddress(address); err != nil {
-			r.add("LISTEN", "%w", err)
-		}
-	}
-	for _, path := range c.Path {
-		if err := proxy.CheckPath(path); err != nil {
+	for _, p := range c.Path {
+		if err := proxy.CheckPath(p); err != nil {
 			r.addError("PATH", err)
 		}
 	}
@@ -150,13 +145,7 @@ func (c *config) check(r *report) {
 		}
 		c.allowedOrigins = append(c.allowedOrigins, p)
 	}
-	for _, address := range c.AdminListen {
-		if err := checkAddress(address); err != nil {
-			r.add("ADMIN_LISTEN", "%w", err)
-		} else if network, name := splitAddress(address); network == "tcp" && !local(name) && !c.UnsafeAdmin {
-			r.add("ADMIN_LISTEN", "other machines could read metrics and start a drain: write 127.0.0.1:9280 or unix:/path, or set %sUNSAFE_ADMIN=true where a container or firewall keeps them out", prefix)
-		}
-	}
+	c.checkListeners(r)
 	c.checkHosts(r)
 	if c.MaxStanzaBytes < 10000 {
 		r.add("MAX_STANZA_BYTES", "too small: write at least 10000, which every server must accept (RFC 6120, section 13.12)")
@@ -210,29 +199,16 @@ func (c *config) warnings() (warnings []string) {
 	if n := c.clientAddress.HeaderName(); n != clientaddr.DefaultHeader && len(c.TrustedProxies) == 0 {
 		warn("CLIENT_ADDRESS_HEADER", n, "not used: "+prefix+"TRUSTED_PROXIES says nobody is believed")
 	}
+	if files := descriptorLimit(); c.MaxSessions > 0 {
+		if fit := sessionLimit(0, files); fit > 0 && c.MaxSessions > fit {
+			warn("MAX_SESSIONS", c.MaxSessions, fmt.Sprintf("the limit of open files is too low for so many: %d are enough for %d sessions; raise it (ulimit -n, LimitNOFILE=), or write 0", files, fit))
+		}
+	}
 	if c.unused {
 		warn("UPSTREAM", c.Upstream, "not used: every domain has servers of its own")
 	}
 	slices.Sort(warnings)
 	return warnings
-}
-
-// checkAddress says what is wrong with an address to listen on.
-func checkAddress(address string) error {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		if !strings.HasPrefix(path, "/") {
-			return fmt.Errorf("%q has no absolute path: write unix:/path", address)
-		}
-		return nil
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return fmt.Errorf("%q is not an address: write host:port, :port or unix:/path", address)
-	}
-	return nil
 }
 
 // local tells whether host:port is certain to be on this machine. A name
@@ -298,12 +274,28 @@ func (r *report) unparsed(err error) {
 	r.seen[prefix+name] = true
 }
 
-// Kubernetes tells every pod about the services of its namespace in variables
-// that begin with the name of the service, which may well be xmppgate.
+// Kubernetes tells every pod about the services of its namespace, and a
+// container link tells about the other container, in variables that begin with
+// a name, which may well be xmppgate or xmppgate-something.
 var (
-	serviceName = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
+	serviceName = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|ADDR|PORT|(PORT_)?(START|END)))?)$`)
 	servicePort = regexp.MustCompile(`^(tcp|udp|sctp)://`)
+	linkEnviron = regexp.MustCompile(`^XMPPGATE_([A-Z0-9_]+_)?ENV_.`)
 )
+
+// foreign reports whether a variable tells about a service or a link.
+func foreign(name, value string) bool {
+	switch {
+	case serviceName.MatchString(name), linkEnviron.MatchString(name):
+		return true
+	case strings.HasSuffix(name, "_PORT"):
+		return servicePort.MatchString(value)
+	case strings.HasSuffix(name, "_NAME"): // /container/alias
+		alias := strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(path.Base(value)))
+		return strings.HasPrefix(value, "/") && alias == strings.TrimSuffix(name, "_NAME")
+	}
+	return false
+}
 
 // unknown reports variables that look like ours and are not: a setting that
 // is misspelt would otherwise be off in silence. Values are not repeated, as
@@ -315,8 +307,7 @@ func (r *report) unknown() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.environ)) {
 		rest, ours := strings.CutPrefix(name, prefix)
-		if !ours || slices.Contains(known, rest) || serviceName.MatchString(name) ||
-			strings.HasSuffix(name, "_PORT") && servicePort.MatchString(r.environ[name]) {
+		if !ours || slices.Contains(known, rest) || foreign(name, r.environ[name]) {
 			continue
 		}
 		suggestion := "run xmppgate --help for all of them"

@@ -119,6 +119,16 @@ func TestAccepted(t *testing.T) {
 		// xmppgate-admin.
 		{"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "5290", "SERVICE_PORT_XMPP_WS": "5290", "PORT": "tcp://10.0.0.1:5290", "PORT_5290_TCP": "tcp://10.0.0.1:5290",
 			"PORT_5290_TCP_PROTO": "tcp", "PORT_5290_TCP_PORT": "5290", "PORT_5290_TCP_ADDR": "10.0.0.1", "ADMIN_SERVICE_HOST": "10.0.0.2", "ADMIN_PORT": "tcp://10.0.0.2:9280"},
+		// What container links to xmppgate, xmppgate-db and, of compose,
+		// xmppgate_1 add, environment of the other container included.
+		{"NAME": "/app/xmppgate", "PORT": "tcp://172.17.0.2:5432", "ENV_PATH": "/bin", "ENV_lower": "x", "ENV_LISTN": "y"},
+		{"DB_NAME": "/app/xmppgate-db", "DB_PORT": "udp://172.17.0.2:53", "DB_PORT_53_UDP_ADDR": "172.17.0.2", "DB_ENV_HOME": "/"},
+		{"1_NAME": "/project_app_1/xmppgate_1", "1_PORT_6000_TCP_START": "tcp://172.17.0.2:6000", "1_PORT_6000_TCP_PORT_END": "6003", "1_PORT_6000_TCP_END": "x", "1_ENV_A": ""},
+		// Other addresses and other sockets beside each other.
+		{"LISTEN": "127.0.0.1:5290,[::1]:5290,127.0.0.2:5290,:0,:0,unix:/a,unix:/b", "ADMIN_LISTEN": "127.0.0.1:9280,unix:/c"},
+		{"UPSTREAM": "tcp://127.0.0.1:5222", "LISTEN": "127.0.0.2:5222"},
+		{"UPSTREAM": "tls://xmpp.example.org:5290"},
+		{"LISTEN": "unix:/run/g.sock?mode=0660&group=0", "ADMIN_LISTEN": "unix:/run/a.sock?mode=600"},
 	} {
 		if _, err := loadConfig(prefixed(environ)); err != nil {
 			t.Errorf("%v: %v", environ, err)
@@ -126,9 +136,70 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// Everything that would fail only when it is bound, or worse, work.
+func TestListenersThatConflict(t *testing.T) {
+	for _, c := range []struct {
+		environ map[string]string
+		want    string
+	}{
+		{map[string]string{"LISTEN": ":5290,:5290"}, `XMPPGATE_LISTEN=":5290,:5290": :5290 is taken by :5290 in XMPPGATE_LISTEN`},
+		{map[string]string{"LISTEN": "127.0.0.1:9280"}, `127.0.0.1:9280 is taken by 127.0.0.1:9280 in XMPPGATE_LISTEN`},
+		{map[string]string{"LISTEN": "0.0.0.0:9280"}, `is taken by 0.0.0.0:9280`},
+		{map[string]string{"LISTEN": "[::]:9280"}, `is taken by [::]:9280`},
+		{map[string]string{"LISTEN": ":9280"}, `is taken by :9280`},
+		{map[string]string{"LISTEN": "localhost:9280"}, `is taken by localhost:9280`},
+		{map[string]string{"LISTEN": "[::ffff:127.0.0.1]:9280"}, `is taken by`},
+		{map[string]string{"LISTEN": "127.0.0.1:5290,0.0.0.0:05290"}, `is taken by`},
+		{map[string]string{"LISTEN": "[::1]:5290,[0:0:0:0:0:0:0:1]:5290"}, `is taken by`},
+		{map[string]string{"LISTEN": "0.0.0.0:5290,[::]:5290"}, `is taken by`},
+		{map[string]string{"LISTEN": "gate.example:5290,Gate.Example:5290"}, `is taken by`},
+		{map[string]string{"LISTEN": "unix:/run/a,unix:/run/../run//a"}, `unix:/run/../run//a is taken by unix:/run/a`},
+		{map[string]string{"LISTEN": "unix:/run/a?mode=0600", "ADMIN_LISTEN": "unix:/run/a"}, `unix:/run/a is taken by unix:/run/a in XMPPGATE_LISTEN`},
+
+		{map[string]string{"UPSTREAM": "tcp://127.0.0.1:5290"}, `XMPPGATE_LISTEN="": :5290 is also a server, tcp://127.0.0.1:5290: the gateway would connect to itself`},
+		{map[string]string{"UPSTREAM": "tcp://localhost:5222", "LISTEN": ":5222"}, `:5222 is also a server`},
+		{map[string]string{"UPSTREAM": "tcp://localhost:5222", "LISTEN": "127.0.0.1:5222"}, `127.0.0.1:5222 is also a server`},
+		{map[string]string{"UPSTREAM": "tcp://[::1]:5222", "LISTEN": "0.0.0.0:5222"}, `0.0.0.0:5222 is also a server`},
+		{map[string]string{"UPSTREAM": "tls://127.0.0.1:9280"}, `XMPPGATE_ADMIN_LISTEN="": 127.0.0.1:9280 is also a server`},
+		{map[string]string{"UPSTREAM": "starttls://127.0.0.9:5290"}, `is also a server`},
+		{map[string]string{"UPSTREAM": "tls://a", "DOMAINS": "a.example=tls://b|tcp://127.0.0.1:5290"}, `is also a server`},
+		{map[string]string{"UPSTREAM": "unix:/run/ws", "LISTEN": "unix:/run//ws"}, `unix:/run//ws is also a server`},
+	} {
+		_, err := loadConfig(prefixed(c.environ))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v: %v, want %s", c.environ, err, c.want)
+		}
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range own {
+		ip := a.(*net.IPNet).IP
+		_, err := loadConfig(prefixed(map[string]string{"UPSTREAM": "tls://" + net.JoinHostPort(ip.String(), "5290")}))
+		if err == nil || !strings.Contains(err.Error(), "connect to itself") {
+			t.Errorf("own address %v: %v", ip, err)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{
 		{"LISTEN", "5290", `"5290" is not an address: write host:port, :port or unix:/path`},
+		{"LISTEN", "unix:/run/", `write unix:/path`},
+		{"LISTEN", "unix:/" + strings.Repeat("x", maxSocketPath), `is too long: a Unix socket allows at most`},
+		{"LISTEN", "unix:/a?mode=0888", `option mode: write permissions in octal, such as 0660`},
+		{"LISTEN", "unix:/a?mode=01777", `option mode`},
+		{"LISTEN", "unix:/a?mode=", `option mode`},
+		{"LISTEN", "unix:/a?mode=0", `option mode`},
+		{"LISTEN", "unix:/a?mode=-1", `option mode`},
+		{"LISTEN", "unix:/a?mode=u+rw", `option mode`},
+		{"LISTEN", "unix:/a?mode=0660&mode=0666", `option mode listed twice`},
+		{"LISTEN", "unix:/a?group=no-such-group", `there is no group "no-such-group" on this machine`},
+		{"LISTEN", "unix:/a?group=", `there is no group ""`},
+		{"LISTEN", "unix:/a?owner=root", `unknown option "owner"; there are mode and group`},
+		{"LISTEN", "unix:/a?mode=%zz", `options that are not a query`},
+		{"ADMIN_LISTEN", "unix:/a?mod=0660", `unknown option "mod"`},
 		{"LISTEN", ":http", `":http" is not an address`},
 		{"LISTEN", ":70000", `":70000" is not an address`},
 		{"LISTEN", ":1,,:2", `an item is empty`},
@@ -281,11 +352,14 @@ func writeCertificate(t *testing.T) (cert, key string) {
 
 func TestUnknownVariables(t *testing.T) {
 	for name, want := range map[string]string{
-		"LISTN":  "XMPPGATE_LISTN: no such variable: did you mean XMPPGATE_LISTEN?",
-		"PATHS":  "XMPPGATE_PATHS: no such variable: did you mean XMPPGATE_PATH?",
-		"PORT":   "XMPPGATE_PORT: no such variable: run xmppgate --help for all of them",
-		"COLOUR": "XMPPGATE_COLOUR: no such variable: run xmppgate --help for all of them",
-		"listen": "XMPPGATE_listen: no such variable: run xmppgate --help for all of them",
+		"LISTN":         "XMPPGATE_LISTN: no such variable: did you mean XMPPGATE_LISTEN?",
+		"PATHS":         "XMPPGATE_PATHS: no such variable: did you mean XMPPGATE_PATH?",
+		"PORT":          "XMPPGATE_PORT: no such variable: run xmppgate --help for all of them",
+		"NAME":          "XMPPGATE_NAME: no such variable: run xmppgate --help for all of them", // a link's value is a path
+		"ENV":           "XMPPGATE_ENV: no such variable: run xmppgate --help for all of them",
+		"UPSTREAM_PORT": "XMPPGATE_UPSTREAM_PORT: no such variable: did you mean XMPPGATE_UPSTREAM_POLICY?",
+		"COLOUR":        "XMPPGATE_COLOUR: no such variable: run xmppgate --help for all of them",
+		"listen":        "XMPPGATE_listen: no such variable: run xmppgate --help for all of them",
 	} {
 		_, err := loadConfig(prefixed(map[string]string{name: "5290"}))
 		if err == nil || err.Error() != want {

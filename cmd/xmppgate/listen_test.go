@@ -17,7 +17,7 @@ func TestListenAllOrNone(t *testing.T) {
 	}
 	defer taken.Close()
 	socket := filepath.Join(t.TempDir(), "s")
-	if _, err := listenAll([]string{"unix:" + socket, taken.Addr().String()}); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := listenAll("LISTEN", parseAll(t, "unix:"+socket, taken.Addr().String())); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Fatalf("error %v", err)
 	}
 	if _, err := os.Lstat(socket); err == nil {
@@ -27,7 +27,7 @@ func TestListenAllOrNone(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
-	listeners, err := listenAll([]string{"unix:" + socket, "127.0.0.1:0"})
+	listeners, err := listenAll("LISTEN", parseAll(t, "unix:"+socket, "127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,19 +48,19 @@ func TestUnixSockets(t *testing.T) {
 		}
 		l.(*net.UnixListener).SetUnlinkOnClose(false) // as after SIGKILL
 		l.Close()
-		again, err := listen("unix:" + path)
+		again, err := listen(parseAll(t, "unix:"+path)[0])
 		if err != nil {
 			t.Fatal(err)
 		}
 		again.Close()
 	})
 	t.Run("alive", func(t *testing.T) {
-		l, err := listen("unix:" + path)
+		l, err := listen(parseAll(t, "unix:"+path)[0])
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		if _, err := listen("unix:" + path); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := listen(parseAll(t, "unix:"+path)[0]); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("error %v", err)
 		}
 		if _, err := os.Lstat(path); err != nil {
@@ -71,11 +71,52 @@ func TestUnixSockets(t *testing.T) {
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := listen("unix:" + path); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		if _, err := listen(parseAll(t, "unix:"+path)[0]); err == nil || !strings.Contains(err.Error(), "not a socket") {
 			t.Errorf("error %v", err)
 		}
 		if _, err := os.Lstat(path); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// parseAll parses addresses that are valid.
+func parseAll(t *testing.T, addresses ...string) (all []listenAddress) {
+	t.Helper()
+	for _, s := range addresses {
+		a, err := parseListen(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// Whoever has the port is named, and what to set.
+func TestPortIsTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, err = listenAll("ADMIN_LISTEN", parseAll(t, taken.Addr().String()))
+	if err == nil || !errors.Is(err, syscall.EADDRINUSE) || !strings.HasSuffix(err.Error(), ": set XMPPGATE_ADMIN_LISTEN to another port") {
+		t.Errorf("%v", err)
+	}
+	for address, want := range map[string]string{
+		":5280":          "port 5280 usually belongs to ejabberd, or the HTTP modules of Prosody; set XMPPGATE_LISTEN to another one",
+		"127.0.0.1:5222": "the XMPP server, for its clients;",
+		"[::1]:9280":     "another xmppgate;",
+	} {
+		if err := explain(syscall.EADDRINUSE, "LISTEN", parseAll(t, address)[0]); !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if _, err := listenAll("LISTEN", parseAll(t, "192.0.2.1:0")); err == nil || !strings.Contains(err.Error(), "this machine has no such address; set XMPPGATE_LISTEN") {
+		t.Errorf("%v", err)
+	}
+	if _, err := listenAll("LISTEN", parseAll(t, "unix:"+t.TempDir()+"/none/s")); err == nil || !strings.Contains(err.Error(), "make the directory, or set XMPPGATE_LISTEN") {
+		t.Errorf("%v", err)
+	}
 }

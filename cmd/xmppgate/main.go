@@ -137,6 +137,9 @@ func checkConfig(_ context.Context, p process) int {
 	if err != nil {
 		return p.misconfigured(err)
 	}
+	if err := c.checkSockets(); err != nil {
+		return p.misconfigured(err)
+	}
 	for _, warning := range c.warnings() {
 		fmt.Fprintf(p.stderr, "xmppgate: warning: %s\n", warning)
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,8 @@ import (
 
 // parsed is what the variables that are more than a word or a number mean.
 type parsed struct {
+	listeners, adminListeners []listenAddress
+
 	domains        []string        // clients may name; nil means any
 	upstream       upstream.Config // but for its Observer
 	clientAddress  clientaddr.Policy
@@ -197,6 +200,52 @@ func (c *config) checkSeeOther(r *report) {
 			r.add("SEE_OTHER", "%q is there twice: remove one", host)
 		default:
 			c.seeOther[host] = to
+		}
+	}
+}
+
+// checkListeners finds out where to listen, and what would keep the program from
+// it or lead it to itself.
+func (c *config) checkListeners(r *report) {
+	type taken struct {
+		variable string
+		listenAddress
+	}
+	var all []taken
+	for _, v := range []struct {
+		name      string
+		items     list
+		addresses *[]listenAddress
+	}{{"LISTEN", c.Listen, &c.listeners}, {"ADMIN_LISTEN", c.AdminListen, &c.adminListeners}} {
+		for _, item := range v.items {
+			a, err := parseListen(item)
+			if err != nil {
+				r.addError(v.name, err)
+				continue
+			}
+			for _, other := range all {
+				if a.overlaps(other.listenAddress) {
+					r.add(v.name, "%s is taken by %s in %s%s: write another one", a, other, prefix, other.variable)
+				}
+			}
+			all = append(all, taken{v.name, a})
+			*v.addresses = append(*v.addresses, a)
+		}
+	}
+	for _, a := range c.adminListeners {
+		if a.network == "tcp" && !local(a.name) && !c.UnsafeAdmin {
+			r.add("ADMIN_LISTEN", "other machines could read metrics and start a drain: write 127.0.0.1:9280 or unix:/path, or set %sUNSAFE_ADMIN=true where a container or firewall keeps them out", prefix)
+		}
+	}
+	// A gateway that is its own server would open sessions until nothing is
+	// left.
+	for _, s := range c.servers() {
+		for _, a := range all {
+			_, address, tcp := strings.Cut(s.Name, "://")
+			path, unix := strings.CutPrefix(s.Name, "unix:")
+			if tcp && a.network == "tcp" && a.covers(address) || unix && a.network == "unix" && filepath.Clean(path) == filepath.Clean(a.name) {
+				r.add(a.variable, "%s is also a server, %s: the gateway would connect to itself", a, s.Name)
+			}
 		}
 	}
 }

@@ -73,18 +73,15 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 		Observer:       o,
 		Log:            log,
 	}
-	if fit := sessionLimit(0, files); fit > 0 && gateway.MaxSessions > fit {
-		log.Warn("the limit of open files is too low for "+prefix+"MAX_SESSIONS", "max_sessions", gateway.MaxSessions, "open_files", files, "enough_for", fit)
-	}
 	m := newMetrics(source{gateway, router}, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun, logLinesLost)
 	o.observe(m, router)
 
-	public, err := listenAll(c.Listen)
+	public, err := listenAll("LISTEN", c.listeners)
 	if err != nil {
 		return err
 	}
 	defer closeAll(public)
-	private, err := listenAll(c.AdminListen)
+	private, err := listenAll("ADMIN_LISTEN", c.adminListeners)
 	if err != nil {
 		return err
 	}
