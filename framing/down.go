@@ -5,10 +5,14 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
+	"unicode/utf8"
 )
 
 // A Down cuts the byte stream of a server into units and makes messages of
 // them. The zero value is ready for a new connection.
+//
+// An element is one unit, unless the caller does not want to keep all of it
+// until its end has come: see [Down.Part].
 //
 // It never looks at a byte twice for want of more: between calls it remembers
 // where it stopped, relative to the first byte not consumed. Memory is
@@ -26,15 +30,18 @@ type Down struct {
 	NoExternal bool
 
 	// There is one Down for each session, so small fields stand together.
-	declared bool  // an XML declaration was just consumed
-	phase    phase // what pos points into
-	kind     Kind  // of the unit, once known
-	class    Class // of the root, see stanza
-	quote    byte  // the one that encloses pos, in phase inQuotedTag
+	parted   bool   // the unit is an element, parts of which were consumed
+	phase    phase  // what pos points into
+	kind     Kind   // of the unit, once known
+	class    Class  // of the root, once its start tag is complete
+	quote    byte   // the one that encloses pos, in phase inQuotedTag
+	declared uint16 // the length of the XML declaration that was just consumed
 
-	consumed int       // bytes of the stream before the current unit
-	clear    int       // bytes from there on that are known to hold no colon
-	scope    []binding // what elements inherit; nil means standardScope
+	consumed int    // bytes of the stream before the current unit
+	clear    int    // bytes from there on that are known to hold no colon
+	valid    int    // bytes from there on that are known to be UTF-8
+	scope    *scope // what elements inherit; nil means standardScope
+	own      uint64 // bit i: the root declares the prefix of binding i itself
 
 	// The unit being cut; positions count from its first byte.
 	pos     int // the next byte to look at
@@ -61,12 +68,13 @@ const (
 	inDeclaration
 )
 
-// A Unit is a complete first-level piece of a stream. Its slices alias the
-// input. What the methods of a Down say of it holds until the next Header, for
-// that declares namespaces anew.
+// A Unit is a complete first-level piece of a stream, or a part of one that is
+// large: an ElementStart, any number of ElementParts and an ElementEnd. Its
+// slices alias the input. What the methods of a Down say of it holds until the
+// next Header, for that declares namespaces anew.
 type Unit struct {
 	Kind       Kind
-	Class      Class // of an Element
+	Class      Class // of an Element, the same for all its parts
 	Raw        []byte
 	Attributes Attributes // of a Header
 
@@ -75,6 +83,13 @@ type Unit struct {
 	scope   []binding // what it inherits
 	missing uint64    // bit i: binding i of the scope, of at most DefaultMaxAttributes, has to be declared
 	added   int       // the bytes that this takes
+}
+
+// A scope is what an unusual header declares.
+type scope struct {
+	bindings []binding
+	index    map[string]int // into bindings, by prefix; the default namespace is not in it
+	longest  int            // the length of the longest prefix
 }
 
 // A binding is a namespace that a header declares and elements inherit.
@@ -90,8 +105,12 @@ var standardScope = []binding{
 	{"stream", NSStreams, ` xmlns:stream="` + NSStreams + `"`},
 }
 
-// maxDeclaration is the greatest length of an XML declaration from a server.
-const maxDeclaration = 256
+// Limits in bytes of what is looked into as a whole, beside maxTree. An element of
+// another class has none here.
+const (
+	maxDeclaration = 256     // of an XML declaration from a server
+	maxHeader      = 4 << 10 // of its header, the XML declaration included
+)
 
 // Next puts the next unit of a stream into u; what u was before is forgotten. b
 // starts at the first byte not yet consumed. n bytes of it are consumed by the
@@ -103,9 +122,11 @@ const maxDeclaration = 256
 // again there is for the caller to decide. An XML declaration may stand before
 // a header only. Comments, processing instructions, document types and text
 // between elements are errors, always an [*Error]; its offset counts from the
-// first byte of the connection. After an error d must not be used.
+// first byte of the connection. So are bytes that are not UTF-8 (RFC 6455,
+// section 5.6), and, wrapping [ErrTooLarge], a header above 4 KiB and features or
+// a stream error above 64 KiB. After an error d must not be used.
 //
-// Well-formedness is checked only as far as cutting needs it (the server is
+// Other well-formedness is checked only as far as cutting needs it (the server is
 // trusted to have parsed what it relays), with the exception of headers.
 func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
 	u.Kind, u.Class, u.Raw = None, Other, nil
@@ -141,7 +162,11 @@ func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
 		b = b[k:]
 		d.phase = between
 	}
+	seen := d.pos
 	end, err := d.end(b)
+	if err == nil && end == 0 {
+		err = d.incomplete(b, seen)
+	}
 	if err != nil || end == 0 {
 		return n, err
 	}
@@ -149,15 +174,120 @@ func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
 		*u = Unit{}
 		return n, err
 	}
-	d.phase = between
+	d.phase, d.parted = between, false
 	d.consume(end)
 	return n + end, nil
+}
+
+// Part is for a caller that does not want to wait for the end of an element: it
+// puts into u what there is of the element, which is of Kind ElementStart, or
+// ElementPart if there were parts before. b is what Next has left after it has
+// found nothing complete; n bytes of it are consumed, which are all but a few: a
+// character is not divided. Without any, u is of Kind None. Next goes on behind
+// them, and ends the element with a unit of Kind ElementEnd.
+//
+// The messages of all parts together are the message for the element. As its rest
+// may use any prefix, it declares all that it inherits.
+//
+// Features and stream errors have no parts, nor has a start tag of a root. Asking
+// for one is an error that wraps [ErrTooLarge].
+func (d *Down) Part(b []byte, u *Unit) (n int, err error) {
+	u.Kind, u.Class, u.Raw = None, Other, nil
+	if len(b) == 0 || d.phase == between || d.phase == inDeclaration {
+		return 0, nil
+	}
+	if !d.parted {
+		switch {
+		case d.depth == 0:
+			return 0, d.fail(PolicyViolation, 0, errTagSize)
+		case d.class == Features || d.class == StreamError:
+			return 0, d.fail(PolicyViolation, 0, errTreeSize)
+		case d.declared > 0:
+			return 0, d.fail(NotWellFormed, 0, errDeclaration)
+		}
+	}
+	end := d.pos
+	switch d.phase {
+	case inTag:
+		// Quotes that are gone cannot be followed later.
+		_, d.quote = tagEnd(b, d.tag+1, 0)
+		d.phase = inQuotedTag
+		end--
+	case inQuotedTag:
+		end-- // a '/' before the '>'
+	case inCDATA:
+		end -= 2 // "]]" before the '>'
+	}
+	if end, err = d.text(b, end); err != nil {
+		return 0, err
+	}
+	for end > 0 && end < len(b) && !utf8.RuneStart(b[end]) {
+		end--
+	}
+	if end <= 0 {
+		return 0, nil
+	}
+	u.Kind, u.Class, u.Raw = ElementPart, d.class, b[:end:end]
+	u.nameEnd, u.rootEnd, u.missing, u.added = 0, 0, 0, 0
+	if !d.parted {
+		d.parted = true
+		u.Kind = ElementStart
+		u.nameEnd, u.rootEnd, u.scope = d.nameEnd, d.rootEnd, d.bindings()
+		for i := range u.scope {
+			u.declare(i, d.own)
+		}
+	}
+	d.pos -= end
+	d.tag -= end
+	d.consume(end)
+	return end, nil
 }
 
 // consume moves on by n bytes.
 func (d *Down) consume(n int) {
 	d.consumed += n
 	d.clear = max(d.clear-n, 0)
+	d.valid = max(d.valid-n, 0)
+}
+
+// incomplete refuses what is too large already. b is what there is of the unit;
+// its first bytes, seen many, had been looked at before.
+func (d *Down) incomplete(b []byte, seen int) error {
+	switch {
+	case d.parted:
+	case d.depth > 0:
+		if len(b) > maxTree && (d.class == Features || d.class == StreamError) {
+			return d.fail(PolicyViolation, maxTree, errTreeSize)
+		}
+	case d.phase == inTag || d.phase == inQuotedTag:
+		// Only the read that exceeds the limit has to look at the name.
+		if limit := maxHeader - int(d.declared); seen <= limit && len(b) > limit {
+			if colon, end := scanName(b[:limit], 1); end >= 0 && string(b[max(colon, 0)+1:end]) == "stream" {
+				return d.fail(PolicyViolation, 0, errHeaderSize)
+			}
+		}
+	}
+	// What is not UTF-8 is an error of the whole unit, as it is in one read.
+	d.valid += validUTF8(b[d.valid:])
+	return nil
+}
+
+// text checks that b[:end] is UTF-8. It returns end, or a little less when b ends
+// within a character there.
+func (d *Down) text(b []byte, end int) (int, error) {
+	if d.valid >= end {
+		return end, nil
+	}
+	// All of b is looked at: there may be more units in it, and to start a
+	// pass costs more than a stanza.
+	d.valid += validUTF8(b[d.valid:])
+	switch {
+	case d.valid >= end:
+		return end, nil
+	case utf8.FullRune(b[d.valid:]):
+		return 0, d.fail(NotWellFormed, d.valid, errUTF8)
+	}
+	return d.valid, nil
 }
 
 func (d *Down) fail(c Condition, offset int, err error) error {
@@ -180,11 +310,12 @@ func (d *Down) declaration(b []byte) (int, error) {
 		}
 		return 0, nil
 	}
-	if d.declared {
+	if d.declared > 0 {
 		return 0, d.fail(NotWellFormed, 0, errDeclaration)
 	}
-	d.declared = true
-	return declaration(b, d.consumed)
+	n, err := declaration(b, d.consumed)
+	d.declared = uint16(n)
+	return n, err
 }
 
 // end looks for the end of the unit that starts at b[0] and returns its
@@ -384,12 +515,16 @@ var (
 	quoteDouble = []byte{'"'}
 )
 
-// root looks at the start tag of a root to see whether it is a header.
+// root looks at the start tag of a root: whether it is a header, what class its
+// element is of, and which prefixes it declares itself.
 func (d *Down) root(tag []byte, empty bool) error {
-	d.rootEnd = len(tag)
+	d.rootEnd, d.own = len(tag), 0
 	if d.class, d.nameEnd = stanza(tag); d.class != Other {
 		d.colon = -1
-		return nil
+		if d.scope == nil && !saysXMLNS(tag) {
+			return nil
+		}
+		return d.identify(tag)
 	}
 	colon, end := scanName(tag, 1)
 	if end < 0 {
@@ -397,7 +532,10 @@ func (d *Down) root(tag []byte, empty bool) error {
 	}
 	d.colon, d.nameEnd = colon, end
 	if string(tag[max(colon, 0)+1:end]) != "stream" {
-		return nil
+		return d.identify(tag)
+	}
+	if len(tag)+int(d.declared) > maxHeader {
+		return d.fail(PolicyViolation, 0, errHeaderSize)
 	}
 	// A header inherits nothing from the one before.
 	prefix := tag[1:max(colon, 1)]
@@ -406,12 +544,56 @@ func (d *Down) root(tag []byte, empty bool) error {
 	case !ok && len(prefix) > 0:
 		return d.fail(NotWellFormed, 1, errPrefix)
 	case string(space) != NSStreams:
-		return nil
+		return d.identify(tag)
 	case empty:
 		return d.fail(NotWellFormed, 0, errUnfinished)
 	}
 	d.kind = Header
 	return nil
+}
+
+// identify finds the class of an element and which prefixes its root declares.
+func (d *Down) identify(tag []byte) error {
+	prefix, local := d.name(tag)
+	var space []byte // of the name, as the root itself says
+	if saysXMLNS(tag) {
+		var a attribute
+		for i := d.nameEnd; ; {
+			next, more, err := nextAttribute(tag, i, &a)
+			if err != nil {
+				return d.fail(NotWellFormed, next, err)
+			}
+			if !more {
+				break
+			}
+			i = next
+			p, ok := a.declares(tag)
+			if !ok {
+				continue
+			}
+			if string(p) == string(prefix) {
+				space = value(tag, &a)
+			}
+			d.own |= d.bit(p)
+		}
+	}
+	if space != nil {
+		d.class = classify(local, space)
+	} else {
+		d.class = classify(local, d.inherited(prefix))
+	}
+	return nil
+}
+
+// inherited returns the namespace that the header has bound to a prefix.
+func (d *Down) inherited(prefix []byte) string {
+	scope := d.bindings()
+	for i := range scope {
+		if scope[i].prefix == string(prefix) {
+			return scope[i].space
+		}
+	}
+	return ""
 }
 
 // stanza recognises a root whose name is that of a stanza, which nearly all are
@@ -452,10 +634,13 @@ func declared(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
 // unit describes the unit that is complete, b[:end].
 func (d *Down) unit(u *Unit, b []byte, end int) error {
 	u.Kind, u.Class, u.Raw = d.kind, Other, b[:end:end]
-	if d.declared && d.kind != Header {
+	if d.declared > 0 && d.kind != Header {
 		return d.fail(NotWellFormed, 0, errDeclaration)
 	}
-	d.declared = false
+	d.declared = 0
+	if _, err := d.text(b, end); err != nil {
+		return err
+	}
 	switch d.kind {
 	case Header:
 		return d.header(u)
@@ -508,8 +693,38 @@ func (d *Down) header(u *Unit) error {
 		d.scope = nil
 		return nil
 	}
-	d.scope = learn(tag, d.nameEnd, standard+others)
+	d.scope = newScope(learn(tag, d.nameEnd, standard+others))
 	return nil
+}
+
+func newScope(bindings []binding) *scope {
+	s := &scope{bindings: bindings, index: make(map[string]int, len(bindings))}
+	for i := range bindings {
+		if prefix := bindings[i].prefix; prefix != "" {
+			s.index[prefix] = i
+			s.longest = max(s.longest, len(prefix))
+		}
+	}
+	return s
+}
+
+// mentioned returns the bindings, as bits, whose prefix stands before a colon in
+// b. It looks at each byte twice at most, however many there are of either.
+func (s *scope) mentioned(b []byte) (m uint64) {
+	for i := 0; ; i++ {
+		j := bytes.IndexByte(b[i:], ':')
+		if j < 0 {
+			return m
+		}
+		i += j
+		start := i
+		for start > 0 && i-start <= s.longest && byteClass[b[start-1]]&className != 0 {
+			start--
+		}
+		if k, ok := s.index[string(b[start:i])]; ok {
+			m |= 1 << k
+		}
+	}
 }
 
 // learn returns the n declarations of a header in the order in which elements
@@ -556,7 +771,25 @@ func (d *Down) bindings() []binding {
 	if d.scope == nil {
 		return standardScope
 	}
-	return d.scope
+	return d.scope.bindings
+}
+
+// bit returns the bit of the binding of a prefix, zero if there is none.
+func (d *Down) bit(prefix []byte) uint64 {
+	if d.scope != nil && len(prefix) > 0 {
+		if i, ok := d.scope.index[string(prefix)]; ok {
+			return 1 << i
+		}
+		return 0
+	}
+	// The default namespace and the prefix stream are among the first.
+	scope := d.bindings()
+	for i := range min(len(scope), len(standardScope)) {
+		if scope[i].prefix == string(prefix) {
+			return 1 << i
+		}
+	}
+	return 0
 }
 
 // endTag checks that raw is the end tag of a stream.
@@ -573,37 +806,26 @@ func (d *Down) endTag(raw []byte) error {
 	return d.fail(NotWellFormed, 0, errMismatch)
 }
 
-// element recognises the element that b starts with and finds out which
-// inherited declarations its message needs.
+// element finds out which inherited declarations the message for the element
+// needs that b starts with.
 func (d *Down) element(u *Unit, b []byte) error {
-	u.nameEnd, u.rootEnd = d.nameEnd, d.rootEnd
-	scope := d.bindings()
-	u.scope, u.missing, u.added = scope, 0, 0
-
-	var space []byte // as the root itself says
-	var own uint64   // bit i: the root declares the prefix of binding i
-	if saysXMLNS(u.Raw[:u.rootEnd]) {
-		var err error
-		if space, own, err = d.declarations(u); err != nil {
-			return err
-		}
-		if space != nil {
-			_, name := d.name(u)
-			u.Class = classify(name, space)
-		}
+	u.Class, u.nameEnd, u.rootEnd = d.class, d.nameEnd, d.rootEnd
+	u.scope, u.missing, u.added = d.bindings(), 0, 0
+	if d.parted {
+		u.Kind, u.nameEnd, u.rootEnd = ElementEnd, 0, 0
+		return nil
 	}
-	colon := d.nextColon(b)
-	for i := range scope {
-		g := &scope[i]
-		if g.prefix != "" && colon >= len(u.Raw) {
-			break // no prefix is used; those come last
-		}
-		if space == nil {
-			d.inherit(u, g)
-		}
-		if own>>i&1 == 0 && (g.prefix == "" || uses(u.Raw, g.prefix, colon)) {
-			u.missing |= 1 << i
-			u.added += len(g.text)
+	used := uint64(0) // bit i: the prefix of binding i
+	if colon := d.nextColon(b); colon >= len(u.Raw) {
+		// No prefix is used.
+	} else if d.scope != nil {
+		used = d.scope.mentioned(u.Raw)
+	} else if uses(u.Raw, standardScope[1].prefix, colon) {
+		used = 1 << 1
+	}
+	for i := range u.scope {
+		if used>>i&1 != 0 || u.scope[i].prefix == "" {
+			u.declare(i, d.own)
 		}
 	}
 	if u.Class == Features || u.Class == StreamError {
@@ -612,52 +834,21 @@ func (d *Down) element(u *Unit, b []byte) error {
 	return nil
 }
 
-// inherit recognises u if its name has the prefix of g.
-func (d *Down) inherit(u *Unit, g *binding) {
-	if d.class != Other && g.prefix == "" && g.space == NSClient {
-		u.Class = d.class
-	} else if prefix, name := d.name(u); g.prefix == string(prefix) {
-		u.Class = classify(name, g.space)
+// declare makes binding i part of the message for u, unless the root says
+// something else of its prefix.
+func (u *Unit) declare(i int, own uint64) {
+	if own>>i&1 == 0 {
+		u.missing |= 1 << i
+		u.added += len(u.scope[i].text)
 	}
 }
 
-// name returns the prefix, which may be empty, and the local name of u.
-func (d *Down) name(u *Unit) (prefix, local []byte) {
+// name returns the prefix, which may be empty, and the local name of a root.
+func (d *Down) name(tag []byte) (prefix, local []byte) {
 	if d.colon < 0 {
-		return nil, u.Raw[1:d.nameEnd]
+		return nil, tag[1:d.nameEnd]
 	}
-	return u.Raw[1:d.colon], u.Raw[d.colon+1 : d.nameEnd]
-}
-
-// declarations looks at what the root of u declares: the namespace of its own
-// name, nil if it inherits that, and the bindings, as bits, whose prefix it binds
-// anew.
-func (d *Down) declarations(u *Unit) (space []byte, own uint64, err error) {
-	prefix, _ := d.name(u)
-	tag := u.Raw[:u.rootEnd]
-	var a attribute
-	for i := u.nameEnd; ; {
-		next, more, err := nextAttribute(tag, i, &a)
-		if err != nil {
-			return nil, 0, d.fail(NotWellFormed, next, err)
-		}
-		if !more {
-			return space, own, nil
-		}
-		i = next
-		p, ok := a.declares(tag)
-		if !ok {
-			continue
-		}
-		if string(p) == string(prefix) {
-			space = value(tag, &a)
-		}
-		for k := range u.scope {
-			if u.scope[k].prefix == string(p) {
-				own |= 1 << k
-			}
-		}
-	}
+	return tag[1:d.colon], tag[d.colon+1 : d.nameEnd]
 }
 
 // nextColon returns the index of the first colon in b, len(b) if there is none.
@@ -689,7 +880,7 @@ func uses(b []byte, prefix string, i int) bool {
 	return false
 }
 
-// Size returns the number of bytes of the message for u.
+// Size returns the number of bytes of the message for u, or of its part.
 func (u *Unit) Size() int { return len(u.Raw) + u.added }
 
 // AppendHead appends to dst the first part of the message for u: the start of

@@ -56,6 +56,10 @@ var conditions = [...]Condition{
 // error; close the WebSocket with code 1007. It arrives wrapped in an [*Error].
 var ErrNotText = errors.New("message is not XML text")
 
+// ErrTooLarge says that what a server sends exceeds a limit of [Down]. It arrives
+// wrapped in an [*Error].
+var ErrTooLarge = errors.New("too large")
+
 // An Error says what is wrong with the input and where.
 type Error struct {
 	// Condition is the stream error to send.
@@ -90,11 +94,14 @@ var (
 	errNonCharacter = errors.New("character not allowed in XML")
 	errPrefix       = errors.New("unbound namespace prefix")
 	errPrefixes     = errors.New("too many namespace prefixes")
-	errSize         = errors.New("stream features or stream error too large")
 	errSectionEnd   = errors.New(`"]]>" in text`)
 	errTag          = errors.New("bad tag")
 	errTrailing     = errors.New("more than one element")
 	errUnfinished   = errors.New("unfinished element")
+	errHeaderSize   = fmt.Errorf("stream header: %w", ErrTooLarge)
+	errTreeSize     = fmt.Errorf("stream features or stream error: %w", ErrTooLarge)
+	errTagSize      = fmt.Errorf("start tag: %w", ErrTooLarge)
+	errUTF8         = errors.New("invalid UTF-8")
 	errValue        = errors.New("bad attribute value")
 	errMismatch     = errors.New("end tag does not match")
 	errReference    = errors.New("bad reference")

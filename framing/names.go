@@ -41,6 +41,11 @@ const (
 	Header              // <open/> or <stream:stream>
 	End                 // <close/> or </stream:stream>
 	Element             // any other first-level element
+
+	// Parts of an Element, see [Down.Part].
+	ElementStart
+	ElementPart
+	ElementEnd
 )
 
 // A Class names the elements that a gateway has to recognise. It is found from

@@ -11,7 +11,7 @@ import (
 // stateless. Positions are indexes into the slice they are given; -1 means not
 // found.
 //
-//	characters   checkCharacters, indexNonCharacter, isChar
+//	characters   checkCharacters, validUTF8, indexNonCharacter, isChar
 //	names        scanName, asciiNameEnd, checkRunes, hashName
 //	attributes   nextAttribute
 //	tags         tagEnd
@@ -186,6 +186,41 @@ func isASCII(b []byte) bool {
 		}
 	}
 	return true
+}
+
+// validUTF8 returns the length of the longest part in front of b that is UTF-8.
+// What follows it is invalid unless it is the start of a character, which
+// utf8.FullRune tells.
+func validUTF8(b []byte) int {
+	i := 0
+	for {
+		for ; len(b)-i >= 32; i += 32 {
+			c := b[i : i+32 : i+32]
+			if (binary.LittleEndian.Uint64(c)|binary.LittleEndian.Uint64(c[8:])|
+				binary.LittleEndian.Uint64(c[16:])|binary.LittleEndian.Uint64(c[24:]))&highs != 0 {
+				break
+			}
+		}
+		// To look at single characters pays until there are many of ASCII.
+		for end := min(i+32, len(b)); i < end; {
+			if b[i] < utf8.RuneSelf {
+				i++
+				continue
+			}
+			if len(b)-i > 1 && b[i] >= 0xc2 && b[i] < 0xe0 && b[i+1]&0xc0 == 0x80 {
+				i += 2
+				continue
+			}
+			_, n := utf8.DecodeRune(b[i:])
+			if n <= 1 {
+				return i
+			}
+			i += n
+		}
+		if i == len(b) {
+			return i
+		}
+	}
 }
 
 // indexNonCharacter returns the index of U+FFFE or U+FFFF, the only characters

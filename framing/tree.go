@@ -5,7 +5,8 @@ import (
 	"iter"
 )
 
-// maxTree is the greatest size in bytes of stream features and stream errors.
+// maxTree is the greatest size in bytes of the messages for stream features and
+// stream errors.
 const maxTree = 64 << 10
 
 // An element is an element of a complete unit, to look inside. Positions are
@@ -47,8 +48,8 @@ func (d *Down) tree(u Unit) *element {
 // checkTree checks that u, whose elements the gateway is to look at, is no
 // larger than such a unit may be, nor any of its tags.
 func (d *Down) checkTree(u *Unit) error {
-	if len(u.Raw) > maxTree {
-		return d.fail(PolicyViolation, maxTree, errSize)
+	if u.Size() > maxTree {
+		return d.fail(PolicyViolation, min(len(u.Raw), maxTree), errTreeSize)
 	}
 	for i := 0; ; {
 		start := indexByte(u.Raw, i, '<')

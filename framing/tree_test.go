@@ -142,22 +142,24 @@ func TestTreeLimits(t *testing.T) {
 		return start + strings.Repeat("x", size-len(start)-len(end)) + end
 	}
 	const header = `<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'`
+	const inherited = ` xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"`
 	for name, c := range map[string]struct{ in, err string }{
-		"features, attributes":          {"<stream:features" + attributes(64) + "/>", ""},
-		"features, too many":            {"<stream:features" + attributes(65) + "/>", "policy-violation 529"},
-		"features, too many in a child": {"<stream:features>\n<![CDATA[<]]><a" + attributes(65) + "/></stream:features>", "policy-violation 546"},
-		"error, attributes":             {"<stream:error><a/><b" + attributes(64) + "></b></stream:error>", ""},
-		"error, too many":               {"<stream:error><a" + attributes(65) + "/></stream:error>", "policy-violation 529"},
-		"message, any number":           {"<message" + attributes(99) + "/>", ""},
-		"header, attributes":            {header + strings.ReplaceAll(attributes(62), "<", "") + ">", ""},
-		"header, too many":              {header + strings.ReplaceAll(attributes(63), "<", "") + ">", "policy-violation 519"},
-		"features, size":                {sized("<stream:features>", "</stream:features>", maxTree), ""},
-		"features, too large":           {sized("<stream:features>", "</stream:features>", maxTree+1), "policy-violation 65536"},
-		"error, too large":              {sized("<stream:error>", "</stream:error>", maxTree+1), "policy-violation 65536"},
-		"message, larger":               {sized("<message>", "</message>", maxTree+1), ""},
-		"no name":                       {"<stream:features><></a></stream:features>", "not-well-formed 18"},
-		"no value":                      {"<stream:features><a b/></stream:features>", "not-well-formed 21"},
-		"text behind a slash":           {"<stream:features><a / b='<![CDATA['/></stream:features>", "not-well-formed 20"},
+		"features, attributes":           {"<stream:features" + attributes(64) + "/>", ""},
+		"features, too many":             {"<stream:features" + attributes(65) + "/>", "policy-violation 529"},
+		"features, too many in a child":  {"<stream:features>\n<![CDATA[<]]><a" + attributes(65) + "/></stream:features>", "policy-violation 546"},
+		"error, attributes":              {"<stream:error><a/><b" + attributes(64) + "></b></stream:error>", ""},
+		"error, too many":                {"<stream:error><a" + attributes(65) + "/></stream:error>", "policy-violation 529"},
+		"message, any number":            {"<message" + attributes(99) + "/>", ""},
+		"header, attributes":             {header + strings.ReplaceAll(attributes(62), "<", "") + ">", ""},
+		"header, too many":               {header + strings.ReplaceAll(attributes(63), "<", "") + ">", "policy-violation 519"},
+		"features, size":                 {sized("<stream:features>", "</stream:features>", maxTree-len(inherited)), ""},
+		"features, too large":            {sized("<stream:features>", "</stream:features>", maxTree+1), "policy-violation 65536"},
+		"features that become too large": {sized("<stream:features>", "</stream:features>", maxTree), "policy-violation 65536"},
+		"error, too large":               {sized("<stream:error>", "</stream:error>", maxTree+1), "policy-violation 65536"},
+		"message, larger":                {sized("<message>", "</message>", maxTree+1), ""},
+		"no name":                        {"<stream:features><></a></stream:features>", "not-well-formed 18"},
+		"no value":                       {"<stream:features><a b/></stream:features>", "not-well-formed 21"},
+		"text behind a slash":            {"<stream:features><a / b='<![CDATA['/></stream:features>", "not-well-formed 20"},
 	} {
 		r := runDown(new(Down), []byte(c.in), func() int { return len(c.in) })
 		if r.err != c.err || r.err == "" && len(r.outs) != 1 {
