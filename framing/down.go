@@ -30,9 +30,8 @@ type Down struct {
 	NoExternal bool
 
 	// There is one Down for each session, so small fields stand together.
-	parted   bool   // the unit is an element, parts of which were consumed
 	phase    phase  // what pos points into
-	kind     Kind   // of the unit, once known
+	kind     Kind   // of the unit, once known; ElementPart when parts of it were consumed
 	class    Class  // of the root, once its start tag is complete
 	quote    byte   // the one that encloses pos, in phase inQuotedTag
 	declared uint16 // the length of the XML declaration that was just consumed
@@ -44,12 +43,12 @@ type Down struct {
 	own      uint64 // bit i: the root declares the prefix of binding i itself
 
 	// The unit being cut; positions count from its first byte.
-	pos     int // the next byte to look at
-	tag     int // the '<' of the current tag
-	depth   int // of pos, 0 outside the root
-	colon   int // the colon of the root's name, -1 if there is none
-	nameEnd int // its end
-	rootEnd int // the end of the root's start tag
+	pos     int   // the next byte to look at
+	tag     int   // the '<' of the current tag
+	depth   int   // of pos, 0 outside the root
+	nameEnd int   // the end of the root's name
+	colon   int32 // that name's colon, -1 if there is none
+	rootEnd int32 // the end of the root's start tag
 
 	single, double uint32 // how many ' and " stand between the tag and pos, in phase inTag
 }
@@ -174,7 +173,7 @@ func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
 		*u = Unit{}
 		return n, err
 	}
-	d.phase, d.parted = between, false
+	d.phase = between
 	d.consume(end)
 	return n + end, nil
 }
@@ -196,7 +195,8 @@ func (d *Down) Part(b []byte, u *Unit) (n int, err error) {
 	if len(b) == 0 || d.phase == between || d.phase == inDeclaration {
 		return 0, nil
 	}
-	if !d.parted {
+	start := d.kind != ElementPart
+	if start {
 		switch {
 		case d.depth == 0:
 			return 0, d.fail(PolicyViolation, 0, errTagSize)
@@ -229,10 +229,9 @@ func (d *Down) Part(b []byte, u *Unit) (n int, err error) {
 	}
 	u.Kind, u.Class, u.Raw = ElementPart, d.class, b[:end:end]
 	u.nameEnd, u.rootEnd, u.missing, u.added = 0, 0, 0, 0
-	if !d.parted {
-		d.parted = true
-		u.Kind = ElementStart
-		u.nameEnd, u.rootEnd, u.scope = d.nameEnd, d.rootEnd, d.bindings()
+	if start {
+		d.kind, u.Kind = ElementPart, ElementStart
+		u.nameEnd, u.rootEnd, u.scope = d.nameEnd, int(d.rootEnd), d.bindings()
 		for i := range u.scope {
 			u.declare(i, d.own)
 		}
@@ -254,7 +253,7 @@ func (d *Down) consume(n int) {
 // its first bytes, seen many, had been looked at before.
 func (d *Down) incomplete(b []byte, seen int) error {
 	switch {
-	case d.parted:
+	case d.kind == ElementPart:
 	case d.depth > 0:
 		if len(b) > maxTree && (d.class == Features || d.class == StreamError) {
 			return d.fail(PolicyViolation, maxTree, errTreeSize)
@@ -518,7 +517,7 @@ var (
 // root looks at the start tag of a root: whether it is a header, what class its
 // element is of, and which prefixes it declares itself.
 func (d *Down) root(tag []byte, empty bool) error {
-	d.rootEnd, d.own = len(tag), 0
+	d.rootEnd, d.own = int32(len(tag)), 0
 	if d.class, d.nameEnd = stanza(tag); d.class != Other {
 		d.colon = -1
 		if d.scope == nil && !saysXMLNS(tag) {
@@ -530,7 +529,7 @@ func (d *Down) root(tag []byte, empty bool) error {
 	if end < 0 {
 		return d.fail(NotWellFormed, 1, errName)
 	}
-	d.colon, d.nameEnd = colon, end
+	d.colon, d.nameEnd = int32(colon), end
 	if string(tag[max(colon, 0)+1:end]) != "stream" {
 		return d.identify(tag)
 	}
@@ -809,9 +808,9 @@ func (d *Down) endTag(raw []byte) error {
 // element finds out which inherited declarations the message for the element
 // needs that b starts with.
 func (d *Down) element(u *Unit, b []byte) error {
-	u.Class, u.nameEnd, u.rootEnd = d.class, d.nameEnd, d.rootEnd
+	u.Class, u.nameEnd, u.rootEnd = d.class, d.nameEnd, int(d.rootEnd)
 	u.scope, u.missing, u.added = d.bindings(), 0, 0
-	if d.parted {
+	if d.kind == ElementPart {
 		u.Kind, u.nameEnd, u.rootEnd = ElementEnd, 0, 0
 		return nil
 	}

@@ -75,7 +75,7 @@ func TestParts(t *testing.T) {
 		check := func(name string, size func() int, ask func() bool) {
 			t.Helper()
 			d := new(Down)
-			got, err := parted(d, in, size, func() bool { return (d.depth > 0 || d.parted) && ask() })
+			got, err := parted(d, in, size, func() bool { return (d.depth > 0) && ask() })
 			if err != nil || len(got) != 3 {
 				t.Fatalf("%s, %s: %q, %v", test.in, name, got, err)
 			}

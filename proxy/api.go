@@ -70,9 +70,15 @@ type Gateway struct {
 	// connections are refused with 503. Zero means no bound.
 	MaxSessions int
 
-	// MaxStanza is the largest message in bytes, in each direction. Zero
-	// means DefaultMaxStanza.
+	// MaxStanza is the largest message of a client in bytes. Zero means
+	// DefaultMaxStanza.
 	MaxStanza int
+
+	// MaxServerStanza is the largest element of a server in bytes, as the
+	// client gets it. Up to 256 KiB it is one frame; beyond that it is
+	// passed on while it comes, in fragments of one message. Zero means
+	// DefaultMaxServerStanza; LargestServerStanza is the most.
+	MaxServerStanza int
 
 	// PingInterval is how long a client may be silent before it gets a
 	// WebSocket ping; after two intervals without a byte the session ends.

@@ -25,26 +25,31 @@ import (
 
 // Defaults of the fields of Gateway.
 const (
-	DefaultMaxStanza    = 256 << 10 // bytes, the default of Prosody
-	DefaultPingInterval = 30 * time.Second
+	DefaultMaxStanza       = 256 << 10 // bytes, the default of Prosody
+	DefaultMaxServerStanza = 16 << 20  // bytes
+	DefaultPingInterval    = 30 * time.Second
 )
+
+// LargestServerStanza bounds Gateway.MaxServerStanza.
+const LargestServerStanza = 1 << 30
 
 // DefaultPaths are the usual paths of Prosody and ejabberd.
 var DefaultPaths = []string{"/xmpp-websocket", "/ws"}
 
 // state is what a gateway keeps beside its configuration.
 type state struct {
-	once         sync.Once
-	loop         loop
-	epoch        time.Time // session times count from here
-	clock        func() time.Duration
-	observer     Observer
-	notices      notices
-	paths        []pathPattern
-	domains      []string // in the form of NormalDomain; nil means any
-	maxStanza    int
-	pingInterval time.Duration
-	streamID     func() string
+	once            sync.Once
+	loop            loop
+	epoch           time.Time // session times count from here
+	clock           func() time.Duration
+	observer        Observer
+	notices         notices
+	paths           []pathPattern
+	domains         []string // in the form of NormalDomain; nil means any
+	maxStanza       int
+	maxServerStanza int
+	pingInterval    time.Duration
+	streamID        func() string
 
 	mu        sync.Mutex // guards all below
 	listeners map[listener]struct{}
@@ -81,6 +86,7 @@ func (g *Gateway) init() {
 			g.domains = append(g.domains, NormalDomain(d))
 		}
 		g.maxStanza = orDefault(g.MaxStanza, DefaultMaxStanza)
+		g.maxServerStanza = min(orDefault(g.MaxServerStanza, DefaultMaxServerStanza), LargestServerStanza)
 		g.pingInterval = orDefault(g.PingInterval, DefaultPingInterval)
 		if g.streamID == nil {
 			g.streamID = randomID

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -205,6 +206,7 @@ func (h *hold) flush(w *workspace, sd side) {
 			if len(o.pending()) == 0 {
 				h.progress(w, sd)
 			}
+			o.backlog.pending = slices.Grow(o.backlog.pending, out.size-n)
 			for _, b := range out.take() {
 				skip := min(n, len(b))
 				n -= skip

@@ -206,6 +206,7 @@ type worker struct {
 	buf    []byte
 	events [128]unix.EpollEvent
 	ready  [128]*slot
+	left   []*slot // what was in later
 	due    []*slot
 	skip   int // how often linger is left out
 	doubt  int // what skip becomes when linger is in vain
@@ -219,6 +220,7 @@ type worker struct {
 	mu         sync.Mutex // guards what follows; taken after hold.mu
 	slots      []*slot
 	free       []uint32 // indexes into slots
+	later      []*slot  // whose input one wake-up was not enough for
 	generation int32
 	wheel      wheel
 	idle       bool // run sleeps and does not watch the wheel
@@ -241,7 +243,7 @@ func newWorker(clock func() time.Duration) (*worker, error) {
 		unix.Close(ep)
 		return nil, err
 	}
-	k := &worker{ep: ep, poke: poke, clock: clock, buf: make([]byte, largeSize)}
+	k := &worker{ep: ep, poke: poke, clock: clock, buf: make([]byte, largeRead)}
 	k.sleeper, err = newSleeper(ep)
 	return k, err
 }
@@ -391,6 +393,7 @@ func (k *worker) turn(n int) (more bool) {
 		}
 	}
 	k.due = k.wheel.advance(k.ws.now, k.due[:0])
+	k.left, k.later = k.later, k.left[:0]
 	k.mu.Unlock()
 
 	more = n == len(k.events)
@@ -404,11 +407,23 @@ func (k *worker) turn(n int) (more bool) {
 		}
 		k.ready[i] = nil
 	}
+	for i, l := range k.left {
+		l.goOn()
+		k.left[i] = nil
+	}
 	for i, l := range k.due {
 		l.expired()
 		k.due[i] = nil
 	}
 	return more
+}
+
+// goOnLater makes run call goOn of l, after the others have had their turn.
+func (k *worker) goOnLater(l *slot) {
+	k.mu.Lock()
+	k.later = append(k.later, l)
+	k.mu.Unlock()
+	k.wakeUp()
 }
 
 // look returns the number of events there are.
@@ -657,27 +672,32 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 	if l.large[sd] {
 		space = l.k.buf
 	}
+	kept := 0
+	if win.short() {
+		kept = copy(space, win.bytes()) // and more can be read at once
+	}
+	behind := kept == 0 && !win.empty()
 	var (
 		n   int
 		err error
 	)
 	if c := l.secure(sd); c != nil {
 		// Into a window there might go less than a record.
-		if n, err = c.Read(space); err == polltls.ErrAgain {
+		if n, err = c.Read(space[kept:]); err == polltls.ErrAgain {
 			err = syscall.EAGAIN
 		}
 		more = !c.Drained()
-		if !win.empty() && n > 0 {
+		if behind && n > 0 {
 			win.add(space[:n])
 			l.feed(w, sd, win.bytes(), false)
 			return more
 		}
 	} else {
-		if !win.empty() {
-			space = win.space()
+		if behind {
+			space = win.space(sd)
 		}
-		n, err = socket.Read(uintptr(l.fd[sd]), space)
-		more = n == len(space)
+		n, err = socket.Read(uintptr(l.fd[sd]), space[kept:])
+		more = n == len(space)-kept
 	}
 	switch {
 	case err == syscall.EAGAIN:
@@ -688,10 +708,11 @@ func (l *slot) read(w *workspace, sd side) (more bool) {
 	case n == 0:
 		l.eof(w, sd, io.EOF)
 		l.settle(w)
-	case !win.empty():
+	case behind:
 		l.feed(w, sd, win.filled(n), false)
 	default:
-		l.feed(w, sd, space[:n], true)
+		win.release()
+		l.feed(w, sd, space[:kept+n], true)
 	}
 	return more
 }
@@ -703,7 +724,7 @@ func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
 	// Where one read takes no whole element, larger reads save copies. It
 	// would not be fair to others where it takes hundreds.
 	l.large[sd] = len(rest) > readSize/4 || l.large[sd] && len(b) > readSize
-	l.refeed[sd] = len(rest) > 0 && !l.s.reads(sd)
+	l.refeed[sd] = len(rest) > 0 && l.s.waits(sd)
 	l.settle(w) // what is to be written aliases b
 	switch win := &l.win[sd]; {
 	case l.gone:
@@ -714,17 +735,33 @@ func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
 	case !borrowed:
 		win.keep(rest)
 	case len(rest) > 0:
-		win.buf = getBuffer(2 * len(rest))
+		win.buf = getBuffer(len(rest))
 		win.buf.n = copy(win.buf.b, rest)
 	}
 }
 
-// again feeds what had to wait for another event.
+// again feeds what had to wait for another event. What has to wait once more, for
+// no other reason than that it becomes so much, lets the other sessions go first.
 func (l *slot) again(w *workspace) {
 	for sd := client; sd <= server; sd++ {
-		for l.refeed[sd] && l.turn(sd) && !l.gone {
+		for fed := false; l.refeed[sd] && l.turn(sd) && !l.gone; fed = true {
+			if fed && l.s.reads(sd) {
+				l.k.goOnLater(l)
+				break
+			}
 			l.feed(w, sd, l.win[sd].bytes(), false)
 		}
+	}
+}
+
+// goOn is again as an event of its own.
+func (l *slot) goOn() {
+	w := &l.k.ws
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.recover(w)
+	if !l.gone {
+		l.again(w)
 	}
 }
 

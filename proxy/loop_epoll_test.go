@@ -22,6 +22,11 @@ func heldBySlot(l link) (n int) {
 	return n
 }
 
+func keptBySlot(l link) ([2]output, window) {
+	s := l.(*slot)
+	return s.sides, s.win[server]
+}
+
 // sockets is the world of the epoll loop: real sockets, and a clock that moves
 // only when the script says so.
 type sockets struct {

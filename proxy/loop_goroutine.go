@@ -100,7 +100,7 @@ func (p *pair) attach(stream *upstream.Stream) {
 		return
 	}
 	for early := stream.Early; len(early) > 0; {
-		n := copy(e.win.space(), early)
+		n := copy(e.win.space(server), early)
 		early = early[n:]
 		p.feed(server, e, n)
 	}
@@ -224,7 +224,7 @@ func (p *pair) pump(sd side, e *endpoint) {
 			err = p.readSocket(sd, e)
 		default:
 			var n int
-			n, err = e.conn.Read(e.win.space())
+			n, err = e.conn.Read(e.win.space(sd))
 			if n > 0 {
 				p.feed(sd, e, n)
 			}
@@ -270,7 +270,7 @@ func (p *pair) readSocket(sd side, e *endpoint) error {
 			if !turn {
 				return true
 			}
-			n, err := socket.Read(fd, e.win.space())
+			n, err := socket.Read(fd, e.win.space(sd))
 			if err != nil || n == 0 {
 				if e.win.empty() {
 					e.win.release()
@@ -308,7 +308,7 @@ func (p *pair) feed(sd side, e *endpoint, n int) {
 			return
 		}
 		rest = s.receive(w, sd, b)
-		e.refeed = len(rest) > 0 && !s.reads(sd)
+		e.refeed = len(rest) > 0 && s.waits(sd)
 	})
 	if e.win.buf != nil {
 		e.win.keep(rest)

@@ -54,7 +54,7 @@ func (o *outbox) take() [][]byte {
 }
 
 // maxFlat bounds what an empty outbox keeps.
-const maxFlat = 128 << 10
+const maxFlat = 2 * maxOutput
 
 func (o *outbox) reset() {
 	clear(o.pieces)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/netip"
@@ -55,6 +56,14 @@ const (
 
 // Limits in bytes.
 const (
+	// maxWhole is the largest message to the client that is one frame.
+	maxWhole = 256 << 10
+	// minPart is the least that a frame in the middle of a larger one has.
+	minPart = 16 << 10
+	// maxOutput is what a wake-up may leave for the client until what
+	// else the server has sent waits for the next one: twice what a read
+	// brings. Declarations make a small element many times as large.
+	maxOutput = 2 * readSize
 	// maxHeader bounds the first message of a client.
 	maxHeader = 4 << 10
 	// maxUnauthenticated bounds the messages of a client that has yet to
@@ -107,6 +116,7 @@ type session struct {
 	authenticated bool
 	resumable     bool // XEP-0198 is on
 	known         known
+	leftOver      bool // receiveServer has enough for now, not too little
 
 	blocked [2]bool // set by the loop: the side takes no more bytes now
 	asked   bool    // a ping is out, and the client has said nothing since
@@ -141,6 +151,8 @@ type rare struct {
 	pong       []byte                  // payload of the ping to answer when the client reads again
 	pinged     bool                    // there is such a ping
 	unread     int                     // answers of our own that wait for the client
+	divided    int                     // bytes of the message to the client that is not complete; zero means none
+	replies    []string                // answers of our own that wait for its end
 	result     string                  // of a request that was not upgraded
 	cause      error                   // what made the session end, for the log
 	relayed    *[2]Traffic             // what the tallies had no room for
@@ -152,7 +164,7 @@ type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
 func (s *session) spare() {
-	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.relayed == nil {
+	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil {
 		s.rare = nil
 	}
 }
@@ -218,6 +230,10 @@ func (s *session) reads(sd side) bool {
 	}
 	return false
 }
+
+// waits reports whether what receive has left of the bytes of sd is to be given to
+// it once more when sd may be read, without waiting for new ones.
+func (s *session) waits(sd side) bool { return !s.reads(sd) || sd == server && s.leftOver }
 
 // over reports whether both connections are done with.
 func (s *session) over() bool {
@@ -357,7 +373,7 @@ func (s *session) control(w *workspace, op ws.OpCode, p []byte) {
 			r.pinged = true
 			return
 		}
-		s.appendFrame(w, ws.OpPong, p)
+		s.sendControl(w, ws.OpPong, p)
 	case ws.OpPong:
 		s.ponged(w, p)
 	case ws.OpClose:
@@ -538,7 +554,7 @@ const maxDials = 3
 // of the next server are not shown to it.
 func (s *session) redial(w *workspace) bool {
 	r := s.rare
-	if r == nil || r.header == nil || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
+	if r == nil || r.header == nil || s.dividing() || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
 		return false
 	}
 	s.known = known{header: s.openSent, features: s.featuresSent}
@@ -631,7 +647,9 @@ func (s *session) clientElement(w *workspace, m *framing.Message) {
 	}
 	switch m.Class {
 	case framing.StartTLS:
-		s.appendMessage(w, framing.StartTLSFailure)
+		if !s.dividing() {
+			s.sendString(w, framing.StartTLSFailure)
+		}
 		s.endWith(w, endStartTLS, nil)
 		return
 	case framing.Compress:
@@ -658,18 +676,23 @@ func (s *session) clientElement(w *workspace, m *framing.Message) {
 // read.
 const maxUnread = 16
 
-// reply answers an element in the server's stead. A client that provokes
-// answers and does not read them is cut off: unlike the server's elements they
-// stop nobody, so they would pile up.
+// reply answers an element in the server's stead, once the client has all of the
+// message that it is getting. A client that provokes answers and does not read
+// them is cut off: unlike the server's elements they stop nobody, so they would
+// pile up.
 func (s *session) reply(w *workspace, m string) {
-	if s.blocked[client] {
+	if s.blocked[client] || s.dividing() {
 		r := s.need()
 		if r.unread++; r.unread > maxUnread {
 			s.stalled(w, client)
 			return
 		}
 	}
-	s.appendMessage(w, m)
+	if s.dividing() {
+		s.rare.replies = append(s.rare.replies, m)
+		return
+	}
+	s.sendString(w, m)
 }
 
 var externalFailure = map[framing.Class]string{
@@ -680,20 +703,29 @@ var externalFailure = map[framing.Class]string{
 // ---- server to client
 
 // receiveServer cuts the server's stream into elements and sends each as one
-// message (RFC 7395, section 3.3.3).
+// message (RFC 7395, section 3.3.3). It stops when the client's side has enough;
+// the rest is input that was not read yet.
 func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 	var u framing.Unit // one for all, for it is large
+	s.leftOver = false
 	for s.ending == endNone && s.phase[down] != closed {
+		if len(b) > 0 && (w.out[client].size >= maxOutput || s.blocked[client]) {
+			s.leftOver = true
+			return b
+		}
 		n, err := s.down.Next(b, &u)
+		b = b[n:]
+		if err == nil && u.Kind == framing.None && s.divides(w, len(b)) {
+			n, err = s.down.Part(b, &u)
+			b = b[n:]
+		}
 		if err != nil {
-			s.endWith(w, endServerBroken, err)
+			s.badStream(w, err)
 			return nil
 		}
-		b = b[n:]
 		switch u.Kind {
 		case framing.None:
-			if len(b) > s.g.maxStanza {
-				s.endWith(w, endServerTooLarge, nil)
+			if s.ending != endNone {
 				return nil
 			}
 			return b
@@ -709,6 +741,36 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 		}
 	}
 	return nil
+}
+
+// divides reports whether n bytes of an element are passed on before the rest has
+// come.
+func (s *session) divides(w *workspace, n int) bool {
+	switch {
+	case s.dividing():
+		return n >= minPart
+	case n > s.g.maxServerStanza:
+		s.serverTooLarge(w)
+		return false
+	}
+	return n >= maxWhole
+}
+
+// dividing reports whether the client has got a part of a message and waits for
+// the rest. Only control frames may come between (RFC 6455, section 5.4).
+func (s *session) dividing() bool { return s.rare != nil && s.rare.divided > 0 }
+
+func (s *session) serverTooLarge(w *workspace) {
+	s.endWith(w, endServerTooLarge, fmt.Errorf("element of more than %d bytes", s.g.maxServerStanza))
+}
+
+// badStream ends a session whose server sends what cannot be passed on.
+func (s *session) badStream(w *workspace, err error) {
+	e := endServerBroken
+	if errors.Is(err, framing.ErrTooLarge) {
+		e = endServerTooLarge
+	}
+	s.endWith(w, e, err)
 }
 
 func (s *session) serverHeader(w *workspace, a framing.Attributes) {
@@ -728,7 +790,7 @@ func (s *session) serverHeader(w *workspace, a framing.Attributes) {
 	}
 	s.known = known{} // the features of a restarted stream are others
 	s.openSent = true
-	s.appendOpen(w, a)
+	s.sendText(w, framing.AppendOpen(nil, a))
 }
 
 // answered reports how a server reached directly has answered its first header:
@@ -755,40 +817,28 @@ func (s *session) serverEnd(w *workspace) {
 	}
 }
 
+// serverElement takes an element, or a part of one. An element is judged by its
+// start and takes effect at its end.
 func (s *session) serverElement(w *workspace, u *framing.Unit) {
-	if len(u.Raw) > s.g.maxStanza {
-		s.endWith(w, endServerTooLarge, nil)
+	size := u.Size()
+	if s.dividing() {
+		size += s.rare.divided
+	}
+	if size > s.g.maxServerStanza {
+		s.serverTooLarge(w)
 		return
 	}
-	if !s.step(w, down, element) {
-		return
-	}
-	if u.Class == framing.StreamError && s.elsewhere(w, *u) {
-		return
-	}
-	if u.Class == framing.Features && (!s.featuresSent || s.known.features) && s.leadsNowhere(*u) {
-		s.tlsRequired(w)
-		return
-	}
-	if s.known.features && u.Class == framing.Features {
-		s.known.features = false
-		return
-	}
-	s.count(down, u.Class, len(u.Raw))
-	switch u.Class {
-	case framing.Proceed, framing.Compressed:
-		// What follows would be no XML any more; nobody asked for it.
-		s.endWith(w, endServerBroken, errUpgradedStream)
-		return
-	case framing.Features:
-		s.saslOffered, s.featuresSent = s.down.OffersSASL(*u), true
-		if s.saslOffered && s.down.OffersBinding(*u) {
-			s.g.bindingOffered()
+	if u.Kind == framing.Element || u.Kind == framing.ElementStart {
+		if !s.elementStarts(w, u) {
+			return
 		}
-		s.appendFeatures(w, *u)
+	} else {
+		s.countBytes(down, len(u.Raw))
+	}
+	s.sendElement(w, u)
+	if s.dividing() {
 		return
 	}
-	s.appendElement(w, u)
 	switch u.Class {
 	case framing.Success:
 		s.authenticated, s.saslRunning = true, false
@@ -813,6 +863,40 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 	}
 }
 
+// elementStarts looks at an element before any of it is sent. It reports false if
+// the client gets nothing of it, or something else.
+func (s *session) elementStarts(w *workspace, u *framing.Unit) bool {
+	if !s.step(w, down, element) {
+		return false
+	}
+	if u.Class == framing.StreamError && s.elsewhere(w, *u) {
+		return false
+	}
+	if u.Class == framing.Features && (!s.featuresSent || s.known.features) && s.leadsNowhere(*u) {
+		s.tlsRequired(w)
+		return false
+	}
+	if s.known.features && u.Class == framing.Features {
+		s.known.features = false
+		return false
+	}
+	s.count(down, u.Class, len(u.Raw))
+	switch u.Class {
+	case framing.Proceed, framing.Compressed:
+		// What follows would be no XML any more; nobody asked for it.
+		s.endWith(w, endServerBroken, errUpgradedStream)
+		return false
+	case framing.Features:
+		s.saslOffered, s.featuresSent = s.down.OffersSASL(*u), true
+		if s.saslOffered && s.down.OffersBinding(*u) {
+			s.g.bindingOffered()
+		}
+		s.sendFeatures(w, *u)
+		return false
+	}
+	return true
+}
+
 // elsewhere acts on a stream error that speaks of another server: the client
 // cannot, for it names a TCP endpoint (RFC 6120, section 4.9.3.19).
 func (s *session) elsewhere(w *workspace, u framing.Unit) bool {
@@ -824,9 +908,7 @@ func (s *session) elsewhere(w *workspace, u framing.Unit) bool {
 		uri, ok := s.g.SeeOther[s.down.SeeOtherHost(u)]
 		if ok && !s.closeSent {
 			s.closeSent = true
-			msg := framing.AppendSeeOther(nil, uri)
-			s.appendText(w, len(msg))
-			w.out[client].add(msg)
+			s.sendText(w, framing.AppendSeeOther(nil, uri))
 			s.endWith(w, endServerError, nil)
 		}
 		return ok
@@ -956,9 +1038,9 @@ func (s *session) drained(w *workspace, sd side) {
 		s.release(w)
 	}
 	if sd == client && s.rare != nil {
-		s.rare.unread = 0
+		s.rare.unread = len(s.rare.replies)
 		if s.rare.pinged && s.leg[client] == legOpen {
-			s.appendFrame(w, ws.OpPong, s.rare.pong)
+			s.sendControl(w, ws.OpPong, s.rare.pong)
 		}
 		s.rare.pinged = false
 	}
@@ -1030,7 +1112,7 @@ func (s *session) expire(w *workspace) {
 		return
 	}
 	s.asked, s.pingSent = true, w.now
-	s.appendFrame(w, ws.OpPing, []byte(pingPayload))
+	s.sendControl(w, ws.OpPing, []byte(pingPayload))
 }
 
 // pingPayload marks the pongs that answer us; unsolicited ones are usually
@@ -1101,20 +1183,27 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 	info := e.info()
 
 	if s.leg[client] == legOpen {
-		if condition != "" {
-			if !s.openSent {
-				s.appendOwnOpen(w)
+		code, reason := e.code(), e.reason(s.cause())
+		switch {
+		case s.dividing():
+			// No other message may come before the end of this one, which
+			// will not come: the client must not take it for complete.
+			if code == ws.StatusNormalClosure {
+				code, reason = ws.StatusInternalServerError, info.Meaning
 			}
-			o := &w.out[client]
-			msg := framing.AppendStreamError(nil, condition, text, app)
-			s.appendText(w, len(msg))
-			o.add(msg)
-		}
-		if info.Close {
-			s.sendClose(w)
+		default:
+			if condition != "" {
+				if !s.openSent {
+					s.sendOwnOpen(w)
+				}
+				s.sendText(w, framing.AppendStreamError(nil, condition, text, app))
+			}
+			if info.Close {
+				s.sendClose(w)
+			}
 		}
 		o := &w.out[client]
-		o.keep(appendClose(o.grow(), e.code(), e.reason(s.cause())))
+		o.keep(appendClose(o.grow(), code, reason))
 		if e.fails() {
 			s.setLeg(w, client, legFinishing, lingerTimeout)
 		} else {
@@ -1140,74 +1229,25 @@ func (s *session) setLeg(w *workspace, sd side, l leg, d time.Duration) {
 	}
 }
 
-// ---- messages to the client
-
-func (s *session) sendClose(w *workspace) {
-	if !s.closeSent {
-		s.closeSent = true
-		s.appendMessage(w, framing.CloseMessage)
-	}
-}
-
-// appendText starts a text message of n bytes.
-func (s *session) appendText(w *workspace, n int) {
-	o := &w.out[client]
-	o.keep(appendFrameHeader(o.grow(), ws.OpText, n))
-}
-
-func (s *session) appendMessage(w *workspace, m string) {
-	s.appendText(w, len(m))
-	w.out[client].addString(m)
-}
-
-func (s *session) appendFrame(w *workspace, op ws.OpCode, p []byte) {
-	o := &w.out[client]
-	o.keep(append(appendFrameHeader(o.grow(), op, len(p)), p...))
-}
-
-// appendElement restores the declarations that the element inherits from the
-// stream header; its other bytes pass unchanged.
-func (s *session) appendElement(w *workspace, u *framing.Unit) {
-	o := &w.out[client]
-	head, tail := u.AppendHead(appendFrameHeader(o.grow(), ws.OpText, u.Size()))
-	o.keep(head)
-	o.add(tail)
-}
-
-func (s *session) appendFeatures(w *workspace, u framing.Unit) {
-	msg := s.down.AppendFeatures(nil, u)
-	s.appendText(w, len(msg))
-	w.out[client].add(msg)
-}
-
-func (s *session) appendOpen(w *workspace, a framing.Attributes) {
-	msg := framing.AppendOpen(nil, a)
-	s.appendText(w, len(msg))
-	w.out[client].add(msg)
-}
-
-// appendOwnOpen sends a header in the server's stead, in front of an error
-// that occurs before the server's header came.
-func (s *session) appendOwnOpen(w *workspace) {
+// sendOwnOpen sends a header in the server's stead, in front of an error that
+// occurs before the server's header came.
+func (s *session) sendOwnOpen(w *workspace) {
 	s.openSent = true
 	a := framing.Attributes{ID: framing.Quote(s.g.streamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
 	if d := s.domainName(); d != "" {
 		a.From = framing.Quote(d)
 	}
-	s.appendOpen(w, a)
+	s.sendText(w, framing.AppendOpen(nil, a))
 }
 
 // A tally is a Traffic in half the space. Its bytes are the first to find no
 // room: an element has more than one.
 type tally struct{ messages, presences, iqs, nonzas, bytes uint32 }
 
-// count adds one element of n bytes.
+// count adds one element of n bytes, or the first n bytes of one.
 func (s *session) count(d direction, c framing.Class, n int) {
+	s.countBytes(d, n)
 	t := &s.relayed[d]
-	if uint64(t.bytes)+uint64(n) > math.MaxUint32 {
-		s.carry(d, n)
-		n = 0
-	}
 	switch c {
 	case framing.MessageStanza:
 		t.messages++
@@ -1217,6 +1257,15 @@ func (s *session) count(d direction, c framing.Class, n int) {
 		t.iqs++
 	default:
 		t.nonzas++
+	}
+}
+
+// countBytes adds n bytes.
+func (s *session) countBytes(d direction, n int) {
+	t := &s.relayed[d]
+	if uint64(t.bytes)+uint64(n) > math.MaxUint32 {
+		s.carry(d, n)
+		return
 	}
 	t.bytes += uint32(n)
 }

@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gobwas/ws"
 
@@ -180,6 +181,12 @@ func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 // connect opens a session; both ends are closed when the test ends.
 func (b *bench) connect() (cl *net.TCPConn, srv serverConn) {
 	b.t.Helper()
+	return b.connectWith(testHeader)
+}
+
+// connectWith is connect with another header of the server.
+func (b *bench) connectWith(header string) (cl *net.TCPConn, srv serverConn) {
+	b.t.Helper()
 	conn, err := net.Dial("tcp", b.gate.Addr().String())
 	if err != nil {
 		b.t.Fatal(err)
@@ -198,7 +205,7 @@ func (b *bench) connect() (cl *net.TCPConn, srv serverConn) {
 	srv.SetDeadline(time.Now().Add(patience))
 	b.t.Cleanup(func() { srv.Close() })
 	b.expect(srv, string(framing.AppendStream(nil, framing.Attributes{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
-	io.WriteString(srv, testHeader)
+	io.WriteString(srv, header)
 	if m := b.message(cl); !strings.HasPrefix(m, "<open ") {
 		b.t.Fatalf("got %q instead of <open/>", m)
 	}
@@ -220,21 +227,33 @@ func (b *bench) expect(r io.Reader, want string) {
 	}
 }
 
-// message reads one frame of the client: the text, or "close CODE".
+// message reads one message of the client, or one control frame: the text, or
+// "close CODE".
 func (b *bench) message(r io.Reader) string {
 	b.t.Helper()
-	h, err := ws.ReadHeader(r)
-	if err != nil {
-		b.t.Fatalf("read message: %v", err)
+	var text []byte
+	for want := ws.OpText; ; want = ws.OpContinuation {
+		h, err := ws.ReadHeader(r)
+		if err != nil {
+			b.t.Fatalf("read message: %v", err)
+		}
+		p := make([]byte, h.Length)
+		if _, err := io.ReadFull(r, p); err != nil {
+			b.t.Fatalf("read message: %v", err)
+		}
+		if h.OpCode == ws.OpClose {
+			return fmt.Sprintf("close %d", binary.BigEndian.Uint16(p))
+		}
+		if h.OpCode.IsControl() {
+			return string(p)
+		}
+		if h.OpCode != want || !utf8.Valid(p) {
+			b.t.Fatalf("bad frame %+v", h)
+		}
+		if text = append(text, p...); h.Fin {
+			return string(text)
+		}
 	}
-	p := make([]byte, h.Length)
-	if _, err := io.ReadFull(r, p); err != nil {
-		b.t.Fatalf("read message: %v", err)
-	}
-	if h.OpCode == ws.OpClose {
-		return fmt.Sprintf("close %d", binary.BigEndian.Uint16(p))
-	}
-	return string(p)
 }
 
 // endOf reads to the end and returns what came before it.

@@ -25,6 +25,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gobwas/ws"
 	"golang.org/x/tools/txtar"
@@ -348,6 +349,8 @@ func env(t *testing.T, src []byte) *Gateway {
 			g.Paths = strings.Split(v, ",")
 		case "XMPPGATE_MAX_STANZA_BYTES":
 			g.MaxStanza, err = strconv.Atoi(v)
+		case "XMPPGATE_MAX_SERVER_STANZA_BYTES":
+			g.MaxServerStanza, err = strconv.Atoi(v)
 		case "XMPPGATE_MAX_SESSIONS":
 			g.MaxSessions, err = strconv.Atoi(v)
 		case "XMPPGATE_SEE_OTHER":
@@ -676,6 +679,8 @@ func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
 
 func (st *stage) readClient() {
 	conn := &gated{st: st}
+	var parts []byte // of a message that is not complete
+	divided := false
 	for {
 		h, err := ws.ReadHeader(conn)
 		if err != nil {
@@ -689,11 +694,21 @@ func (st *stage) readClient() {
 			st.note("client", "receives part of a frame")
 			return
 		}
-		if h.Masked || !h.Fin || h.Rsv != 0 {
+		if h.Masked || !h.Fin && h.OpCode.IsControl() || h.Rsv != 0 ||
+			!h.OpCode.IsControl() && (divided != (h.OpCode == ws.OpContinuation) || !utf8.Valid(p)) {
 			st.note("client", fmt.Sprintf("receives a bad frame %+v", h))
 		}
+		if !h.OpCode.IsControl() {
+			parts, divided = append(parts, p...), !h.Fin
+			if divided {
+				continue
+			}
+			p, parts = parts, nil
+		} else if h.OpCode == ws.OpClose && divided {
+			st.note("client", "receives part of a message")
+		}
 		switch h.OpCode {
-		case ws.OpText:
+		case ws.OpText, ws.OpContinuation:
 			st.note("client", "receives "+string(p))
 		case ws.OpPing:
 			st.note("client", "receives ping "+string(p))

@@ -112,7 +112,19 @@ func unmask(p []byte, key [4]byte) {
 // appendFrameHeader appends the header of an unfragmented, unmasked frame
 // whose payload has n bytes (RFC 6455, section 5.2).
 func appendFrameHeader(dst []byte, op ws.OpCode, n int) []byte {
-	dst = append(dst, 0x80|byte(op))
+	return appendHeader(dst, 0x80|byte(op), n)
+}
+
+// appendFragmentHeader is the same for a fragment of a message (section 5.4).
+func appendFragmentHeader(dst []byte, op ws.OpCode, last bool, n int) []byte {
+	if last {
+		return appendHeader(dst, 0x80|byte(op), n)
+	}
+	return appendHeader(dst, byte(op), n)
+}
+
+func appendHeader(dst []byte, first byte, n int) []byte {
+	dst = append(dst, first)
 	switch {
 	case n < 126:
 		return append(dst, byte(n))

@@ -4,13 +4,19 @@ import "sync"
 
 // Sizes in bytes of the buffers that are read into. A read that finds nothing
 // kept takes readSize: large enough that one read takes all that a socket
-// has, and that a batch of stanzas leaves in one write. The largest class
-// holds a stanza of DefaultMaxStanza and what surrounds it.
-var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, largeSize}
+// has, and that a batch of stanzas leaves in one write. The largest classes hold
+// what is kept of a server, and a message of DefaultMaxStanza and what surrounds
+// it.
+var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, largeRead, maxWhole, 288 << 10}
 
 const (
-	readSize  = 64 << 10
-	largeSize = 288 << 10
+	readSize = 64 << 10
+	// largeRead is the size of a read where elements are larger than readSize.
+	largeRead = 2 * readSize
+	// lastRead bounds the reads that complete an element of more than
+	// readSize. What comes behind the element may have to be kept beside it,
+	// for a client that does not read.
+	lastRead = 16<<10 - minRead
 	// minRead is the least room to read into.
 	minRead = 2 << 10
 )
@@ -54,16 +60,25 @@ type window struct{ buf *buffer }
 
 func (w *window) empty() bool { return w.buf == nil || w.buf.n == 0 }
 
-// space returns the room to read into.
-func (w *window) space() []byte {
-	switch {
-	case w.buf == nil:
+// space returns the room to read what sd sends into. No element needs more of it
+// than maxWhole, so that much is used up to its end.
+func (w *window) space(sd side) []byte {
+	if w.buf == nil {
 		w.buf = getBuffer(readSize)
-	case len(w.buf.b)-w.buf.n < minRead:
-		w.move(w.bytes(), getBuffer(2*w.buf.n))
 	}
-	return w.buf.b[w.buf.n:]
+	room := len(w.buf.b) - w.buf.n
+	if room == 0 || room < minRead && !(sd == server && len(w.buf.b) == maxWhole) {
+		w.move(w.bytes(), getBuffer(w.buf.n+minRead))
+	}
+	space := w.buf.b[w.buf.n:]
+	if sd == server && w.buf.n > readSize {
+		space = space[:min(len(space), lastRead)]
+	}
+	return space
 }
+
+// short reports whether so little is kept that it may as well be copied.
+func (w *window) short() bool { return !w.empty() && len(w.buf.b) == bufferSizes[0] }
 
 // bytes returns what is kept.
 func (w *window) bytes() []byte {
@@ -82,7 +97,7 @@ func (w *window) filled(n int) []byte {
 // add appends bytes that were read elsewhere.
 func (w *window) add(b []byte) {
 	if n := w.buf.n + len(b); n > len(w.buf.b) {
-		w.move(w.bytes(), getBuffer(2*n))
+		w.move(w.bytes(), getBuffer(n))
 	}
 	w.buf.n += copy(w.buf.b[w.buf.n:], b)
 }
@@ -92,9 +107,9 @@ func (w *window) keep(rest []byte) {
 	switch {
 	case len(rest) == 0:
 		w.release()
-	case len(rest) <= len(w.buf.b)/8:
+	case len(rest) <= len(w.buf.b)/4:
 		// A short rest may be kept for long.
-		w.move(rest, getBuffer(2*len(rest)))
+		w.move(rest, getBuffer(len(rest)))
 	default:
 		if &rest[0] != &w.buf.b[0] {
 			copy(w.buf.b, rest)

@@ -91,7 +91,7 @@ func TestHeader(t *testing.T) {
 		{"header and end", reply + end, false, want{"closed", "ended the stream", false}},
 		{"two headers", reply + reply[len("<?xml version='1.0'?>"):], true, want{"bad-stream", "two stream headers", false}},
 		{"no header", noFeatures, true, want{"bad-stream", "does not start with a stream header", false}},
-		{"long header", reply[:len(reply)-1] + ` a='` + strings.Repeat("x", maxEarly) + `'>`, true, want{"bad-stream", "too long", false}},
+		{"long header", reply[:len(reply)-1] + ` a='` + strings.Repeat("x", maxEarly) + `'>`, true, want{"bad-stream", "too large", false}},
 		{"HTTP", "HTTP/1.1 400 Bad Request\r\n\r\n", true, want{"bad-stream", "the server answers HTTP", false}},
 		{"HTML", "<html>\r\n<head><title>400 Bad Request</title></head>", true, want{"bad-stream", "the server answers HTTP", false}},
 		{"TLS", "\x15\x03\x01\x00\x02\x02\x0A", true, want{"bad-stream", "write tls://", false}},
