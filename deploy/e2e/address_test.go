@@ -96,8 +96,7 @@ var ways = []way{
 	{"PROXY v2, IPv6", direct, fromBalancer, proxyV2(far6, via6), nil, far6},
 	{"X-Forwarded-For, IPv4", direct, fromProxy, "", header("X-Forwarded-For: 203.0.113.7"), anyPort(far4)},
 	{"X-Forwarded-For, IPv6", direct, fromProxy, "", header("X-Forwarded-For: 198.51.100.9, 2001:db8::7"), anyPort(far6)},
-	{"Forwarded, IPv4", direct, fromProxy, "", header(`Forwarded: for="203.0.113.7:51234";proto=https`), far4},
-	{"Forwarded, IPv6", direct, fromProxy, "", header(`Forwarded: for=198.51.100.9, for="[2001:db8::7]:51235"`), far6},
+	{"X-Forwarded-For, other fields beside it", direct, fromProxy, "", forged("X-Forwarded-For: 127.0.0.1, 203.0.113.7"), anyPort(far4)},
 	{"PROXY from a balancer, X-Forwarded-For from the client", direct, fromBalancer, proxyV2(far4, via4), header("X-Forwarded-For: 198.51.100.9"), far4},
 	{"HAProxy, Unix socket", func(f *fronts) string { return f.HAProxy }, fromAnybody, "", nil, own},
 	{"HAProxy, IPv6, Unix socket", func(f *fronts) string { return f.HAProxy6 }, "", "", nil, own},
@@ -113,7 +112,16 @@ var ways = []way{
 	{"balancer, nginx, Unix socket, IPv6", func(f *fronts) string { return f.NginXAhead }, "", proxyV2(far6, via6), nil, anyPort(far6)},
 	{"spoofed X-Forwarded-For", direct, fromAnybody, "", header("X-Forwarded-For: 198.51.100.9"), own},
 	{"spoofed Forwarded", direct, fromAnybody, "", header("Forwarded: for=198.51.100.9"), own},
-	{"contradiction", direct, fromProxy, "", header("X-Forwarded-For: 203.0.113.7", "Forwarded: for=198.51.100.9"), own},
+	{"HAProxy, forged", func(f *fronts) string { return f.HAProxyAhead }, "", proxyV1(far4, via4), forged("X-Forwarded-For: 127.0.0.1"), anyPort(far4)},
+	{"nginx, forged", func(f *fronts) string { return f.NginXAhead }, "", proxyV1(far4, via4), forged("X-Forwarded-For: 127.0.0.1"), anyPort(far4)},
+	{"nginx, forged, added to", func(f *fronts) string { return f.NginX }, fromAnybody, "", forged("X-Forwarded-For: 198.51.100.9"), own},
+	{"balancer, HAProxy, PROXY v2, forged", func(f *fronts) string { return f.HAProxyTCP }, "", proxyV1(far4, via4), forged("X-Forwarded-For: 127.0.0.1"), far4},
+}
+
+// forged are the fields with which a client may claim to be on this machine, and more.
+func forged(more ...string) http.Header {
+	return header(append(more, "Forwarded: for=127.0.0.1;proto=https", "X-Real-IP: 127.0.0.1", "CF-Connecting-IP: 127.0.0.1", "True-Client-IP: 127.0.0.1",
+		"Fly-Client-IP: 127.0.0.1", "X-Client-IP: 127.0.0.1", "Via: 1.1 127.0.0.1")...)
 }
 
 // refusals are connections that do not get as far as a session.
@@ -122,6 +130,9 @@ var refusals = []way{
 	{"a PROXY header of version 2 from anybody", direct, fromAnybody, proxyV2(far4, via4), nil, own},
 	{"a PROXY header from an HTTP proxy", direct, fromProxy, proxyV1(far4, via4), nil, own},
 	{"a balancer without a PROXY header", direct, fromBalancer, "", nil, own},
+	{"an HTTP proxy that does not forward", direct, fromProxy, "", nil, own},
+	{"an HTTP proxy that forwards something else", direct, fromProxy, "", forged(), own},
+	{"an HTTP proxy that does not know", direct, fromProxy, "", header("X-Forwarded-For: 203.0.113.7, unknown"), own},
 }
 
 // dial opens a WebSocket in this way and returns the address that the other end sees, too.
@@ -176,6 +187,53 @@ func TestClientAddress(t *testing.T) {
 							t.Errorf("refused by %v, want status 400", err)
 						}
 					})
+				}
+			})
+		}
+	}
+}
+
+// A server lets clients of its own machine register, and nobody else. A client elsewhere cannot pass for one, whatever
+// it sends through HAProxy or nginx as docs/client-address.md configures them.
+//
+// Behaviour: client-address. RFC 7239, section 8.1
+func TestRegistrationByAddress(t *testing.T) {
+	needGateway(t)
+	t.Parallel()
+	for _, s := range servers {
+		if s.name != "ejabberd" {
+			continue
+		}
+		_, f := startFronts(t, "tcp://"+s.proxy+"?proxy=v2")
+		for _, c := range []struct {
+			way   way
+			local bool // the client is on this machine
+		}{
+			{way{name: "direct", to: direct, from: fromAnybody}, true},
+			{way{name: "HAProxy", to: func(f *fronts) string { return f.HAProxy }, from: fromAnybody}, true},
+			{way{name: "nginx", to: func(f *fronts) string { return f.NginX }, from: fromAnybody}, true},
+			{way{name: "HAProxy, far", to: func(f *fronts) string { return f.HAProxyAhead }, ahead: proxyV1(far4, via4)}, false},
+			{way{name: "HAProxy, forged", to: func(f *fronts) string { return f.HAProxyAhead }, ahead: proxyV1(far4, via4), header: forged("X-Forwarded-For: 127.0.0.1")}, false},
+			{way{name: "HAProxy, forged, IPv6", to: func(f *fronts) string { return f.HAProxyAhead }, ahead: proxyV2(far6, via6), header: forged("X-Forwarded-For: ::1")}, false},
+			{way{name: "nginx, far", to: func(f *fronts) string { return f.NginXAhead }, ahead: proxyV1(far4, via4)}, false},
+			{way{name: "nginx, forged", to: func(f *fronts) string { return f.NginXAhead }, ahead: proxyV1(far4, via4), header: forged("X-Forwarded-For: 127.0.0.1")}, false},
+			{way{name: "nginx, forged, junk", to: func(f *fronts) string { return f.NginXAhead }, ahead: proxyV1(far4, via4), header: header(`Forwarded: for="`, "X-Forwarded-For: ,")}, false},
+			{way{name: "PROXY, forged", to: func(f *fronts) string { return f.HAProxyTCP }, ahead: proxyV2(far4, via4), header: forged("X-Forwarded-For: 127.0.0.1")}, false},
+			{way{name: "HTTP proxy, forged", to: direct, from: fromProxy, header: forged("X-Forwarded-For: 127.0.0.1, 203.0.113.7")}, false},
+		} {
+			t.Run(c.way.name, func(t *testing.T) {
+				cl, _, err := c.way.dial(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer cl.conn().Close()
+				if _, err := cl.open(domain); err != nil {
+					t.Fatal(err)
+				}
+				user := fmt.Sprintf("registered%d", userCount.Add(1))
+				answer, err := cl.request("", "set", `<query xmlns="jabber:iq:register"><username>`+user+`</username><password>`+password+`</password></query>`)
+				if got := err == nil && !strings.Contains(answer.raw, "<error"); got != c.local {
+					t.Errorf("registered: %v, want %v: %v, %v", got, c.local, answer, err)
 				}
 			})
 		}
@@ -339,6 +397,22 @@ func startFront(t *testing.T, program, config string, addresses ...string) *proc
 	return p
 }
 
+// snippet returns the block of docs/client-address.md that begins with a line, with another address of the gateway.
+func snippet(t *testing.T, begin, address, instead string) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "client-address.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, ok := strings.Cut(string(page), "\n"+begin)
+	block, _, ok2 := strings.Cut(block, "\n```")
+	if !ok || !ok2 || strings.Count(block, address) != 1 {
+		t.Fatalf("docs/client-address.md has no snippet %q with %s", begin, address)
+	}
+	_, block, _ = strings.Cut(block, "\n")
+	return strings.Replace(block, address, instead, 1)
+}
+
 // startFronts starts a gateway, HAProxy and nginx.
 func startFronts(t *testing.T, upstream string) (*gateway, *fronts) {
 	t.Helper()
@@ -358,25 +432,21 @@ func startFronts(t *testing.T, upstream string) (*gateway, *fronts) {
 		"XMPPGATE_LISTEN="+f.IPv4+","+f.IPv6+",unix:"+f.Socket,
 		"XMPPGATE_PROXY_PROTOCOL="+fromBalancer,
 		"XMPPGATE_TRUSTED_PROXIES="+fromProxy+",unix")
+	haproxySnippet := snippet(t, "# haproxy.cfg, over HTTP", "10.0.0.7:5290", f.Socket)
 	startFront(t, "haproxy", haproxyGlobal+`
-listen http
+frontend http
 	mode http
-	option forwardfor
 	bind `+f.HAProxy+`
 	bind `+f.HAProxy6+`
 	bind `+f.HAProxyAhead+` accept-proxy
-	server gateway `+f.Socket+`
+	default_backend xmppgate
+`+haproxySnippet+`
 listen tcp
 	mode tcp
 	bind `+f.HAProxyTCP+` accept-proxy
 	server gateway `+f.IPv4+` source `+fromBalancer+` send-proxy-v2
 `, f.HAProxy, f.HAProxy6, f.HAProxyAhead, f.HAProxyTCP)
-	const relay = `
-		proxy_http_version 1.1;
-		proxy_set_header Upgrade $http_upgrade;
-		proxy_set_header Connection upgrade;
-		proxy_set_header Host $host;
-		proxy_read_timeout 60s;`
+	relay := snippet(t, "# nginx.conf", "http://127.0.0.1:5290", "http://gateway")
 	user := ""
 	if os.Getuid() == 0 { // else its workers may not open the socket
 		user = "user root;"
@@ -393,17 +463,13 @@ http {
 	server {
 		listen `+f.NginX+`;
 		listen `+f.NginX6+`;
-		location / {`+relay+`
-			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-			proxy_pass http://gateway;
-		}
+		`+relay+`
 	}
 	server {
 		listen `+f.NginXAhead+` proxy_protocol;
-		location / {`+relay+`
-			proxy_set_header X-Forwarded-For $proxy_protocol_addr;
-			proxy_pass http://gateway;
-		}
+		set_real_ip_from 127.0.0.1;
+		real_ip_header proxy_protocol;
+		`+relay+`
 	}
 }
 `, f.NginX, f.NginX6, f.NginXAhead)
