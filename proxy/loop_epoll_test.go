@@ -79,7 +79,7 @@ func (w *sockets) settle(arrived func() bool) {
 }
 
 func await(f func() bool) {
-	for begun := time.Now(); !f() && time.Since(begun) < 2*time.Second; {
+	for begun := time.Now(); !f() && time.Since(begun) < patience; {
 		time.Sleep(50 * time.Microsecond)
 	}
 }
@@ -118,20 +118,33 @@ func TestTranscriptsOnSockets(t *testing.T) {
 func TestResetWhileServerIsBlocked(t *testing.T) {
 	b := newBench(t, LoopAuto)
 	cl, srv := b.connect()
-	cl.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
-	frame := maskedFrame(0x1, true, []byte("<message><body>x</body></message>"))
-	for {
-		if _, err := cl.Write(frame); err != nil {
-			break
+	s := b.g.sessions()[0]
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		frame := maskedFrame(0x1, true, []byte("<message><body>x</body></message>"))
+		for {
+			if _, err := cl.Write(frame); err != nil {
+				return
+			}
 		}
+	}()
+	if await(func() bool { return s.waitsFor(server) }); !s.waitsFor(server) {
+		t.Fatal("the server takes everything")
 	}
 	cl.SetLinger(0)
 	cl.Close()
-	await(func() bool { return len(b.g.sessions()) == 1 && b.g.sessions()[0].ended() })
-	if s := b.g.sessions(); len(s) == 1 && !s[0].ended() {
+	<-written
+	if await(s.ended); !s.ended() {
 		t.Error("the session has not ended")
 	}
 	srv.Close()
+}
+
+// waitsFor reports whether a side does not take what the session has for it.
+func (s *session) waitsFor(side side) (does bool) {
+	s.link.view(func(s *session) { does = s.blocked[side] })
+	return does
 }
 
 func (s *session) ended() (is bool) {
@@ -155,12 +168,8 @@ func TestSlowButSteadyReader(t *testing.T) {
 			}
 		}
 	}()
-	blocked := func() (is bool) {
-		for _, s := range b.g.sessions() {
-			s.link.view(func(s *session) { is = s.blocked[client] })
-		}
-		return is
-	}
+	s := b.g.sessions()[0]
+	blocked := func() bool { return s.waitsFor(client) }
 	await(blocked)
 	if !blocked() {
 		t.Fatal("the client takes everything")

@@ -597,9 +597,10 @@ func TestAnswers(t *testing.T) {
 // What was relayed is counted on where a tally has no room for it.
 func TestTallyIsCarried(t *testing.T) {
 	s, _ := newTestSession(t)
-	const large = math.MaxUint32 - 10
+	// A tally ends at 1<<32 - 1, which is more than an int of 32 bits can hold.
+	const half = math.MaxInt32
 	want := Traffic{}
-	for i, n := range []int{large, 10, 1, large + 20, 5} {
+	for i, n := range []int{half, half - 9, 10, 1, half, half, 22, 5} {
 		s.count(down, framing.MessageStanza, n)
 		want.Messages++
 		want.Bytes += uint64(n)
