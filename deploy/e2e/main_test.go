@@ -84,6 +84,9 @@ func prerequisites() error {
 			missing = append(missing, program)
 		}
 	}
+	if _, err := os.Stat("/usr/lib/prosody/modules/mod_sasl2"); err != nil {
+		missing = append(missing, "prosody-modules")
+	}
 	if erlangLibraries() == "" {
 		missing = append(missing, "ejabberd")
 	}

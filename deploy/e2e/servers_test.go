@@ -27,6 +27,7 @@ import (
 const (
 	domain         = "localhost"
 	requiredDomain = "required.localhost" // Prosody: the same, but not without TLS
+	sasl2Domain    = "sasl2.localhost"    // Prosody: SASL2 and Bind2
 	anonDomain     = "anon.localhost"     // SASL ANONYMOUS: as many users as one likes
 	mucDomain      = "muc.localhost"
 	password       = "secret"
@@ -129,10 +130,14 @@ func tryNewServer(name, dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	modules, err := filepath.Abs("testdata")
+	if err != nil {
+		return nil, err
+	}
 	var text bytes.Buffer
 	err = tmpl.Execute(&text, map[string]any{
 		"Dir": dir, "Root": os.Getuid() == 0, "C2S": ports[0], "DirectTLS": ports[1], "HTTP": ports[2],
-		"Required": ports[3], "Proxy": ports[4], "ProxyTLS": ports[5],
+		"Required": ports[3], "Proxy": ports[4], "ProxyTLS": ports[5], "Modules": modules,
 	})
 	if err != nil {
 		return nil, err
@@ -175,7 +180,7 @@ func (s *server) prosody(config string) {
 				fmt.Fprintf(&file, "%%%02x", c)
 			}
 		}
-		for _, host := range []string{domain, requiredDomain} {
+		for _, host := range []string{domain, requiredDomain, sasl2Domain} {
 			dir := filepath.Join(s.dir, "data", strings.ReplaceAll(host, ".", "%2e"), "accounts")
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return err
@@ -239,7 +244,7 @@ func writeCertificate(dir string) error {
 	cert := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: domain},
-		DNSNames:              []string{domain, requiredDomain, anonDomain, mucDomain},
+		DNSNames:              []string{domain, requiredDomain, sasl2Domain, anonDomain, mucDomain},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		IsCA:                  true,

@@ -14,6 +14,7 @@ recent() {
 PATH=$PATH:/usr/sbin
 packages=
 command -v prosody >/dev/null || packages="$packages prosody"
+[ -d /usr/lib/prosody/modules/mod_sasl2 ] || packages="$packages prosody-modules"
 ls -d /usr/lib/*-linux-gnu/ejabberd-* >/dev/null 2>&1 && command -v erl >/dev/null || packages="$packages ejabberd"
 command -v haproxy >/dev/null || packages="$packages haproxy"
 command -v nginx >/dev/null || packages="$packages nginx-light"
