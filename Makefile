@@ -11,7 +11,7 @@ demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
 	bin/xmppgate demo --foreground
 
-test: setup lint unit fuzz demo-test e2e deploy-test ## all of it, about 10 minutes
+test: setup lint unit 386 cross fuzz demo-test e2e deploy-test ## all of it, about 10 minutes
 
 bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 15 minutes: deploy/bench/RESULTS.md
 	cd deploy/bench && go run .
@@ -48,8 +48,8 @@ purego: ## without the assembly
 386: ## int has 32 bits
 	GOARCH=386 go test ./...
 
-cross: ## the other systems, as far as they can be checked from here
-	for system in linux/arm64 linux/386 darwin/arm64 windows/amd64 freebsd/amd64; do \
+cross: ## other systems and byte orders, as far as they can be checked from here
+	for system in linux/arm64 linux/386 linux/s390x darwin/arm64 windows/amd64 freebsd/amd64; do \
 		echo $$system; GOOS=$${system%/*} GOARCH=$${system#*/} CGO_ENABLED=0 go vet ./... || exit 1; \
 	done
 
