@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -49,8 +50,9 @@ func checkConfig(t *testing.T, environ map[string]string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), xmppgate, "check-config")
 	cmd.Env = []string{}
+	runtime := t.TempDir() // what RuntimeDirectory=xmppgate makes
 	for name, value := range environ {
-		cmd.Env = append(cmd.Env, name+"="+value)
+		cmd.Env = append(cmd.Env, name+"="+strings.ReplaceAll(value, "/run/xmppgate/", runtime+"/"))
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("check-config with %v: %v\n%s", environ, err, out)
