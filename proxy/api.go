@@ -48,6 +48,11 @@ type Gateway struct {
 	ChannelBinding framing.ChannelBinding
 	HideExternal   bool
 
+	// StripBindingOverTLS makes ChannelBinding framing.BindingStrip, if it is
+	// framing.BindingPass, for servers that Dial reaches over TLS: what binds
+	// a login to that connection cannot work for a client.
+	StripBindingOverTLS bool
+
 	// ClientAddress says who tells the address of a client other than its
 	// connection does. The zero value means nobody.
 	ClientAddress clientaddr.Policy

@@ -292,9 +292,6 @@ func (g *Gateway) log(level slog.Level, message string, attrs []slog.Attr) {
 
 // bindingOffered warns, once, of a server whose offer no client can take up.
 func (g *Gateway) bindingOffered() {
-	if g.ChannelBinding != framing.BindingPass {
-		return
-	}
 	g.mu.Lock()
 	warned := g.warned
 	g.warned = true

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -888,7 +889,7 @@ func (s *session) elementStarts(w *workspace, u *framing.Unit) bool {
 		return false
 	case framing.Features:
 		s.saslOffered, s.featuresSent = s.down.OffersSASL(*u), true
-		if s.saslOffered && s.down.OffersBinding(*u) {
+		if s.saslOffered && s.down.Binding == framing.BindingPass && s.down.OffersBinding(*u) {
 			s.g.bindingOffered()
 		}
 		s.sendFeatures(w, *u)
@@ -969,6 +970,11 @@ func (s *session) attached(w *workspace, stream *upstream.Stream) {
 	s.stream = stream
 	s.leg[server] = legOpen
 	s.lastIn[server] = w.now
+	if stream != nil && s.g.StripBindingOverTLS && s.down.Binding == framing.BindingPass {
+		if _, secure := stream.Conn.(*tls.Conn); secure {
+			s.down.Binding = framing.BindingStrip
+		}
+	}
 	if stream != nil && stream.Early != nil {
 		s.released(w)
 		return

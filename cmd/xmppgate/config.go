@@ -35,7 +35,7 @@ type config struct {
 	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`
 	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; domain=URL or domain=URL|URL gives one servers of its own; empty leaves it to the server"`
 	DNS                    string        `env:"DNS" help:"the DNS server that is asked for the names of servers, host:port; empty means the system's"`
-	ChannelBinding         string        `env:"CHANNEL_BINDING" envDefault:"pass" help:"what becomes of SASL mechanisms that bind to TLS: pass, strip, or end-point where gateway and server have the same certificate"`
+	ChannelBinding         string        `env:"CHANNEL_BINDING" envDefault:"auto" help:"what becomes of SASL mechanisms that bind to TLS, which cannot work across a gateway: auto (strip if the gateway has TLS to the server), strip, pass, or end-point where gateway and server have the same certificate"`
 	ProxyProtocol          list          `env:"PROXY_PROTOCOL" help:"networks or addresses whose connections start with a PROXY header, comma separated"`
 	TrustedProxies         list          `env:"TRUSTED_PROXIES" help:"networks or addresses of HTTP proxies that say who the client is, comma separated; unix stands for clients on a Unix socket"`
 	ClientAddressHeader    string        `env:"CLIENT_ADDRESS_HEADER" envDefault:"X-Forwarded-For" help:"the one header field in which they say so: X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP; a request of theirs without it is refused"`
@@ -193,7 +193,7 @@ func (c *config) warnings() (warnings []string) {
 	if c.PingInterval >= time.Minute {
 		warn("PING_INTERVAL", c.PingInterval, "many proxies cut connections that are silent for 60s")
 	}
-	if c.ChannelBinding != bindingPass {
+	if c.ChannelBinding != bindingAuto && c.ChannelBinding != bindingPass {
 		warn("CHANNEL_BINDING", c.ChannelBinding, "clients refuse to log in if the server protects its list of mechanisms (XEP-0474), as ejabberd does: rather have the server offer no channel binding, and pass")
 	}
 	for name, networks := range map[string][]netip.Prefix{"PROXY_PROTOCOL": c.clientAddress.Proxies, "TRUSTED_PROXIES": c.clientAddress.Forwarders} {

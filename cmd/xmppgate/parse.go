@@ -42,11 +42,16 @@ func (p *parsed) hidesExternal() bool {
 	return slices.ContainsFunc(p.servers(), (*upstream.Server).PresentsCertificate)
 }
 
-// bindingPass leaves the mechanisms as they are.
-const bindingPass = "pass"
+// Values of CHANNEL_BINDING: bindingAuto strips where the gateway itself has TLS
+// to the server, bindingPass never does.
+const (
+	bindingAuto = "auto"
+	bindingPass = "pass"
+)
 
 // bindings are the values of CHANNEL_BINDING.
 var bindings = map[string]framing.ChannelBinding{
+	bindingAuto: framing.BindingPass, // and see proxy.Gateway.StripBindingOverTLS
 	bindingPass: framing.BindingPass,
 	"strip":     framing.BindingStrip,
 	"end-point": framing.BindingEndPoint,

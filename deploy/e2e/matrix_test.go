@@ -26,8 +26,7 @@ func TestMatrix(t *testing.T) {
 	cells := map[string][]cell{} // by library
 	for _, s := range servers {
 		for _, r := range s.routes() {
-			// stanza chooses a mechanism with channel binding wherever a server offers one, and has none.
-			g := gatewayFor(t, r.upstream, "XMPPGATE_CHANNEL_BINDING=strip")
+			g := gatewayFor(t, r.upstream)
 			t.Cleanup(func() { // each library has left politely, as the gateway sees it
 				if err := g.awaitMetric(`xmppgate_sessions_ended_total{ending="client-closed"}`, float64(len(libraries))); err != nil {
 					t.Errorf("%s/%s: %v", s.name, r.name, err)

@@ -237,6 +237,7 @@ func TestChannelBinding(t *testing.T) {
 		plus  bool     // at the client
 		types []string // at the client of the toy, which has all of them
 	}{
+		{"auto", false, nil},
 		{"pass", true, []string{"tls-server-end-point", "tls-exporter"}},
 		{"strip", false, nil},
 		{"end-point", true, []string{"tls-server-end-point"}},
