@@ -25,13 +25,13 @@ func nodeJS() string {
 	return fetched
 }
 
-// runScript runs a client script with two fresh accounts and checks that it reports these steps, in this order.
-func runScript(t *testing.T, s *server, script string, steps ...string) {
+// runScript runs a client script with two fresh accounts, and with rooms at a domain unless that is empty, and checks that it reports these steps, in this order.
+func runScript(t *testing.T, s *server, script, rooms string, steps ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, nodeJS(), script, s.websocket(), domain, mucDomain, s.newUser(t, "alice"), s.newUser(t, "bob"), password)
+	cmd := exec.CommandContext(ctx, nodeJS(), script, s.websocket(), domain, rooms, s.newUser(t, "alice"), s.newUser(t, "bob"), password)
 	cmd.Dir = "clients"
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = 5 * time.Second
@@ -56,7 +56,7 @@ func TestClients(t *testing.T) {
 	for _, script := range []string{"strophe.mjs", "xmppjs.mjs", "stanza.mjs"} {
 		t.Run(script, func(t *testing.T) {
 			eachServer(t, func(t *testing.T, s *server) {
-				runScript(t, s, script, "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")
+				runScript(t, s, script, mucDomain, "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")
 			})
 		})
 	}
@@ -65,6 +65,6 @@ func TestClients(t *testing.T) {
 // Behaviour: client-lost, real-clients. Converse.js in a real browser: WebSocket, XML parser and all.
 func TestConverse(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
-		runScript(t, s, "converse.mjs", "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")
+		runScript(t, s, "converse.mjs", mucDomain, "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")
 	})
 }

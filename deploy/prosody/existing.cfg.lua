@@ -1,6 +1,8 @@
--- xmppgate in front of a Prosody that serves other clients on port 5222 too.
--- Copy mod_loopback_secure.lua to a directory of your choice and merge these
--- lines into prosody.cfg.lua; XMPPGATE_UPSTREAM stays tcp://127.0.0.1:5222.
+-- xmppgate in front of a Prosody that serves other clients on port 5222 too. The
+-- gateway gets along without these lines; they save the cost of TLS on loopback.
+-- Copy mod_loopback_secure.lua to a directory of your choice and merge them into
+-- prosody.cfg.lua: add to the lists that are there, and put the rest in front of
+-- the first VirtualHost. XMPPGATE_UPSTREAM stays tcp://127.0.0.1:5222.
 
 plugin_paths = { "/etc/prosody/modules" }  -- where mod_loopback_secure.lua lies
 

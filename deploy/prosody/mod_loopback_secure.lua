@@ -6,10 +6,20 @@ local function loopback(ip)
 	return ip and (ip:match("^127%.") or ip == "::1" or ip:match("^::ffff:127%.")) and true;
 end
 
+local function concerns(session)
+	return session.type == "c2s_unauthed" and loopback(session.ip);
+end
+
 -- Before mod_saslauth and mod_tls decide what to offer (they run at 0).
 module:hook("stream-features", function (event)
-	local session = event.origin;
-	if session.type == "c2s_unauthed" and loopback(session.ip) then
-		session.secure = true;
+	if concerns(event.origin) then
+		event.origin.secure = true;
 	end
 end, 1000);
+
+-- After them: what is not needed must not be called required.
+module:hook("stream-features", function (event)
+	if concerns(event.origin) then
+		event.features:remove_children("starttls", "urn:ietf:params:xml:ns:xmpp-tls");
+	end
+end, -1000);

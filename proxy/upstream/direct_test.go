@@ -15,6 +15,10 @@ import (
 const saslFeatures = `<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>` +
 	`<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>`
 
+// bothFeatures require TLS and offer SASL.
+const bothFeatures = `<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>` +
+	`<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>`
+
 // stockServer is the script of a server that demands TLS, with a certificate
 // that nobody would trust.
 func stockServer(t *testing.T, bytewise bool, ahead, features string) func(p *peer) {
@@ -51,6 +55,7 @@ func TestTLSOnThisMachine(t *testing.T) {
 		for _, features := range []string{
 			tlsFeatures,
 			`<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>`,
+			bothFeatures,
 		} {
 			eachWay(t, func(t *testing.T, bytewise bool) {
 				listen := test.listen
@@ -140,19 +145,33 @@ func TestSameMachine(t *testing.T) {
 // On another machine nothing is said of the client without the protection that
 // the server asks for, and what is not protected is told.
 func TestTLSRequiredElsewhere(t *testing.T) {
-	address := serve(t, func(p *peer) {
-		p.expect(t, chatHeader)
-		p.send(reply + tlsFeatures)
-		p.drain()
-	})
-	e, seen := endpointAt(t, "tcp://%s", address)
-	e.dialed = func(c net.Conn) net.Conn { return remote{c} }
-	_, err := open(t, &e, chatRequest())
-	if resultOf(err) != "header tls-required" || !strings.Contains(err.Error(), "write starttls://"+address) {
-		t.Errorf("got %v", err)
-	}
-	if got := seen.String(); got != "tcp ok, header tls-required" {
-		t.Errorf("observed %s", got)
+	for features, required := range map[string]bool{
+		tlsFeatures: true,
+		`<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>`: true,
+		bothFeatures: false, // there is a way in, and the operator wants it
+		saslFeatures: false,
+		noFeatures:   false,
+	} {
+		address := serve(t, func(p *peer) {
+			p.expect(t, chatHeader)
+			p.send(reply + features)
+			p.drain()
+		})
+		e, seen := endpointAt(t, "tcp://%s", address)
+		e.dialed = func(c net.Conn) net.Conn { return remote{c} }
+		s, err := open(t, &e, chatRequest())
+		if !required {
+			if err != nil || !s.plain {
+				t.Errorf("%s: %+v, %v", features, s, err)
+			}
+			continue
+		}
+		if resultOf(err) != "header tls-required" || !strings.Contains(err.Error(), "write starttls://"+address) {
+			t.Errorf("%s: got %v", features, err)
+		}
+		if got := seen.String(); got != "tcp ok, header tls-required" {
+			t.Errorf("observed %s", got)
+		}
 	}
 }
 

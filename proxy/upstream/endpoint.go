@@ -222,19 +222,30 @@ func (a *attempt) greet(context.Context) error {
 			return err
 		}
 	case u.Class == framing.Features && err == nil:
-		a.features, a.wantsTLS = true, !a.encrypted && demandsTLS(&in.down, u)
-		if a.wantsTLS && !sameMachine(a.conn) {
-			return &failure{result: ResultTLSRequired, err: fmt.Errorf("the server lets nobody in without TLS; write starttls://%s", a.address)}
+		a.features = true
+		if !a.encrypted {
+			a.clear = in
+			return a.demand(u)
 		}
-		a.clear = in
 	}
 	return nil
 }
 
-// demandsTLS tells whether features let nobody in before TLS: they say so, or they
-// offer TLS and nothing to authenticate with.
-func demandsTLS(d *framing.Down, u framing.Unit) bool {
-	return d.RequiresSTARTTLS(u) || d.OffersSTARTTLS(u) && !d.OffersSASL(u)
+// demand looks whether features let somebody in without TLS. They do not if they
+// offer TLS and nothing to authenticate with. Where they offer both and call TLS
+// required, servers differ in what they mean: on this machine TLS is always right;
+// elsewhere the operator has said to do without.
+func (a *attempt) demand(features framing.Unit) error {
+	down := &a.clear.down
+	only := down.OffersSTARTTLS(features) && !down.OffersSASL(features)
+	if sameMachine(a.conn) {
+		a.wantsTLS = only || down.RequiresSTARTTLS(features)
+		return nil
+	}
+	if only {
+		return &failure{result: ResultTLSRequired, err: fmt.Errorf("the server lets nobody in without TLS; write starttls://%s", a.address)}
+	}
+	return nil
 }
 
 // sameMachine tells whether what is written to conn stays on this machine.

@@ -143,15 +143,17 @@ try {
   await a.read(`${text} too`);
   step('chat');
 
-  for (const user of [a, b]) {
-    await user.open(room);
-    await user.until('<', "code='110'");
+  if (muc) {
+    for (const user of [a, b]) {
+      await user.open(room);
+      await user.until('<', "code='110'");
+    }
+    await a.write(room, 'room one');
+    await b.read('room one');
+    await b.write(room, 'room two');
+    await a.read('room two');
+    step('room');
   }
-  await a.write(room, 'room one');
-  await b.read('room one');
-  await b.write(room, 'room two');
-  await a.read('room two');
-  step('room');
 
   await a.open(jidB);
   await b.open(jidA);
