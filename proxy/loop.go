@@ -101,23 +101,42 @@ type hold struct {
 	t     transport
 	sides [2]output
 	gone  bool // the gateway was told that the session is over
+	left  bool // the client has sent FIN, which was seen while it was not read
 }
 
 // An output is what hold knows of the writing to one side.
 type output struct {
-	backlog  *backlog // nil while the side takes everything
+	backlog  *backlog // nil while the side is not known to have left anything
+	look     uint32   // the second at which to look what it has left; zero when it has taken everything
 	broken   bool
 	attached bool
 	finished bool // FIN was sent
 	shut     bool
 }
 
-// A backlog is what a side has not taken.
+// A backlog is what a side has not taken: of what was written, too, for the
+// kernel takes a good deal for a peer that does not read.
 type backlog struct {
-	pending  []byte        // accepted, not written
-	stallDue time.Duration // when a side that takes nothing is given up
-	unsent   int           // what transport.unsent said when it was set
+	pending []byte        // accepted, not written
+	owed    int           // what transport.unsent said last, and what was written since
+	taken   time.Duration // when the side was last seen to have taken something
+	looked  time.Duration // when that was last looked at
 }
+
+// stallLook is how often a side that has not taken everything is looked at. What
+// is written is nearly always taken before it is due.
+const stallLook = time.Second
+
+// lookLater has tick look at o. Whole seconds save space.
+func (o *output) lookLater(now time.Duration) {
+	due := now + stallLook
+	if b := o.backlog; b != nil {
+		due = min(due, b.taken+stallTimeout)
+	}
+	o.look = uint32((due + time.Second - 1) / time.Second)
+}
+
+func (o *output) lookDue() time.Duration { return time.Duration(o.look) * time.Second }
 
 func (o *output) pending() []byte {
 	if o.backlog == nil {
@@ -181,9 +200,7 @@ func (h *hold) settle(w *workspace) {
 	}
 	due := h.s.deadline()
 	for sd := range h.sides {
-		if b := h.sides[sd].backlog; b != nil {
-			due = earlier(due, b.stallDue)
-		}
+		due = earlier(due, h.sides[sd].lookDue())
 	}
 	h.t.update(w.now, due)
 }
@@ -203,9 +220,7 @@ func (h *hold) flush(w *workspace, sd side) {
 			}
 		}
 		if n < out.size {
-			if len(o.pending()) == 0 {
-				h.progress(w, sd)
-			}
+			h.account(w, sd, n)
 			o.backlog.pending = slices.Grow(o.backlog.pending, out.size-n)
 			for _, b := range out.take() {
 				skip := min(n, len(b))
@@ -217,6 +232,12 @@ func (h *hold) flush(w *workspace, sd side) {
 			return
 		}
 		out.reset()
+		switch {
+		case o.backlog != nil:
+			o.backlog.owed += n
+		case o.look == 0:
+			o.lookLater(w.now)
+		}
 		if h.sealed(w, sd) {
 			return
 		}
@@ -224,15 +245,14 @@ func (h *hold) flush(w *workspace, sd side) {
 	}
 }
 
-// sealed starts the patience with a side that has not taken all of what was
-// written, if so.
+// sealed blocks a side that has not taken all of what was written, if so.
 func (h *hold) sealed(w *workspace, sd side) bool {
 	o := &h.sides[sd]
 	if !o.attached || o.shut || o.broken || h.t.sealed(sd) == 0 {
 		return false
 	}
 	h.s.blocked[sd] = true
-	h.progress(w, sd)
+	h.account(w, sd, 0)
 	return true
 }
 
@@ -242,19 +262,21 @@ func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
 	o.broken = o.broken || broken
 	if b := o.backlog; b != nil {
 		b.pending = b.pending[min(n, len(b.pending)):]
+		h.account(w, sd, n)
 	}
-	if o.broken || len(o.pending()) == 0 {
-		o.backlog = nil
-		if h.sealed(w, sd) {
-			return
-		}
-		h.s.blocked[sd] = false
-		h.s.drained(w, sd)
+	if !o.broken && len(o.pending()) > 0 {
 		return
 	}
-	if n > 0 {
-		h.progress(w, sd)
+	if o.broken {
+		o.backlog, o.look = nil, 0
+	} else if o.backlog != nil {
+		o.backlog.pending = nil
 	}
+	if h.sealed(w, sd) {
+		return
+	}
+	h.s.blocked[sd] = false
+	h.s.drained(w, sd)
 }
 
 // sent notes that n sealed bytes of sd were sent. The caller settles.
@@ -263,18 +285,45 @@ func (h *hold) sent(w *workspace, sd side, n int, broken bool) {
 	case broken || h.t.sealed(sd) == 0 && len(h.sides[sd].pending()) == 0:
 		h.wrote(w, sd, 0, broken)
 	case n > 0:
-		h.progress(w, sd)
+		h.account(w, sd, 0)
 	}
 }
 
-// progress starts the patience with sd anew.
-func (h *hold) progress(w *workspace, sd side) {
+// account notes that n more bytes were written to sd, which has a backlog or gets
+// one now, and whether sd has taken something. That the kernel accepts bytes does
+// not say so.
+func (h *hold) account(w *workspace, sd side, n int) {
 	o := &h.sides[sd]
+	unsent := h.t.unsent(sd)
 	if o.backlog == nil {
-		o.backlog = new(backlog)
+		o.backlog = &backlog{taken: w.now}
+	} else if unsent < 0 && n > 0 || unsent >= 0 && unsent < o.backlog.owed+n {
+		o.backlog.taken = w.now
+		h.s.took(sd, o.backlog.looked)
 	}
-	o.backlog.stallDue = w.now + stallTimeout
-	o.backlog.unsent = h.t.unsent(sd)
+	o.backlog.owed, o.backlog.looked = unsent, w.now
+	if o.look == 0 {
+		o.lookLater(w.now)
+	}
+}
+
+// stalls looks at what sd has left. It reports whether sd has taken nothing for
+// stallTimeout.
+func (h *hold) stalls(w *workspace, sd side) bool {
+	o := &h.sides[sd]
+	if o.look == 0 || o.lookDue() > w.now {
+		return false
+	}
+	o.look = 0
+	if !o.attached || o.shut || o.broken {
+		return false
+	}
+	if len(o.pending()) == 0 && h.t.sealed(sd) == 0 && h.t.unsent(sd) <= 0 {
+		o.backlog = nil
+		return false
+	}
+	h.account(w, sd, 0)
+	return w.now-o.backlog.taken >= stallTimeout
 }
 
 // follow acts on the leg of sd.
@@ -297,7 +346,7 @@ func (h *hold) follow(w *workspace, sd side) {
 	}
 	if h.s.leg[sd] == legClosed {
 		o.shut = true
-		o.backlog = nil
+		o.backlog, o.look = nil, 0
 		h.t.shut(sd)
 	}
 }
@@ -315,20 +364,21 @@ func (h *hold) eof(w *workspace, sd side, err error) {
 	}
 }
 
+// leave tells the session that the client has sent FIN although nobody reads it.
+// What the client has sent before may wait in front of that.
+func (h *hold) leave(w *workspace) {
+	if !h.left {
+		h.left = true
+		h.s.hungUp(w)
+	}
+}
+
 // tick does what is due.
 func (h *hold) tick(s *session, w *workspace) {
 	for sd := client; sd <= server; sd++ {
-		b := h.sides[sd].backlog
-		if b == nil || b.stallDue > w.now {
-			continue
+		if h.stalls(w, sd) {
+			s.stalled(w, sd)
 		}
-		// A socket takes more only when a good part of its buffer is free. A
-		// peer that reads slowly has taken bytes all the same.
-		if n := h.t.unsent(sd); n >= 0 && n < b.unsent {
-			h.progress(w, sd)
-			continue
-		}
-		s.stalled(w, sd)
 	}
 	if !s.over() {
 		s.expire(w)

@@ -605,11 +605,16 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 		return false
 	}
 	more = events != unix.EPOLLIN
-	if sd == client && events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && !l.turn(client) {
-		// Nobody listens to it, but it is gone. What a server has said
-		// before such an end is still delivered; this can only be what the
-		// client said to a server that does not listen.
-		l.eof(w, client, syscall.ECONNRESET)
+	if sd == client && !l.turn(client) {
+		// Nobody listens to it. What a server has said before it ended is
+		// still delivered; this can only be what the client said to a server
+		// that does not listen.
+		switch {
+		case events&unix.EPOLLERR != 0:
+			l.eof(w, client, syscall.ECONNRESET)
+		case events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0:
+			l.leave(w)
+		}
 	}
 	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		l.writePending(w, sd)
@@ -628,7 +633,7 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 	if more && o.attached && !o.shut {
 		// What is left is reported once more. But a hang-up is reported
 		// whether asked for or not, so who is not to be read is left alone.
-		if want := l.wanted(sd); want != unix.EPOLLONESHOT || l.interest[sd] != want {
+		if want := l.wanted(sd); !quiet(want) || l.interest[sd] != want {
 			l.watch(sd, want)
 		}
 	}
@@ -839,7 +844,7 @@ func (l *slot) update(now, due time.Duration) {
 		}
 		// What is not to be read is often to be read again before anything
 		// has come; ready sees to the rest.
-		if want, has := l.wanted(sd), l.interest[sd]; want != has && (want != unix.EPOLLONESHOT || has != reading) {
+		if want, has := l.wanted(sd), l.interest[sd]; want != has && !(quiet(want) && has == reading) {
 			l.watch(sd, want)
 		}
 	}
@@ -874,10 +879,17 @@ func (l *slot) update(now, due time.Duration) {
 // reading is what epoll reports of a side that is only read.
 const reading = unix.EPOLLIN | unix.EPOLLRDHUP
 
-// wanted is what the side waits for.
+// quiet tells whether a side waits for nothing, or only for its hang-up.
+func quiet(want uint32) bool { return want == unix.EPOLLONESHOT || want == unix.EPOLLRDHUP }
+
+// wanted is what the side waits for. A client that is not read may hang up all
+// the same, which is said once.
 func (l *slot) wanted(sd side) (want uint32) {
-	if l.turn(sd) && !l.refeed[sd] {
+	switch {
+	case l.turn(sd) && !l.refeed[sd]:
 		want = reading
+	case sd == client && !l.left:
+		want = unix.EPOLLRDHUP
 	}
 	if len(l.sides[sd].pending()) > 0 || l.sealed(sd) > 0 || l.buffered(sd) && l.turn(sd) {
 		want |= unix.EPOLLOUT // what is buffered needs a turn, epoll knows nothing of it

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -66,6 +67,7 @@ type pair struct {
 type endpoint struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil when conn is no socket
+	below   syscall.RawConn // of the socket below conn, raw where that is one itself; nil when there is none
 	win     window
 	refeed  bool // win holds bytes that the session would not take yet
 	writing bool // writePending runs
@@ -75,6 +77,11 @@ func (p *pair) use(sd side, conn net.Conn) *endpoint {
 	e := &endpoint{conn: conn}
 	if c, ok := conn.(syscall.Conn); ok && socket.Direct {
 		e.raw, _ = c.SyscallConn()
+		e.below = e.raw
+	} else if t, ok := conn.(*tls.Conn); ok {
+		if c, ok := t.NetConn().(syscall.Conn); ok {
+			e.below, _ = c.SyscallConn()
+		}
 	}
 	p.ends[sd] = e
 	p.sides[sd].attached = true
@@ -128,10 +135,36 @@ func (p *pair) sealed(side) int { return 0 }
 
 func (p *pair) unsent(sd side) int {
 	n := -1
-	if raw := p.ends[sd].raw; raw != nil {
-		raw.Control(func(fd uintptr) { n = socket.Unsent(fd) })
+	if below := p.ends[sd].below; below != nil {
+		below.Control(func(fd uintptr) { n = socket.Unsent(fd) })
 	}
 	return n
+}
+
+// hangUpLook is how often a client that is not read is looked at: it may have hung
+// up, which nothing tells.
+const hangUpLook = 500 * time.Millisecond
+
+// unheard reports whether the client is connected, and not read now.
+func (p *pair) unheard() bool {
+	o := &p.sides[client]
+	return o.attached && !o.shut && !p.left && p.ends[client].below != nil && !p.turn(client)
+}
+
+// lookForHangUp is the part of tick that the epoll loop does not need.
+func (p *pair) lookForHangUp(w *workspace) {
+	if !p.unheard() {
+		return
+	}
+	var err error
+	p.ends[client].below.Control(func(fd uintptr) { err = socket.Ended(fd) })
+	switch err {
+	case nil:
+	case io.EOF:
+		p.leave(w)
+	default:
+		p.eof(w, client, err)
+	}
 }
 
 func (p *pair) finish(sd side) bool {
@@ -151,6 +184,9 @@ func (p *pair) update(now, due time.Duration) {
 			e.writing = true
 			go p.writePending(side(sd), e)
 		}
+	}
+	if p.unheard() {
+		due = earlier(due, now+hangUpLook)
 	}
 	p.arm(now, due)
 	p.wake.Broadcast()
@@ -180,6 +216,7 @@ func (p *pair) arm(now, due time.Duration) {
 func (p *pair) expired() {
 	p.event(func(s *session, w *workspace) {
 		p.armed = 0
+		p.lookForHangUp(w)
 		p.tick(s, w)
 	})
 }

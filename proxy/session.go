@@ -53,6 +53,7 @@ const (
 	closeTimeout  = 5 * time.Second  // for the answer to any kind of close
 	lingerTimeout = 2 * time.Second  // for the client's EOF when no Close frame is awaited any more
 	stallTimeout  = 30 * time.Second // for a peer that does not read
+	hangUpTimeout = 4 * time.Second  // for a server to take what a client sent before it hung up
 )
 
 // Limits in bytes.
@@ -165,7 +166,7 @@ type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
 func (s *session) spare() {
-	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil {
+	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.legDue == [2]time.Duration{} && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil {
 		s.rare = nil
 	}
 }
@@ -1016,6 +1017,43 @@ func (s *session) eof(w *workspace, sd side, err error) {
 	}
 }
 
+// hungUp tells that the client has sent FIN, which was found while it is not read.
+// What it has sent before is relayed as long as the server takes it, and reading
+// that ends with eof; but the server must not wait for the end longer than
+// hangUpTimeout.
+func (s *session) hungUp(w *workspace) {
+	if s.leg[client] == legOpen && s.ending == endNone {
+		s.setLeg(w, client, legOpen, hangUpTimeout)
+	}
+}
+
+// leftUnread acts on a client that has hung up when the time for that is over.
+func (s *session) leftUnread(w *workspace) {
+	if s.reads(client) && !s.blocked[server] {
+		s.setLeg(w, client, legOpen, hangUpTimeout) // it is read, until eof
+		return
+	}
+	s.eof(w, client, nil)
+	if s.blocked[server] && s.leg[server] == legFinishing && !s.ending.info().EndTag {
+		s.setLeg(w, server, legClosed, 0)
+	}
+}
+
+// took tells that sd has taken some of what waits for it, after the moment since.
+// A server that is to get the rest of what a client has left has more time then.
+func (s *session) took(sd side, since time.Duration) {
+	r := s.rare
+	if r == nil || sd == client {
+		return
+	}
+	if r.legDue[server] != 0 {
+		r.legDue[server] = max(r.legDue[server], since+closeTimeout)
+	}
+	if r.legDue[client] != 0 && s.leg[client] == legOpen {
+		r.legDue[client] = max(r.legDue[client], since+hangUpTimeout)
+	}
+}
+
 // orderly is the ending under way, or e when there is none.
 func (s *session) orderly(e ending) ending {
 	if s.closing != endNone {
@@ -1089,9 +1127,12 @@ func (s *session) expire(w *workspace) {
 		for sd := range r.legDue {
 			switch {
 			case !due(r.legDue[sd], w.now):
-			case s.blocked[sd]:
+			case side(sd) == client && s.leg[client] == legOpen:
+				s.leftUnread(w)
+			case s.blocked[sd] && (side(sd) == client || s.ending.info().EndTag):
 				// It has not got all that is meant for it; a side that takes
-				// nothing more is given up as stalled.
+				// nothing more is given up as stalled. A server whose stream
+				// is not over gets no more than took has granted.
 				r.legDue[sd] = w.now + closeTimeout
 			default:
 				s.setLeg(w, side(sd), legClosed, 0)

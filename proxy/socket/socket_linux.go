@@ -3,6 +3,7 @@ package socket
 import (
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -228,6 +229,21 @@ func Gather(fd uintptr, pieces [][]byte) (n int, err error) {
 		pieces = pieces[k:]
 	}
 	return n, nil
+}
+
+// Ended is io.EOF when the peer will send nothing more, and another error when
+// the connection is broken. It reads nothing: there may be bytes in front of the
+// end.
+func Ended(fd uintptr) error {
+	p := unix.PollFd{Fd: int32(fd), Events: unix.POLLRDHUP}
+	n, _, e := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&unix.Timespec{})), 0, 0, 0)
+	switch {
+	case e != 0 || n == 0:
+		return nil
+	case p.Revents&unix.POLLERR != 0:
+		return syscall.ECONNRESET
+	}
+	return io.EOF
 }
 
 // Unsent is how many bytes the peer has yet to take of what was written, or -1

@@ -2,7 +2,10 @@
 
 package socket
 
-import "syscall"
+import (
+	"io"
+	"syscall"
+)
 
 // Direct tells that Read and Gather work here.
 const Direct = true
@@ -42,6 +45,20 @@ func write(fd uintptr, b []byte) (int, error) {
 		}
 		return max(n, 0), err
 	}
+}
+
+// Ended is io.EOF when the peer will send nothing more, and another error when
+// the connection is broken. An end behind bytes that nobody has read is not seen
+// here.
+func Ended(fd uintptr) error {
+	n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
+	switch {
+	case err == syscall.EAGAIN, err == syscall.EINTR, err == nil && n > 0:
+		return nil
+	case err != nil:
+		return err
+	}
+	return io.EOF
 }
 
 // Unsent is not known here.

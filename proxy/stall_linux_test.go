@@ -1,0 +1,331 @@
+//go:build linux
+
+package proxy
+
+import (
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// What a client or a server gets that does not read, and a client that is not
+// read, on real sockets. The epoll loop has a clock that the test moves; the
+// goroutine loop waits for real.
+
+// aged is a bench whose clock can be moved, if its loop has one.
+type aged struct {
+	*bench
+	sockets *sockets // nil for the goroutine loop
+}
+
+func newAged(t *testing.T, loop string) *aged {
+	if strings.HasPrefix(loop, LoopGoroutine) {
+		return &aged{newBench(t, loop), nil}
+	}
+	w := &sockets{}
+	return &aged{newBench(t, loop, w.gateway), w}
+}
+
+// pass lets d go by.
+func (b *aged) pass(d time.Duration) {
+	if b.sockets != nil {
+		b.sockets.pass(d)
+	} else {
+		time.Sleep(d)
+	}
+}
+
+// until lets time go by until f holds, and returns how much. The test fails when
+// that takes longer than limit.
+func (b *aged) until(limit time.Duration, f func() bool) (took time.Duration) {
+	b.t.Helper()
+	const step = 100 * time.Millisecond
+	for ; !f(); took += step {
+		if took > limit {
+			b.t.Errorf("it takes longer than %v", limit)
+			break
+		}
+		b.pass(step)
+	}
+	return took
+}
+
+// the only session of the bench, or nil.
+func (b *aged) session() *session {
+	if all := b.g.sessions(); len(all) == 1 {
+		return all[0]
+	}
+	return nil
+}
+
+func (b *aged) is(f func(*session) bool) (is bool) {
+	if s := b.session(); s != nil {
+		s.link.view(func(s *session) { is = f(s) })
+	}
+	return is
+}
+
+// ended reports whether the session has e, or is over.
+func (b *aged) ended(e ending) bool {
+	return b.session() == nil || b.is(func(s *session) bool { return s.ending == e })
+}
+
+// stanzas writes messages of about 1 kB from one side until f holds.
+func (b *aged) stanzas(from side, conn net.Conn, f func() bool) (sent string) {
+	b.t.Helper()
+	m := "<message><body>" + strings.Repeat("x", 1000) + "</body></message>"
+	out := []byte(m)
+	if from == client {
+		out = maskedFrame(ws.OpText, true, out)
+	}
+	var all strings.Builder
+	before := b.relayed(from)
+	for n := 1; !f(); n++ {
+		conn.SetWriteDeadline(time.Now().Add(patience))
+		if _, err := conn.Write(out); err != nil {
+			b.t.Fatal(err)
+		}
+		all.WriteString(m)
+		// No faster than the gateway reads: the kernel would keep the rest, and
+		// a FIN behind it.
+		for n%16 == 0 && b.relayed(from)-before < uint64(n) && !b.is(func(s *session) bool { return s.blocked[from.other()] }) {
+			time.Sleep(10 * time.Microsecond)
+		}
+	}
+	return all.String()
+}
+
+// relayed is how many elements came from a side.
+func (b *aged) relayed(from side) (n uint64) {
+	b.is(func(s *session) bool { n = s.relayedFrom(from); return true })
+	return n
+}
+
+func (s *session) relayedFrom(from side) uint64 {
+	t := s.traffic(up)
+	if from == server {
+		t = s.traffic(down)
+	}
+	return t.elements()
+}
+
+// block is stanzas until the other side is blocked for good.
+func (b *aged) block(from side, conn net.Conn) (sent string) {
+	blocked := func() bool { return b.is(func(s *session) bool { return s.blocked[from.other()] }) }
+	for !blocked() {
+		sent += b.stanzas(from, conn, blocked)
+		// A loop that writes in another goroutine is blocked for a moment again
+		// and again.
+		if time.Sleep(5 * time.Millisecond); blocked() {
+			b.unsent(from.other())
+		}
+	}
+	return sent
+}
+
+// fill is stanzas until the other side takes no more, although the gateway still
+// writes.
+func (b *aged) fill(from side, conn net.Conn) {
+	for b.unsent(from.other()) == 0 {
+		b.stanzas(from, conn, countdown(100))
+	}
+}
+
+func serverBlocked(s *session) bool { return s.blocked[server] }
+
+// A client hangs up while it is not read: its server must not wait for the end,
+// and must be able to keep the stream for a client that resumes it.
+//
+// XEP-0198, section 5.
+func TestHangUpWhileNotRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		pause func(b *aged, cl *net.TCPConn) // makes the gateway stop reading the client
+		hang  func(cl *net.TCPConn)
+	}{
+		"restart held": {func(b *aged, cl *net.TCPConn) {
+			b.send(cl, `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AA==</auth>`)
+			b.send(cl, testOpen)
+			b.until(patience, func() bool { return b.is((*session).holds) })
+		}, func(cl *net.TCPConn) { cl.CloseWrite() }},
+		"restart held, more behind": {func(b *aged, cl *net.TCPConn) {
+			b.send(cl, `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AA==</auth>`)
+			cl.Write(append(maskedFrame(ws.OpText, true, []byte(testOpen)), maskedFrame(ws.OpText, true, []byte("<presence/>"))...))
+			b.until(patience, func() bool { return b.is((*session).holds) })
+			cl.Write(make([]byte, 10<<10))
+		}, func(cl *net.TCPConn) { cl.CloseWrite() }},
+		"server blocked": {func(b *aged, cl *net.TCPConn) {
+			b.block(client, cl)
+		}, func(cl *net.TCPConn) { cl.CloseWrite() }},
+		"server blocked, reset": {func(b *aged, cl *net.TCPConn) {
+			b.block(client, cl)
+		}, func(cl *net.TCPConn) { cl.SetLinger(0); cl.Close() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onLoops(t, func(t *testing.T, l string) {
+				t.Parallel()
+				b := newAged(t, l)
+				cl, srv := b.connect()
+				srv.SetDeadline(time.Time{})
+				c.pause(b, cl)
+				c.hang(cl)
+				if b.sockets != nil { // whose clock may be faster than the kernel
+					await(func() bool { return b.is(func(s *session) bool { return s.ending != endNone || s.link.(*slot).left }) })
+				}
+				if b.until(5*time.Second, func() bool {
+					return b.session() == nil || b.is(func(s *session) bool { return s.leg[server] != legOpen })
+				}); !b.ended(endClientLost) {
+					t.Error("the ending is another")
+				}
+				if b.is(serverBlocked) {
+					b.until(5*time.Second, func() bool { return b.session() == nil })
+				}
+				got, err := endOf(srv)
+				if err != nil && !strings.HasSuffix(l, overTLS) { // which may end without its alert
+					t.Error(err)
+				}
+				if strings.Contains(got, "</stream:stream>") {
+					t.Error("the stream was ended for a client that has vanished")
+				}
+				cl.Close()
+				srv.Close()
+			})
+		})
+	}
+}
+
+// What a client sent before it hung up is relayed if the server takes it, however
+// slowly.
+func TestHangUpLosesNothing(t *testing.T) {
+	onLoops(t, func(t *testing.T, l string) {
+		t.Parallel()
+		b := newAged(t, l)
+		cl, srv := b.connect()
+		srv.SetDeadline(time.Time{})
+		sent := b.block(client, cl)
+		sent += b.stanzas(client, cl, countdown(50))
+		cl.CloseWrite()
+		b.pass(2 * time.Second)
+		got, err := endOf(srv)
+		if err != nil || got != sent {
+			t.Errorf("the server got %d bytes of %d, %v", len(got), len(sent), err)
+		}
+		srv.Close()
+	})
+}
+
+// countdown is true after n calls.
+func countdown(n int) func() bool { return func() bool { n--; return n < 0 } }
+
+// A server that takes some now and then gets what is left; one that has stopped
+// does not keep the session.
+func TestHangUpAndSlowServer(t *testing.T) {
+	b := newAged(t, LoopAuto)
+	cl, srv := b.connect()
+	srv.SetDeadline(time.Time{})
+	b.block(client, cl)
+	b.stanzas(client, cl, countdown(500))
+	cl.CloseWrite()
+	buf := make([]byte, 256<<10)
+	for range 5 {
+		b.pass(3 * time.Second)
+		if _, err := io.ReadFull(srv, buf); err != nil {
+			t.Fatal(err)
+		}
+		if b.unsent(server); b.session() == nil {
+			break // all of it was taken
+		}
+	}
+	if b.ended(endClientLost) && !strings.HasSuffix(endOfString(srv), "</message>") {
+		t.Error("cut off while the server was reading")
+	}
+	b.until(10*time.Second, func() bool { return b.session() == nil })
+	srv.Close()
+}
+
+func endOfString(r io.Reader) string {
+	b, _ := io.ReadAll(r)
+	return string(b)
+}
+
+// A peer that does not read is given up 30 s after it has taken the last byte:
+// whether it leaves bytes with the gateway or with the kernel, and whatever it
+// sends meanwhile.
+func TestPeerThatDoesNotRead(t *testing.T) {
+	const late = 4 * time.Second // what is looked at now and then is seen that much later
+	for name, c := range map[string]struct {
+		flood func(b *aged, cl *net.TCPConn, srv serverConn)
+		end   ending
+	}{
+		"client, blocked": {func(b *aged, cl *net.TCPConn, srv serverConn) {
+			b.block(server, srv)
+		}, endClientStalled},
+		"server, blocked": {func(b *aged, cl *net.TCPConn, srv serverConn) {
+			b.block(client, cl)
+		}, endServerStalled},
+		"client, kernel": {func(b *aged, cl *net.TCPConn, srv serverConn) {
+			cl.SetReadBuffer(4 << 10)
+			b.fill(server, srv)
+		}, endClientStalled},
+		"server, kernel": {func(b *aged, cl *net.TCPConn, srv serverConn) {
+			srv.(interface{ SetReadBuffer(int) error }).SetReadBuffer(4 << 10)
+			b.fill(client, cl)
+		}, endServerStalled},
+	} {
+		for _, l := range loops {
+			if strings.HasPrefix(l, LoopGoroutine) {
+				continue // it has no clock to move
+			}
+			t.Run(name+", "+l, func(t *testing.T) {
+				b := newAged(t, l)
+				cl, srv := b.connect()
+				srv.SetDeadline(time.Time{})
+				c.flood(b, cl, srv)
+				took := time.Duration(0)
+				for !b.ended(c.end) {
+					if took += time.Second; took > stallTimeout+late {
+						t.Fatalf("it still has the session after %v", took)
+					}
+					// The other side is alive, and so is this one in its way.
+					if c.end == endClientStalled {
+						cl.Write(maskedFrame(ws.OpPing, true, nil))
+					} else {
+						io.WriteString(srv, " ")
+					}
+					b.pass(time.Second)
+				}
+				if took < stallTimeout {
+					t.Errorf("given up after %v", took)
+				}
+				srv.Close()
+				cl.Close()
+				b.until(time.Minute, func() bool { return b.session() == nil })
+			})
+		}
+	}
+}
+
+// unsent is what sd has yet to take of what the session has written, once the
+// kernels have come to rest.
+func (b *aged) unsent(sd side) int {
+	look := func() (n int) {
+		if s := b.session(); s != nil {
+			s.link.view(func(s *session) { n = s.link.(transport).unsent(sd) })
+		}
+		return n
+	}
+	// In 5 ms: longer than an acknowledgement is delayed, and than it takes until
+	// a closed window is probed, whereupon the peer's kernel makes some room.
+	const rest = 80
+	n := look()
+	for same := 0; same < rest; same++ {
+		time.Sleep(5 * time.Millisecond)
+		if m := look(); m != n {
+			n, same = m, 0
+		}
+	}
+	return n
+}
