@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // These tests give the program a log that nobody reads.
@@ -25,27 +23,6 @@ func startWith(t *testing.T, stderr *os.File, environ ...string) *gatewayProcess
 	g.Stdout, g.Stderr = stderr, stderr
 	g.begin()
 	return g
-}
-
-func (g *gatewayProcess) begin() {
-	g.t.Helper()
-	if err := g.Start(); err != nil {
-		g.t.Fatal(err)
-	}
-	g.t.Cleanup(func() { _ = g.Process.Kill() })
-	g.eventually("it does not serve", func() bool {
-		status, _, err := get(g.dir+"/admin", "/readyz")
-		return err == nil && status == http.StatusOK
-	})
-}
-
-func (g *gatewayProcess) eventually(problem string, done func() bool) {
-	g.t.Helper()
-	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			g.t.Fatal(problem)
-		}
-	}
 }
 
 var lostMetric = regexp.MustCompile(`(?m)^xmppgate_log_lines_lost_total (\d+)$`)
@@ -70,24 +47,6 @@ func (g *gatewayProcess) works() {
 		_, body := g.get("/metrics")
 		return strings.Contains(body, `xmppgate_sessions_ended_total{ending="client-lost"} 2`)
 	})
-}
-
-// drains ends the program by SIGTERM, as if nothing was wrong with the log.
-func (g *gatewayProcess) drains() {
-	g.t.Helper()
-	g.signal(syscall.SIGTERM)
-	ended := make(chan error, 1)
-	go func() { ended <- g.Wait() }()
-	select {
-	case err := <-ended:
-		if err != nil {
-			g.t.Errorf("%v, want exit code 0", err)
-		}
-	case <-time.After(20 * time.Second): // the drain has 25
-		_ = g.Process.Kill()
-		<-ended
-		g.t.Error("SIGTERM does not end it")
-	}
 }
 
 // fill leaves no room in a pipe for another byte.

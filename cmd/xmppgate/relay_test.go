@@ -30,6 +30,8 @@ type gatewayProcess struct {
 	t      *testing.T
 	dir    string
 	stderr *bufio.Scanner
+
+	serving struct{ Listen, Admin string } // as it is logged
 }
 
 // newGateway has sockets and a server, but does not run.
@@ -38,7 +40,7 @@ func newGateway(t *testing.T, environ ...string) *gatewayProcess {
 	dir := t.TempDir()
 	serveStreams(t, filepath.Join(dir, "server"))
 	g := &gatewayProcess{Cmd: exec.Command("xmppgate"), t: t, dir: dir}
-	g.Env = append(environ, "XMPPGATE_LISTEN=unix:"+dir+"/ws", "XMPPGATE_ADMIN_LISTEN=unix:"+dir+"/admin", "XMPPGATE_UPSTREAM=unix:"+dir+"/server")
+	g.Env = append([]string{"XMPPGATE_LISTEN=unix:" + dir + "/ws", "XMPPGATE_ADMIN_LISTEN=unix:" + dir + "/admin", "XMPPGATE_UPSTREAM=unix:" + dir + "/server"}, environ...)
 	return g
 }
 
@@ -56,7 +58,50 @@ func startGateway(t *testing.T, environ ...string) *gatewayProcess {
 	t.Cleanup(func() { _ = g.Process.Kill() })
 	g.stderr = bufio.NewScanner(stderr)
 	g.logs("serving")
+	if err := json.Unmarshal(g.stderr.Bytes(), &g.serving); err != nil {
+		t.Fatal(err)
+	}
 	return g
+}
+
+// begin runs the program whatever becomes of its log, and waits until it serves.
+func (g *gatewayProcess) begin() {
+	g.t.Helper()
+	if err := g.Start(); err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { _ = g.Process.Kill() })
+	g.eventually("it does not serve", func() bool {
+		status, _, err := get(g.dir+"/admin", "/readyz")
+		return err == nil && status == http.StatusOK
+	})
+}
+
+func (g *gatewayProcess) eventually(problem string, done func() bool) {
+	g.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			g.t.Fatal(problem)
+		}
+	}
+}
+
+// drains ends the program by SIGTERM, as if nothing was wrong with the log.
+func (g *gatewayProcess) drains() {
+	g.t.Helper()
+	g.signal(syscall.SIGTERM)
+	ended := make(chan error, 1)
+	go func() { ended <- g.Wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			g.t.Errorf("%v, want exit code 0", err)
+		}
+	case <-time.After(20 * time.Second): // the drain has 25
+		_ = g.Process.Kill()
+		<-ended
+		g.t.Error("SIGTERM does not end it")
+	}
 }
 
 // logs waits for a record with the given message.

@@ -1,0 +1,503 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// effects shows of every variable what it does to the running program: on the
+// wire, at the admin listener, in the log. A variable that is parsed and goes
+// nowhere fails here, and so does a new one without an entry.
+var effects = map[string]func(*testing.T){
+	"LISTEN": func(t *testing.T) {
+		dir := t.TempDir()
+		g := startGateway(t, "XMPPGATE_LISTEN=unix:"+dir+"/a,unix:"+dir+"/b,127.0.0.1:0")
+		addresses := strings.Split(g.serving.Listen, ",")
+		for _, a := range addresses {
+			if got := opened(t, a, ""); !strings.Contains(got, "<open ") {
+				t.Errorf("%s: %s", a, got)
+			}
+		}
+		if len(addresses) != 3 {
+			t.Errorf("%d listeners: %v", len(addresses), addresses)
+		}
+	},
+	"PATH": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_PATH=/chat")
+		g.upgrades(101, "/chat", "")
+		g.upgrades(404, "/ws", "")
+	},
+	"UPSTREAM": func(t *testing.T) {
+		server := filepath.Join(t.TempDir(), "other")
+		serveStreamsAs(t, "unix", server, "other", noFeatures)
+		g := startGateway(t, "XMPPGATE_UPSTREAM=unix:"+server)
+		if got := opened(t, g.serving.Listen, ""); !strings.Contains(got, `id='other'`) {
+			t.Error(got)
+		}
+		g.signal(syscall.SIGTERM)
+
+		// A gateway that shows a certificate hides EXTERNAL.
+		cert, key := writeCertificate(t)
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go acceptStreamsThat(l, "tls", offersAll)
+		url := "tls://" + l.Addr().String() + "?pin=" + pinOf(t, pair)
+		for options, hides := range map[string]bool{"": false, "&cert=" + cert + "&key=" + key: true} {
+			g := startGateway(t, "XMPPGATE_UPSTREAM="+url+options)
+			got := opened(t, g.serving.Listen, "")
+			if !strings.Contains(got, "<mechanism>PLAIN<") || strings.Contains(got, "EXTERNAL") == hides {
+				t.Errorf("options %q: %s", options, got)
+			}
+		}
+	},
+	"UPSTREAM_POLICY": func(t *testing.T) {
+		dir := t.TempDir()
+		serveStreamsAs(t, "unix", dir+"/a", "a", noFeatures)
+		serveStreamsAs(t, "unix", dir+"/b", "b", noFeatures)
+		for policy, want := range map[string]int{"first": 1, "round-robin": 2} {
+			g := startGateway(t, "XMPPGATE_UPSTREAM=unix:"+dir+"/a,unix:"+dir+"/b", "XMPPGATE_UPSTREAM_POLICY="+policy)
+			servers := map[bool]bool{}
+			for range 4 {
+				servers[strings.Contains(opened(t, g.serving.Listen, ""), "id='a'")] = true
+			}
+			if len(servers) != want {
+				t.Errorf("%s leads to %d servers", policy, len(servers))
+			}
+		}
+	},
+	"DOMAINS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_DOMAINS=example.net")
+		if got := opened(t, g.serving.Listen, ""); !strings.Contains(got, "host-unknown") {
+			t.Error(got)
+		}
+	},
+	"DNS": func(t *testing.T) {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		g := startGateway(t, "XMPPGATE_UPSTREAM=srv:xmpp.example", "XMPPGATE_DNS="+c.LocalAddr().String())
+		go func() { // what makes the gateway ask
+			if c, err := net.Dial("unix", strings.TrimPrefix(g.serving.Admin, "unix:")); err == nil {
+				_, _ = io.WriteString(c, "GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+				_, _ = io.Copy(io.Discard, c)
+				c.Close()
+			}
+		}()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		b := make([]byte, 512)
+		n, _, err := c.ReadFrom(b)
+		if err != nil || !bytes.Contains(b[:n], []byte("\x04xmpp\x07example\x00")) {
+			t.Errorf("the question is %q, %v", b[:n], err)
+		}
+	},
+	"CHANNEL_BINDING": func(t *testing.T) {
+		for value, offered := range map[string]bool{"pass": true, "strip": false} {
+			server := filepath.Join(t.TempDir(), "s")
+			serveStreamsAs(t, "unix", server, "x", offersAll)
+			g := startGateway(t, "XMPPGATE_UPSTREAM=unix:"+server, "XMPPGATE_CHANNEL_BINDING="+value)
+			if got := opened(t, g.serving.Listen, ""); strings.Contains(got, "-PLUS") != offered || !strings.Contains(got, "PLAIN") {
+				t.Errorf("%s: %s", value, got)
+			}
+		}
+	},
+	"PROXY_PROTOCOL": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_LISTEN=127.0.0.1:0", "XMPPGATE_PROXY_PROTOCOL=127.0.0.1")
+		g.comesFrom("203.0.113.7:54321", "PROXY TCP4 203.0.113.7 198.51.100.1 54321 5290\r\n", "")
+	},
+	"TRUSTED_PROXIES": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_TRUSTED_PROXIES=unix")
+		g.comesFrom("203.0.113.7:0", "", "X-Forwarded-For: 203.0.113.7\r\n")
+		startGateway(t).comesFrom("", "", "X-Forwarded-For: 203.0.113.7\r\n")
+	},
+	"CLIENT_ADDRESS_HEADER": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_CLIENT_ADDRESS_HEADER=Forwarded")
+		g.comesFrom("203.0.113.7:0", "", "Forwarded: for=203.0.113.7\r\nX-Forwarded-For: 192.0.2.1\r\n")
+	},
+	"SEE_OTHER": func(t *testing.T) {
+		server := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		redirect := func(c net.Conn) {
+			defer c.Close()
+			r := bufio.NewReader(c)
+			readUntil(r, "version=\"1.0\">")
+			_, _ = io.WriteString(c, streamHeader("x")+"<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>")
+			readUntil(r, "</auth>")
+			_, _ = io.WriteString(c, "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+			readUntil(r, "version=\"1.0\">")
+			_, _ = io.WriteString(c, streamHeader("y")+"<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>node2:5222</see-other-host></stream:error>")
+			_, _ = io.Copy(io.Discard, r)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go redirect(c)
+			}
+		}()
+		g := startGateway(t, "XMPPGATE_UPSTREAM=unix:"+server, "XMPPGATE_SEE_OTHER=node2:5222=wss://node2.example/ws")
+		c := g.open()
+		send(t, c, `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)
+		expect(t, c, "<success")
+		if err := sendOpen(c, "example.org"); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, c, "<open ")
+		expect(t, c, `see-other-uri="wss://node2.example/ws"`)
+	},
+	"ORIGINS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_ORIGINS=https://chat.example.org")
+		g.upgrades(101, "/ws", "Origin: https://chat.example.org\r\n")
+		g.upgrades(403, "/ws", "Origin: https://evil.example\r\n")
+		startGateway(t).upgrades(101, "/ws", "Origin: https://evil.example\r\n")
+	},
+	"ADMIN_LISTEN": func(t *testing.T) {
+		socket := filepath.Join(t.TempDir(), "a")
+		g := startGateway(t, "XMPPGATE_ADMIN_LISTEN=127.0.0.1:0,unix:"+socket)
+		if status, _, err := get(socket, "/healthz"); err != nil || status != 200 {
+			t.Errorf("%d, %v", status, err)
+		}
+		// Who sends half a request does not stay. The 5 s are tested with a
+		// fake clock.
+		address, _, _ := strings.Cut(g.serving.Admin, ",")
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: local")
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("half a request: %v", err)
+		}
+	},
+	"ADMIN_HOSTS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_ADMIN_LISTEN=127.0.0.1:0", "XMPPGATE_ADMIN_HOSTS=gate.example")
+		address, err := net.ResolveTCPAddr("tcp", g.serving.Admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for host, status := range map[string]int{"gate.example": 200, "evil.example": 403} {
+			if got := ask(t, address, "GET /metrics HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); got != status {
+				t.Errorf("%s: %d", host, got)
+			}
+		}
+	},
+	"MAX_STANZA_BYTES": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_MAX_STANZA_BYTES=10000")
+		c := g.open()
+		send(t, c, "<iq>"+strings.Repeat("x", 10000-len("<iq></iq>"))+"</iq>")
+		send(t, c, "<iq>"+strings.Repeat("x", 10001-len("<iq></iq>"))+"</iq>")
+		expect(t, c, "policy-violation")
+		g.eventually("the first one does not arrive", func() bool {
+			_, body := g.get("/metrics")
+			return strings.Contains(body, `xmppgate_bytes_total{direction="up"} 10000`)
+		})
+	},
+	"MAX_SERVER_STANZA_BYTES": func(t *testing.T) {
+		server := filepath.Join(t.TempDir(), "s")
+		serveStreamsAs(t, "unix", server, "x", noFeatures+"<message>"+strings.Repeat("x", 20000)+"</message>")
+		for value, passes := range map[string]bool{"15000": false, "30000": true} {
+			g := startGateway(t, "XMPPGATE_UPSTREAM=unix:"+server, "XMPPGATE_MAX_STANZA_BYTES=10000", "XMPPGATE_MAX_SERVER_STANZA_BYTES="+value)
+			c := g.open()
+			if op, payload := readFrame(t, c); (op == ws.OpText) != passes {
+				t.Errorf("%s: %v of %d bytes", value, op, len(payload))
+			}
+		}
+	},
+	"MAX_SESSIONS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_MAX_SESSIONS=1")
+		g.open()
+		g.upgrades(503, "/ws", "")
+	},
+	"PING_INTERVAL": func(t *testing.T) {
+		c := startGateway(t, "XMPPGATE_PING_INTERVAL=1s").open() // who waits for 10 s, not for 30
+		if op, payload := readFrame(t, c); op != ws.OpPing {
+			t.Errorf("%v %q", op, payload)
+		}
+	},
+	"DRAIN_TIMEOUT": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_DRAIN_TIMEOUT=1s")
+		g.open() // never answers; the gateway itself gives it 5 s
+		g.signal(syscall.SIGTERM)
+		g.logs("xmppgate failed")
+		if !strings.Contains(g.stderr.Text(), "sessions were cut after 1s") {
+			t.Error(g.stderr.Text())
+		}
+		g.ends(exitFailed)
+	},
+	"CONNECTION_METRICS_LIMIT": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_CONNECTION_METRICS_LIMIT=1")
+		g.open()
+		g.open()
+		if _, body := g.get("/metrics/connections"); !strings.Contains(body, "xmppgate_connections_omitted 1") {
+			t.Error(body)
+		}
+		if _, body := g.get("/connections"); strings.Count(body, `"domain"`) != 1 {
+			t.Error(body)
+		}
+	},
+	"LOOP": func(t *testing.T) {
+		auto := "/loop_goroutine.go"
+		if runtime.GOOS == "linux" {
+			auto = "/loop_epoll.go"
+		}
+		for value, file := range map[string]string{"auto": auto, "goroutine": "/loop_goroutine.go"} {
+			g := startGateway(t, "XMPPGATE_LOOP="+value, "XMPPGATE_PROFILE=true")
+			g.open()
+			if _, body := g.get("/debug/pprof/goroutine?debug=2"); !strings.Contains(body, file) {
+				t.Errorf("%s: no goroutine is in %s", value, file)
+			}
+		}
+	},
+	"PROFILE": func(t *testing.T) {
+		for value, want := range map[string]int{"false": 404, "true": 200} {
+			if status, _ := startGateway(t, "XMPPGATE_PROFILE="+value).get("/debug/pprof/"); status != want {
+				t.Errorf("%s: %d", value, status)
+			}
+		}
+	},
+	"LOG_LEVEL": func(t *testing.T) {
+		for value, logs := range map[string]bool{"info": true, "warn": false} {
+			if log := wholeLog(t, "XMPPGATE_LOG_LEVEL="+value); strings.Contains(log, `"serving"`) != logs {
+				t.Errorf("%s: %s", value, log)
+			}
+		}
+	},
+	"LOG_FORMAT": func(t *testing.T) {
+		for value, want := range map[string]string{"auto": `"msg":"serving"`, "text": "msg=serving", "json": `"msg":"serving"`} {
+			if log := wholeLog(t, "XMPPGATE_LOG_FORMAT="+value); !strings.Contains(log, want) {
+				t.Errorf("%s: %s", value, log)
+			}
+		}
+	},
+	"UNSAFE_ADMIN": func(t *testing.T) {
+		refuses(t, "XMPPGATE_ADMIN_LISTEN=0.0.0.0:0")
+		startGateway(t, "XMPPGATE_ADMIN_LISTEN=0.0.0.0:0", "XMPPGATE_UNSAFE_ADMIN=true")
+	},
+	"UNSAFE_UPSTREAM": func(t *testing.T) {
+		refuses(t, "XMPPGATE_UPSTREAM=tcp://192.0.2.1:5222")
+		startGateway(t, "XMPPGATE_UPSTREAM=tcp://192.0.2.1:5222", "XMPPGATE_UNSAFE_UPSTREAM=true")
+	},
+}
+
+func TestEveryVariableHasAnEffect(t *testing.T) {
+	known := map[string]bool{}
+	for _, v := range variables() {
+		name := strings.TrimPrefix(v.name, prefix)
+		known[name] = true
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			effect, ok := effects[name]
+			if !ok {
+				t.Fatal("nothing shows what it does: add it to effects")
+			}
+			effect(t)
+		})
+	}
+	for name := range effects {
+		if !known[name] {
+			t.Errorf("%s is not a variable", name)
+		}
+	}
+}
+
+// offersAll are mechanisms that may not cross.
+const offersAll = "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism><mechanism>EXTERNAL</mechanism><mechanism>PLAIN</mechanism></mechanisms></stream:features>"
+
+const noFeatures = "<stream:features/>"
+
+// pinOf is the pin of a certificate's key.
+func pinOf(t *testing.T, pair tls.Certificate) string {
+	t.Helper()
+	c, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(c.RawSubjectPublicKeyInfo))
+}
+
+func streamHeader(id string) string {
+	return `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='` + id + `' version='1.0'>`
+}
+
+// serveStreamsAs is an XMPP server whose streams have an id and go on with what it
+// says.
+func serveStreamsAs(t *testing.T, network, address, id, says string) {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go acceptStreamsThat(l, id, says)
+}
+
+func acceptStreamsThat(l net.Listener, id, says string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			r := bufio.NewReader(c)
+			readUntil(r, "<stream:stream")
+			readUntil(r, ">")
+			_, _ = io.WriteString(c, streamHeader(id)+says)
+			_, _ = io.Copy(io.Discard, r)
+		}()
+	}
+}
+
+// readUntil reads up to the end of text, or of the connection.
+func readUntil(r *bufio.Reader, text string) {
+	for got := ""; !strings.HasSuffix(got, text); {
+		b, err := r.ReadByte()
+		if err != nil {
+			return
+		}
+		got += string(b)
+	}
+}
+
+// opened returns what a client at a listener gets for <open/>, up to the
+// features or the end of the session.
+func opened(t *testing.T, listener, headers string) (received string) {
+	t.Helper()
+	c, status := upgrade(t, listener, "", "/ws", headers)
+	defer c.Close()
+	if status != http.StatusSwitchingProtocols {
+		t.Fatalf("status %d", status)
+	}
+	if err := sendOpen(c, "example.org"); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(received, "features") {
+		op, payload := readFrame(t, c)
+		if op == ws.OpClose {
+			break
+		}
+		received += string(payload)
+	}
+	return received
+}
+
+// upgrade connects to a listener as it is logged, and asks for a WebSocket.
+func upgrade(t *testing.T, listener, ahead, path, headers string) (c net.Conn, status int) {
+	t.Helper()
+	network, address := "tcp", listener
+	if path, unix := strings.CutPrefix(listener, "unix:"); unix {
+		network, address = "unix", path
+	}
+	c, err := net.Dial(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprintf(c, "%sGET %s HTTP/1.1\r\nHost: gate\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n%s\r\n", ahead, path, headers)
+	// Byte by byte, so that no frame is lost in a buffer.
+	head := ""
+	for b := make([]byte, 1); !strings.HasSuffix(head, "\r\n\r\n"); head += string(b) {
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatalf("%q: %v", head, err)
+		}
+	}
+	if _, err := fmt.Sscanf(head, "HTTP/1.1 %d", &status); err != nil {
+		t.Fatal(err)
+	}
+	return c, status
+}
+
+func (g *gatewayProcess) upgrades(status int, path, headers string) {
+	g.t.Helper()
+	c, got := upgrade(g.t, g.serving.Listen, "", path, headers)
+	c.Close()
+	if got != status {
+		g.t.Errorf("%s with %q: %d, want %d", path, headers, got, status)
+	}
+}
+
+// comesFrom compares the address of a client, as the gateway reports it.
+func (g *gatewayProcess) comesFrom(remote, ahead, headers string) {
+	g.t.Helper()
+	if _, status := upgrade(g.t, g.serving.Listen, ahead, "/ws", headers); status != http.StatusSwitchingProtocols {
+		g.t.Fatalf("status %d", status)
+	}
+	_, body := g.get("/connections")
+	var list []listedSession
+	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list) != 1 {
+		g.t.Fatalf("%s: %v", body, err)
+	}
+	if list[0].Remote != remote {
+		g.t.Errorf("the client is %q, want %q", list[0].Remote, remote)
+	}
+}
+
+func send(t *testing.T, c net.Conn, message string) {
+	t.Helper()
+	if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte(message)))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func expect(t *testing.T, c net.Conn, want string) {
+	t.Helper()
+	if _, payload := readFrame(t, c); !bytes.Contains(payload, []byte(want)) {
+		t.Fatalf("got %q, want %s", payload, want)
+	}
+}
+
+// wholeLog returns what the program logs from start to end.
+func wholeLog(t *testing.T, environ ...string) string {
+	t.Helper()
+	g := newGateway(t, environ...)
+	var log bytes.Buffer
+	g.Stderr = &log
+	g.begin()
+	g.drains()
+	return log.String()
+}
+
+// refuses checks that a configuration is wrong.
+func refuses(t *testing.T, environ ...string) {
+	t.Helper()
+	g := newGateway(t, environ...)
+	out, err := g.CombinedOutput()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != exitConfig {
+		t.Errorf("%v: %v\n%s", environ, err, out)
+	}
+}
