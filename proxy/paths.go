@@ -40,7 +40,7 @@ func parsePath(s string) (pathPattern, error) {
 			return nil, errPathSegment
 		}
 		if decoded == "." || decoded == ".." || decoded == "" && i < len(p)-1 {
-			return nil, errors.New("no client sends this: write no empty segment, . or ..")
+			return nil, errors.New("no client sends this: write no segment that is empty, . or .. itself")
 		}
 		p[i] = decoded
 	}
