@@ -22,7 +22,7 @@ type options struct {
 	pins        []pin          // pin
 	certificate *tls.Certificate
 	proxy       byte // the version of the PROXY header; 0 means none
-	private     bool // whether srv: may lead to private addresses
+	private     bool // whether DNS and redirects may lead to private addresses
 	tls         tlsConfigs
 
 	certFile, keyFile string
@@ -35,7 +35,6 @@ type pin [sha256.Size]byte
 // Which servers an option makes sense for.
 var (
 	withTLS = []string{"starttls", "tls", "srv"}
-	withSRV = []string{"srv"}
 	withAll = []string{"tcp", "unix", "starttls", "tls", "srv"}
 )
 
@@ -52,7 +51,7 @@ var knownOptions = []struct {
 	{"cert", withTLS, false, func(o *options, v string) error { o.certFile = v; return nil }},
 	{"key", withTLS, false, func(o *options, v string) error { o.keyFile = v; return nil }},
 	{"proxy", withAll, false, (*options).setProxy},
-	{"private", withSRV, false, (*options).setPrivate},
+	{"private", withTLS, false, (*options).setPrivate},
 }
 
 // parseOptions reads the query of a server's URL.

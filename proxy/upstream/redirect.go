@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 )
 
@@ -15,9 +16,8 @@ const maxRedirects = 3
 // that speaks WebSocket. seen are the addresses that led there.
 //
 // Security, options and the identity that the certificate must prove are the
-// same at the other place. So is what DNS may lead srv: to. A stream in plain
-// text is followed to the configured host and into private networks only. What
-// is not followed is a failure of the server, and holds its stream error.
+// same at the other place. Where that may be, see endpoint.leadsTo. What is not
+// followed is a failure of the server, and holds its stream error.
 func (s *search) follow(ctx context.Context, q *Request, e endpoint, seen []string) (*Stream, *Error) {
 	stream, err := s.open(ctx, &e, q)
 	if err == nil {
@@ -33,11 +33,10 @@ func (s *search) follow(ctx context.Context, q *Request, e endpoint, seen []stri
 	s.observer.Redirected(e.server)
 	next := e
 	next.address = to.to
-	if e.security == plain {
-		next.allowed = local
-		if host(next.address) == host(seen[0]) {
-			next.allowed = nil
-		}
+	if host(next.address) != host(seen[0]) {
+		next.allowed = e.leadsTo(failure.stream)
+	} else if e.security == plain {
+		next.allowed = nil
 	}
 	stream, further := s.follow(ctx, q, next, seen)
 	if further != nil && further.Result == ResultForbidden && further.stream == nil {
@@ -46,6 +45,25 @@ func (s *search) follow(ctx context.Context, q *Request, e endpoint, seen []stri
 		failures{failure}.discard()
 	}
 	return stream, further
+}
+
+// leadsTo returns the check for the addresses that a server may send a session
+// to, when that is another host than the configured one. A stream in plain text is
+// followed into private networks only. With TLS the rule is that of srv:, so that
+// a server on the Internet leads nobody into the gateway's own network: a server
+// there, as a node of a cluster is, leads to others there.
+func (e *endpoint) leadsTo(from *Stream) func(netip.Addr) error {
+	switch {
+	case e.security == plain:
+		return private
+	case e.allowed != nil:
+		return e.allowed // of srv:, or of a redirect before
+	case e.options.private:
+		return nil
+	case from != nil && PublicAddress(addrPort(from.Conn.RemoteAddr()).Addr()) != nil:
+		return publicOrPrivate
+	}
+	return PublicAddress
 }
 
 func host(address string) string {

@@ -71,7 +71,7 @@ func TestRedirectKeepsTheRest(t *testing.T) {
 	if err := connect(r, &Request{Domain: "d.example"}); err != nil {
 		t.Fatal(err)
 	}
-	if e := w.last; e.address != "b:1" || e.security != directTLS || e.options.name != "n.example" || e.options.proxy != 2 || e.identity != "a" || e.allowed != nil {
+	if e := w.last; e.address != "b:1" || e.security != directTLS || e.options.name != "n.example" || e.options.proxy != 2 || e.identity != "a" || e.allowed == nil {
 		t.Errorf("went to %+v", e)
 	}
 	if w.request.Domain != "d.example" {
@@ -106,21 +106,31 @@ func TestRedirectsAndFailover(t *testing.T) {
 // What DNS must not lead to, a server that DNS has led to must not either. A
 // stream in plain text does not leave the private network.
 func TestRedirectsAreGuarded(t *testing.T) {
-	const private, global = "10.0.0.1", "1.1.1.1"
+	const inside, outside, metadata = "10.0.0.1", "1.1.1.1", "169.254.169.254"
 	for _, test := range []struct {
-		server, to      string
-		private, global bool
+		server, to                string
+		at                        string // the server; empty means on the Internet
+		private, global, metadata bool
 	}{
-		{"tls://a", "b:1", true, true},
-		{"starttls://a", "b:1", true, true},
-		{"tcp://a", "b:1", true, false},
-		{"tcp://a", "a:1", true, true},
-		{"srv:?private=true", "b:1", true, true},
-		{"srv:", "b:1", false, true},
+		{"tls://a", "b:1", "", false, true, false},
+		{"tls://a", "a:1", "", true, true, true},
+		{"starttls://a", "b:1", "", false, true, false},
+		{"tls://a?private=true", "b:1", "", true, true, true},
+		{"starttls://a?private=true", "b:1", "", true, true, true},
+		{"tls://a", "b:1", "10.0.0.9", true, true, false},
+		{"tls://a", "b:1", "127.0.0.1", true, true, false},
+		{"starttls://a", "b:1", "fd00::9", true, true, false},
+		{"tcp://a", "b:1", "", true, false, false},
+		{"tcp://a", "a:1", "", true, true, true},
+		{"srv:?private=true", "b:1", "", true, true, true},
+		{"srv:", "b:1", "", false, true, false},
 	} {
-		for address, allowed := range map[string]bool{private: test.private, global: test.global} {
+		for address, allowed := range map[string]bool{inside: test.private, outside: test.global, metadata: test.metadata} {
 			_, resolver := newZone(t, map[string]string{})
 			w := &world{}
+			if test.at != "" {
+				w.remote = &net.TCPAddr{IP: net.ParseIP(test.at)}
+			}
 			for _, from := range []string{"a:5222", "a:5223", "d.example.:5222"} {
 				w.set(from, w.sends(test.to))
 			}
@@ -150,7 +160,7 @@ func TestRedirectsAreGuarded(t *testing.T) {
 		"127.0.0.1": true, "::1": true, "10.0.0.1": true, "172.16.0.1": true, "192.168.0.1": true, "fd00::1": true, "::ffff:10.0.0.1": true,
 		"1.1.1.1": false, "169.254.169.254": false, "100.64.0.1": false, "0.0.0.0": false, "::": false, "fe80::1": false, "2a00::1": false,
 	} {
-		if err := local(netip.MustParseAddr(a)); (err == nil) != want {
+		if err := private(netip.MustParseAddr(a)); (err == nil) != want {
 			t.Errorf("%s: %v", a, err)
 		}
 	}

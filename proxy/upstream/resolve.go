@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -113,7 +112,7 @@ func (s *service) endpoints(ctx context.Context, c candidate, o Observer) ([]end
 		e := c.server.at("tcp", net.JoinHostPort(r.Target, strconv.Itoa(int(r.Port))), r.security, o)
 		e.identity = s.domain
 		if !c.server.options.private {
-			e.allowed = public
+			e.allowed = PublicAddress
 		}
 		all[i] = e
 	}
@@ -280,78 +279,4 @@ func (e *Error) result() string {
 		return ResultOK
 	}
 	return e.Result
-}
-
-// special are the addresses that are no place on the Internet, by the IANA
-// registries for special purposes (RFC 6890) and those for multicast: whoever
-// controls a domain's DNS could otherwise reach what only the gateway can.
-var special = prefixes(
-	"0.0.0.0/8",       // this network; 0.0.0.0 is this machine
-	"10.0.0.0/8",      // private
-	"100.64.0.0/10",   // carrier-grade NAT
-	"127.0.0.0/8",     // loopback
-	"169.254.0.0/16",  // link-local; cloud metadata
-	"172.16.0.0/12",   // private
-	"192.0.0.0/24",    // protocol assignments
-	"192.0.2.0/24",    // documentation
-	"192.88.99.0/24",  // 6to4 relays
-	"192.168.0.0/16",  // private
-	"198.18.0.0/15",   // benchmarks
-	"198.51.100.0/24", // documentation
-	"203.0.113.0/24",  // documentation
-	"224.0.0.0/4",     // multicast
-	"240.0.0.0/4",     // reserved; broadcast
-	"::/96",           // unspecified, loopback, IPv4-compatible
-	"64:ff9b:1::/48",  // NAT64 of the local network
-	"100::/64",        // discard
-	"2001::/32",       // Teredo
-	"2001:db8::/32",   // documentation
-	"3fff::/20",       // documentation
-	"fc00::/7",        // unique local
-	"fe80::/10",       // link-local
-	"fec0::/10",       // site-local
-	"ff00::/8",        // multicast
-)
-
-// embedding are the IPv6 prefixes with an IPv4 address behind them, to which a
-// packet finally goes, and the byte where that starts. (Those of IPv4-mapped
-// addresses are the same to netip.Addr.Unmap.)
-var embedding = []struct {
-	prefix netip.Prefix
-	at     int
-}{
-	{netip.MustParsePrefix("64:ff9b::/96"), 12}, // NAT64 (RFC 6052)
-	{netip.MustParsePrefix("2002::/16"), 2},     // 6to4 (RFC 3056)
-}
-
-func prefixes(all ...string) []netip.Prefix {
-	p := make([]netip.Prefix, len(all))
-	for i, s := range all {
-		p[i] = netip.MustParsePrefix(s)
-	}
-	return p
-}
-
-// public returns an error for an address that is not on the public Internet.
-func public(a netip.Addr) error {
-	real := a.WithZone("").Unmap()
-	for _, e := range embedding {
-		if e.prefix.Contains(real) {
-			b := real.As16()
-			real = netip.AddrFrom4([4]byte(b[e.at:]))
-		}
-	}
-	if !real.IsValid() || slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(real) }) {
-		return fmt.Errorf("%v is not a public address; private=true would allow it", a)
-	}
-	return nil
-}
-
-// local returns an error for an address that is neither this machine nor in a
-// private network.
-func local(a netip.Addr) error {
-	if a = a.Unmap(); !a.IsLoopback() && !a.IsPrivate() {
-		return fmt.Errorf("%v is not a private address; a stream in plain text does not go there", a)
-	}
-	return nil
 }

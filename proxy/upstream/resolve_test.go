@@ -351,17 +351,19 @@ func TestPublic(t *testing.T) {
 		{false, "172.16.0.0 172.31.255.255 192.0.0.8 192.0.2.1 192.168.0.1 198.18.0.0 198.19.255.255 198.51.100.1 203.0.113.1"},
 		{false, "224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255"},
 		{false, ":: ::1 ::127.0.0.1 fc00::1 fdff::1 fe80::1 fe80::1%eth0 febf::1 fec0::1 ff02::1 2001:db8::1 2001:0:1::1 100::1 64:ff9b:1::1"},
+		{false, "::ffff:0:127.0.0.1 ::ffff:0:1.1.1.1 2001:2::1 2001:10::1 2001:1f:ffff::1 2001:20::1 2001:3::1 2001:4:112::1 5f00::1 2620:4f:8000::1 3fff::1 4000::1 64:ff9b:0:1::1.1.1.1"},
+		{false, "192.31.196.1 192.52.193.1 192.88.99.1 192.175.48.1"},
 		{false, "::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 ::ffff:0.0.0.0"},
 		{false, "64:ff9b::127.0.0.1 64:ff9b::10.1.2.3 64:ff9b::169.254.169.254 64:ff9b::100.64.0.1 64:ff9b::0.0.0.0"},
 		{false, "2002:7f00:1::1 2002:a00:1:: 2002:a9fe:a9fe::1 2002:6440:1::1 2002:c0a8:1::1"},
 	} {
 		for a := range strings.FieldsSeq(test.addresses) {
-			if err := public(netip.MustParseAddr(a)); (err == nil) != test.public {
+			if err := PublicAddress(netip.MustParseAddr(a)); (err == nil) != test.public {
 				t.Errorf("%s: %v", a, err)
 			}
 		}
 	}
-	if public(netip.Addr{}) == nil {
+	if PublicAddress(netip.Addr{}) == nil {
 		t.Error("no address at all is public")
 	}
 }

@@ -23,6 +23,14 @@ type fakeConn struct {
 	mu      sync.Mutex
 	written bytes.Buffer
 	closed  int
+	remote  net.Addr // nil is somewhere on the Internet
+}
+
+func (c *fakeConn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return &net.TCPAddr{IP: net.IPv4(1, 0, 0, 1), Port: 5223}
 }
 
 func (c *fakeConn) SetDeadline(time.Time) error { return nil }
@@ -83,6 +91,7 @@ type world struct {
 	answers map[string]answerFunc
 	tried   []string
 	conns   []*fakeConn
+	remote  net.Addr // of the conns
 	last    endpoint
 	request *Request
 }
@@ -122,7 +131,7 @@ func (w *world) open(ctx context.Context, e *endpoint, q *Request) (*Stream, err
 func (w *world) stream(e *endpoint) *Stream {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	c := &fakeConn{}
+	c := &fakeConn{remote: w.remote}
 	w.conns = append(w.conns, c)
 	return &Stream{Conn: c, Server: e.server}
 }

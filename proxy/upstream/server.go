@@ -60,7 +60,8 @@ var schemes = []*scheme{
 //	                    for the check of chain and name; expiry is checked
 //	cert=FILE&key=FILE  a client certificate to present
 //	proxy=v1, proxy=v2  send a PROXY header
-//	private=true        srv: may lead to private and loopback addresses
+//	private=true        srv: and redirects may lead to private and loopback
+//	                    addresses
 //
 // The error names everything that is wrong.
 func ParseServer(s string) (*Server, error) {

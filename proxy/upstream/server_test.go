@@ -33,6 +33,7 @@ func TestParseServer(t *testing.T) {
 		{"tls://h?pin=" + inBase64 + "&pin=" + inHex, "tcp", "h:5223", directTLS,
 			func(o *options) bool { return len(o.pins) == 2 && o.pins[0] == hash }},
 		{"srv:", "tcp", ":", startTLS, func(o *options) bool { return !o.private }},
+		{"tls://h?private=true", "tcp", "h:5223", directTLS, func(o *options) bool { return o.private }},
 		{"srv:xmpp.example?private=true", "tcp", "xmpp.example:", startTLS, func(o *options) bool { return o.private }},
 	} {
 		s, err := ParseServer(test.url)
@@ -93,7 +94,7 @@ func TestParseServerErrors(t *testing.T) {
 		{"srv:192.0.2.1", []string{"SRV records belong to names"}},
 		{"srv:a b", []string{"neither"}},
 		{"tcp://h?ca=x", []string{"option ca has no meaning for tcp:; remove it"}},
-		{"tls://h?private=true", []string{"option private has no meaning for tls:; remove it"}},
+		{"tcp://h?private=true", []string{"option private has no meaning for tcp:; remove it"}},
 		{"srv:?private=yes", []string{"write true or false"}},
 		{"tls://h?ca=/nowhere.pem", []string{"/nowhere.pem: no such file"}},
 		{"tls://h?ca=" + empty, []string{"empty.pem holds no PEM certificate"}},
