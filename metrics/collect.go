@@ -17,7 +17,7 @@ const (
 
 var (
 	stanzasDesc = prometheus.NewDesc("xmppgate_stanzas_total",
-		"First-level elements relayed. A nonza is what is no message, presence or iq.", []string{"direction", "kind"}, nil)
+		"First-level elements relayed. A nonza is any element but message, presence and iq.", []string{"direction", "kind"}, nil)
 	bytesDesc = prometheus.NewDesc("xmppgate_bytes_total",
 		"Bytes of XML relayed, without WebSocket framing.", []string{"direction"}, nil)
 	sessionsDesc = prometheus.NewDesc("xmppgate_sessions",
