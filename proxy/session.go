@@ -17,6 +17,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/http1"
 	"xmppgate/proxy/upstream"
 )
 
@@ -78,6 +79,7 @@ const (
 type workspace struct {
 	now    time.Duration // since the gateway's epoch
 	parser framing.UpParser
+	head   http1.Head // of the request, while it is looked at
 	out    [2]outbox
 }
 

@@ -202,12 +202,13 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 			return b
 		}
 	}
-	var head http1.Head
 	size, err := http1.Size(b, s.partial)
 	if s.partial = len(b); size == 0 && err == nil {
 		return b
 	}
 	s.partial = 0
+	head := &w.head
+	defer func() { *head = http1.Head{} }() // it refers to b
 	if err == nil {
 		err = head.Parse(b[:size])
 	} else {
@@ -218,28 +219,28 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		if errors.Is(err, http1.ErrTooLarge) {
 			r = &rejectTooLarge
 		}
-		s.reject(w, r, &head, err)
+		s.reject(w, r, head, err)
 		return nil
 	}
 	if s.busy {
-		s.reject(w, &rejectBusy, &head, nil)
+		s.reject(w, &rejectBusy, head, nil)
 		return nil
 	}
 	for i := range handshakeRules {
-		if rule := &handshakeRules[i]; rule.violated(s.g, &head) {
+		if rule := &handshakeRules[i]; rule.violated(s.g, head) {
 			if rule.cause != "" {
 				err = errors.New(rule.cause)
 			}
-			s.reject(w, rule.rejection, &head, err)
+			s.reject(w, rule.rejection, head, err)
 			return nil
 		}
 	}
-	if err := s.findClient(&head); err != nil {
-		s.reject(w, &rejectAddress, &head, err)
+	if err := s.findClient(head); err != nil {
+		s.reject(w, &rejectAddress, head, err)
 		return nil
 	}
 	o := &w.out[client]
-	o.keep(appendSwitching(o.grow(), &head))
+	o.keep(appendSwitching(o.grow(), head))
 	s.upgraded = true
 	s.g.upgraded(s, w.now)
 	s.began = w.now
@@ -258,7 +259,7 @@ func (s *session) findClient(h *http1.Head) error {
 	policy := &s.g.ClientAddress
 	name := policy.HeaderName()
 	if policy.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied) {
-		remote, secure, err := policy.Forwarded(h)
+		remote, secure, err := policy.Forwarded(h.Values)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

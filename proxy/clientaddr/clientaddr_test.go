@@ -336,7 +336,7 @@ func TestForwarded(t *testing.T) {
 			p := Policy{Forwarders: trusted, Header: c.header}
 			check := func(fields http.Header, secure bool) {
 				t.Helper()
-				got, s, err := p.Forwarded(fields)
+				got, s, err := p.Forwarded(fields.Values)
 				if got != addr(c.want) || s != secure || (err == nil) != (c.want != none) {
 					t.Errorf("%q: got %v, %v, %v", fields, got, s, err)
 				}
@@ -432,13 +432,13 @@ func FuzzForwarded(f *testing.F) {
 		name := http.CanonicalHeaderKey(p.Header)
 		ask := func(lines []string) (netip.AddrPort, error) {
 			fields := http.Header{name: lines}
-			got, _, err := p.Forwarded(fields)
+			got, _, err := p.Forwarded(fields.Values)
 			for _, h := range Headers() {
 				if h != p.Header {
 					fields.Set(h, other)
 				}
 			}
-			if beside, _, e := p.Forwarded(fields); beside != got || e != err {
+			if beside, _, e := p.Forwarded(fields.Values); beside != got || e != err {
 				t.Fatalf("%v, but with other fields %v", got, beside)
 			}
 			return got, err

@@ -50,10 +50,6 @@ func (p *Policy) format() *format {
 	return &formats[0]
 }
 
-// Fields are the header fields of a request, as in http.Header: Values returns
-// the values of all lines with this name, in their order.
-type Fields interface{ Values(name string) []string }
-
 // Why a header field does not say who the client is.
 var (
 	ErrMissing  = errors.New("missing")
@@ -90,9 +86,12 @@ const maxElements = 64
 // Whether the client spoke TLS is what Forwarded says together with the
 // client's address; with every other field it is the last word of
 // X-Forwarded-Proto.
-func (p *Policy) Forwarded(fields Fields) (client netip.AddrPort, secure bool, err error) {
+//
+// values returns the values of all field lines with a name, in their order, as
+// http.Header.Values does.
+func (p *Policy) Forwarded(values func(name string) []string) (client netip.AddrPort, secure bool, err error) {
 	f := p.format()
-	lines := fields.Values(f.name)
+	lines := values(f.name)
 	if len(lines) == 0 {
 		return netip.AddrPort{}, false, ErrMissing
 	}
@@ -104,7 +103,7 @@ func (p *Policy) Forwarded(fields Fields) (client netip.AddrPort, secure bool, e
 		return netip.AddrPort{}, false, err
 	}
 	if f.name != "Forwarded" {
-		for last := range elements(fields.Values("X-Forwarded-Proto")) {
+		for last := range elements(values("X-Forwarded-Proto")) {
 			secure = encrypted(last)
 			break
 		}
