@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
+	"math"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -77,13 +80,37 @@ func leastSessions(all []candidate, turn uint32, q *Request) {
 // highestScore is rendezvous hashing: each server has a score for the user that
 // depends on nothing else.
 func highestScore(all []candidate, _ uint32, q *Request) {
+	key := q.user()
+	sortBy(all, func(c candidate) uint64 { return ^score(c.name, key) })
+}
+
+// user is what PolicyHash knows a user by.
+func (q *Request) user() string {
 	key := strings.ToLower(q.JID)
 	if key == "" && q.Client.IsValid() {
 		key = q.Client.Addr().Unmap().String()
 	}
-	key = cmp.Or(key, q.ID)
-	sortBy(all, func(c candidate) uint64 { return ^score(c.name, key) })
+	return cmp.Or(key, q.ID)
 }
+
+// byUser sorts SRV records by priority and, among those of the same priority, by
+// weighted rendezvous hashing: each target is the first of as many users as its
+// weight says, and when it is lost only they move.
+func byUser(all []record, q *Request) {
+	key := q.user()
+	weighted := func(r record) float64 {
+		target := net.JoinHostPort(strings.ToLower(r.Target), strconv.Itoa(int(r.Port)))
+		share := (float64(score(target, key)) + 0.5) / (1 << 64) // above 0, at most 1
+		return -max(float64(r.Weight), leastWeight) / math.Log(min(share, 1-0x1p-53))
+	}
+	slices.SortFunc(all, func(a, b record) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(weighted(b), weighted(a)))
+	})
+}
+
+// leastWeight stands for 0, which is "a very small chance" (RFC 2782) beside
+// other weights, and an equal one beside its like.
+const leastWeight = 0.001
 
 // score is the first 8 bytes, in network order, of the SHA-256 hash of the
 // server's name, a zero byte and the key. Replicas of different releases have

@@ -3,6 +3,7 @@ package upstream
 import (
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -125,6 +126,84 @@ func TestHashMovesLittle(t *testing.T) {
 	for _, u := range urls {
 		if mean := users / len(urls); math.Abs(float64(share[u]-mean)) > 0.1*float64(mean) {
 			t.Errorf("%s has %d users of %d", u, share[u], users)
+		}
+	}
+}
+
+// Inside srv: a user has one target among those of the same priority, in whatever
+// order DNS tells them; shares are those of the weights, and when a target is lost
+// only its users move.
+func TestHashOfTargets(t *testing.T) {
+	const users = 20000
+	target := func(name string, priority, weight uint16) record {
+		return record{SRV: net.SRV{Target: name, Port: 5222, Priority: priority, Weight: weight}}
+	}
+	user := func(i int) *Request { return &Request{JID: fmt.Sprintf("user%d@example.org", i)} }
+	for _, test := range []struct {
+		all    []record
+		shares map[string]float64
+	}{
+		{[]record{target("a.", 0, 0), target("b.", 0, 0), target("c.", 0, 0), target("last.", 1, 100)}, map[string]float64{"a.": 1. / 3, "b.": 1. / 3, "c.": 1. / 3}},
+		{[]record{target("a.", 5, 33), target("b.", 5, 33), target("c.", 5, 33)}, map[string]float64{"a.": 1. / 3, "b.": 1. / 3, "c.": 1. / 3}},
+		{[]record{target("a.", 5, 10), target("b.", 5, 30), target("c.", 5, 60), target("d.", 5, 0)}, map[string]float64{"a.": .1, "b.": .3, "c.": .6}},
+	} {
+		first := map[string]int{}
+		for i := range users {
+			all := slices.Clone(test.all)
+			byUser(all, user(i))
+			first[all[0].Target]++
+			if n := len(all) - 1; test.all[n].Priority == 1 && all[n].Target != "last." {
+				t.Fatalf("a target of another priority comes before %s", all[n].Target)
+			}
+			again := slices.Clone(test.all)
+			slices.Reverse(again)
+			byUser(again, user(i))
+			if !slices.Equal(all, again) {
+				t.Fatalf("the order depends on that of DNS: %v, %v", all, again)
+			}
+			left := slices.DeleteFunc(slices.Clone(test.all), func(r record) bool { return r.Target == "c." })
+			byUser(left, user(i))
+			want := slices.DeleteFunc(all, func(r record) bool { return r.Target == "c." })
+			if !slices.Equal(left, want) {
+				t.Fatalf("without c. the order is %v, was %v", left, want)
+			}
+		}
+		for name, share := range test.shares {
+			if got := float64(first[name]) / users; math.Abs(got-share) > 0.02 {
+				t.Errorf("%s has %.3f of the users, want %.3f", name, got, share)
+			}
+		}
+	}
+}
+
+// Replicas of other releases agree.
+func TestHashOfTargetsIsStable(t *testing.T) {
+	all := []record{{SRV: net.SRV{Target: "xmpp-0.example.", Port: 5222}}, {SRV: net.SRV{Target: "xmpp-1.example.", Port: 5222}}, {SRV: net.SRV{Target: "xmpp-2.example.", Port: 5222}}}
+	got := ""
+	for _, jid := range []string{"romeo@montague.example", "juliet@capulet.example", "nurse@capulet.example", "tybalt@capulet.example"} {
+		byUser(all, &Request{JID: jid})
+		got += all[0].Target[5:6]
+	}
+	if got != "1201" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Only the policy hash asks who the user is.
+func TestTargetsByPolicy(t *testing.T) {
+	for policy, spread := range map[string]bool{PolicyHash: false, PolicyRoundRobin: true} {
+		_, resolver := newZone(t, map[string]string{xmppSRV: "0 1 5222 a.example.\n0 1 5222 b.example.\n0 1 5222 c.example."})
+		w := &world{}
+		r := newTestRouter(t, Config{Default: parse(t, "srv:"), AllowList: []string{"d.example"}, Resolver: resolver, Policy: policy}, w)
+		for range 50 {
+			if err := connect(r, &Request{Domain: "d.example", JID: "romeo@d.example"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tried := w.take()
+		slices.Sort(tried)
+		if n := len(slices.Compact(tried)); (n > 1) != spread {
+			t.Errorf("%s: one user gets to %d targets", policy, n)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -96,8 +95,8 @@ var (
 )
 
 // endpoints returns where DNS says that the domain is served, in an order of
-// its own for each session (RFC 2782).
-func (s *service) endpoints(ctx context.Context, c candidate, o Observer) ([]endpoint, error) {
+// its own for each session (RFC 2782), or for each user.
+func (s *service) endpoints(ctx context.Context, c candidate, o Observer, order func([]record)) ([]endpoint, error) {
 	start := time.Now()
 	records, err := s.records(ctx)
 	failure := resolveError(c.name, err)
@@ -105,7 +104,8 @@ func (s *service) endpoints(ctx context.Context, c candidate, o Observer) ([]end
 	if failure != nil {
 		return nil, failure
 	}
-	records = inOrder(slices.Clone(records), rand.IntN)
+	records = slices.Clone(records)
+	order(records)
 	all := make([]endpoint, min(len(records), maxTargets))
 	for i := range all {
 		r := records[i]

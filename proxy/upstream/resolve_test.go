@@ -176,7 +176,7 @@ func TestResolve(t *testing.T) {
 			r := srvRouter(t, nil, o, resolver, "")
 			o.take()
 			c := r.routes["d.example"][0]
-			endpoints, err := c.endpoints(t.Context(), o)
+			endpoints, err := c.endpoints(t.Context(), o, func(all []record) { inOrder(all, rand.IntN) })
 			var got []string
 			word := map[security]string{startTLS: "starttls ", directTLS: "tls "}
 			for _, e := range endpoints {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -48,6 +49,7 @@ type Router struct {
 	observer Observer
 	resolver *net.Resolver
 	policy   policy
+	hashes   bool                   // PolicyHash
 	routes   map[string][]candidate // by domain
 	fallback []candidate            // of any other domain
 	all      []candidate            // one for each node
@@ -66,6 +68,7 @@ func NewRouter(c Config) (r *Router, err error) {
 		resolver: c.Resolver,
 		policy:   policies[cmp.Or(c.Policy, PolicyHash)],
 		routes:   map[string][]candidate{},
+		hashes:   cmp.Or(c.Policy, PolicyHash) == PolicyHash,
 		changed:  make(chan struct{}, 1),
 		open: func(ctx context.Context, e *endpoint, q *Request) (*Stream, error) {
 			return e.open(ctx, q)
@@ -146,9 +149,9 @@ type candidate struct {
 
 // endpoints returns the places where the server listens, in the order in which
 // they are to be tried.
-func (c candidate) endpoints(ctx context.Context, o Observer) ([]endpoint, error) {
+func (c candidate) endpoints(ctx context.Context, o Observer, order func([]record)) ([]endpoint, error) {
 	if c.service != nil {
-		return c.service.endpoints(ctx, c, o)
+		return c.service.endpoints(ctx, c, o, order)
 	}
 	return []endpoint{c.server.endpoint(o)}, nil
 }
@@ -299,7 +302,13 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 // endpoints tries the endpoints of one server until one answers. It returns
 // either a Stream or has added to s.failed.
 func (s *search) endpoints(ctx context.Context, c candidate, q *Request) *Stream {
-	endpoints, err := c.endpoints(ctx, s.observer)
+	endpoints, err := c.endpoints(ctx, s.observer, func(all []record) {
+		if s.hashes {
+			byUser(all, q)
+		} else {
+			inOrder(all, rand.IntN)
+		}
+	})
 	if err != nil {
 		s.failed = append(s.failed, asError(c.name, PhaseResolve, err))
 		return nil
