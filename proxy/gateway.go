@@ -254,33 +254,15 @@ func (g *Gateway) sessionOver(s *session, now time.Duration) {
 	g.mu.Unlock()
 
 	defer g.connOver()
+	defer s.leave()
 
-	s.leave()
 	age := now - s.began
 	if !s.upgraded && s.ending != endInternal {
 		g.observer.Upgraded(s.rare.result, age)
 		return
 	}
-	info := s.ending.info()
-	g.observer.Ended(info.Name, age)
-	toServer, toClient := s.traffic(up), s.traffic(down)
-	attrs := []slog.Attr{
-		slog.Uint64("session", s.id),
-		slog.String("remote", remoteName(s.remote)),
-		slog.String("ending", info.Name),
-		slog.Duration("age", age),
-		slog.Uint64("up_elements", toServer.elements()),
-		slog.Uint64("up_bytes", toServer.Bytes),
-		slog.Uint64("down_elements", toClient.elements()),
-		slog.Uint64("down_bytes", toClient.Bytes),
-	}
-	if s.ping != 0 {
-		attrs = append(attrs, slog.Duration("ping", s.ping))
-	}
-	if cause := s.cause(); cause != nil {
-		attrs = append(attrs, slog.String("cause", cause.Error()))
-	}
-	g.log(info.Level, "session ended", attrs)
+	g.observer.Ended(s.ending.info().Name, age)
+	g.recordEnd(s, age)
 }
 
 // log writes a record, see Gateway.Log.

@@ -28,6 +28,13 @@ const (
 	end
 )
 
+// String completes "the stream …".
+func (p phase) String() string {
+	return [...]string{"had not begun", "was open", "was about to restart", "was over"}[p]
+}
+
+func (e event) String() string { return [...]string{"a header", "an element", "the end"}[e] }
+
 // A step is the answer to an event: the phase that follows, or the ending
 // that an illegal event brings.
 type step struct {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -159,6 +160,7 @@ type rare struct {
 	replies    []string                // answers of our own that wait for its end
 	result     string                  // of a request that was not upgraded
 	cause      error                   // what made the session end, for the log
+	verdict                            // what the log learns beside it
 	relayed    *[2]Traffic             // what the tallies had no room for
 }
 
@@ -168,7 +170,7 @@ type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
 func (s *session) spare() {
-	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.legDue == [2]time.Duration{} && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil {
+	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.legDue == [2]time.Duration{} && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil && r.verdict == (verdict{}) {
 		s.rare = nil
 	}
 }
@@ -263,7 +265,7 @@ func (s *session) receive(w *workspace, sd side, b []byte) (rest []byte) {
 func (s *session) step(w *workspace, d direction, e event) bool {
 	st := steps[d][s.phase[d]][e]
 	if st.ending != endNone {
-		s.endWith(w, st.ending, nil)
+		s.endWith(w, st.ending, fmt.Errorf("%s came while the stream %s", e, s.phase[d]))
 		return false
 	}
 	s.phase[d] = st.next
@@ -297,7 +299,7 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 			// The announced length alone decides: not a byte of a message
 			// that is too large is waited for.
 			if f.length > int64(s.limit()-s.partial) {
-				s.tooLarge(w)
+				s.tooLarge(w, saturated(f.length+int64(s.partial)))
 				break
 			}
 		}
@@ -317,7 +319,8 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 			s.message(w, payload, &m)
 		default:
 			if s.fragments++; s.fragments > maxFragments {
-				s.tooLarge(w)
+				s.need().cause = errFragments
+				s.tooLarge(w, 0)
 				break
 			}
 			s.partial += copy(b[start+s.partial:], payload)
@@ -356,7 +359,13 @@ func (s *session) limit() int {
 // tooLarge refuses a message by the way that fits the phase. Once the stream
 // is open the stream ends, not just the WebSocket: a client that resumed would
 // send the same message for ever.
-func (s *session) tooLarge(w *workspace) {
+//
+// size is that of the message as it is announced; zero means that there are too
+// many fragments instead.
+func (s *session) tooLarge(w *workspace, size int) {
+	if size > 0 {
+		s.need().limit, s.rare.size = s.limit(), size
+	}
 	if s.phase[up] == idle {
 		s.endWith(w, endOpenTooLarge, nil)
 		return
@@ -396,7 +405,7 @@ func (s *session) closeFrame(w *workspace, p []byte) {
 		s.endWith(w, endBadFrame, err)
 	default:
 		s.finishClient(w, code)
-		s.endWith(w, s.orderly(endClientLeft), nil)
+		s.endWith(w, s.orderly(endClientLeft), fmt.Errorf("the client closed the WebSocket with code %d", code))
 	}
 }
 
@@ -468,6 +477,7 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 	if s.phase[up] == idle {
 		e = endBadOpen
 		if framing.IsLegacyHeader(b) {
+			s.need().cause = errLegacyHeader
 			s.refuse(w, e, framing.InvalidNamespace, "use <open/> (RFC 7395)", "")
 			return
 		}
@@ -495,6 +505,7 @@ func (s *session) clientHeader(w *workspace, m *framing.Message) {
 		return
 	}
 	if condition != "" {
+		s.need().cause = domainError(condition, first)
 		s.refuse(w, endBadOpen, condition, "", "")
 		return
 	}
@@ -643,6 +654,7 @@ func (s *session) sendEndTag(w *workspace) {
 // because a client may send what was never offered.
 func (s *session) clientElement(w *workspace, m *framing.Message) {
 	if s.phase[up] == idle && string(m.Local) == "open" {
+		s.need().cause = errOpenNamespace
 		s.refuse(w, endBadOpen, framing.InvalidNamespace, "", "")
 		return
 	}
@@ -688,6 +700,7 @@ func (s *session) reply(w *workspace, m string) {
 	if s.blocked[client] || s.dividing() {
 		r := s.need()
 		if r.unread++; r.unread > maxUnread {
+			r.cause = errUnreadReplies
 			s.stalled(w, client)
 			return
 		}
@@ -765,6 +778,7 @@ func (s *session) divides(w *workspace, n int) bool {
 func (s *session) dividing() bool { return s.rare != nil && s.rare.divided > 0 }
 
 func (s *session) serverTooLarge(w *workspace) {
+	s.need().limit = s.g.maxServerStanza
 	s.endWith(w, endServerTooLarge, fmt.Errorf("element of more than %d bytes", s.g.maxServerStanza))
 }
 
@@ -873,8 +887,16 @@ func (s *session) elementStarts(w *workspace, u *framing.Unit) bool {
 	if !s.step(w, down, element) {
 		return false
 	}
-	if u.Class == framing.StreamError && s.elsewhere(w, *u) {
-		return false
+	if u.Class == framing.StreamError {
+		condition := cmp.Or(s.down.StreamErrorCondition(*u), framing.UndefinedCondition)
+		s.need().cause = fmt.Errorf("the server sent the stream error %s", condition)
+		s.rare.condition = condition
+		if s.elsewhere(w, *u, condition) {
+			if s.ending == endNone {
+				s.need().cause, s.rare.verdict = nil, verdict{}
+			}
+			return false
+		}
 	}
 	if u.Class == framing.Features && (!s.featuresSent || s.known.features) && s.leadsNowhere(*u) {
 		s.tlsRequired(w)
@@ -903,8 +925,8 @@ func (s *session) elementStarts(w *workspace, u *framing.Unit) bool {
 
 // elsewhere acts on a stream error that speaks of another server: the client
 // cannot, for it names a TCP endpoint (RFC 6120, section 4.9.3.19).
-func (s *session) elsewhere(w *workspace, u framing.Unit) bool {
-	switch s.down.StreamErrorCondition(u) {
+func (s *session) elsewhere(w *workspace, u framing.Unit, condition framing.Condition) bool {
+	switch condition {
 	case framing.SeeOtherHost:
 		if !s.followed() && s.redial(w) {
 			return true
@@ -951,6 +973,28 @@ func (s *session) tlsRequired(w *workspace) {
 var errTLSRequired = errors.New("the server lets nobody in without TLS; write starttls:// for it")
 
 var errDialTimeout = errors.New("no connection in time")
+
+// Causes that the table of endings does not tell.
+var (
+	errFragments     = fmt.Errorf("a message of more than %d fragments", maxFragments)
+	errLegacyHeader  = errors.New("a stream header of RFC 6120 in place of <open/>: the client is older than RFC 7395")
+	errOpenNamespace = errors.New("<open/> is not in the namespace of RFC 7395")
+	errUnreadReplies = fmt.Errorf("the client left %d answers unread", maxUnread)
+)
+
+// domainError says why a header may not lead to the domain that it names.
+func domainError(condition framing.Condition, first bool) error {
+	switch {
+	case condition == framing.HostUnknown:
+		return errors.New("the domain is not one that clients may name")
+	case first:
+		return errors.New("the header names no domain")
+	}
+	return errors.New("the header names another domain than the first one")
+}
+
+// saturated is n as an int.
+func saturated(n int64) int { return int(min(n, math.MaxInt)) }
 
 var errUpgradedStream = errors.New("the server started TLS or compression unasked")
 
@@ -1142,8 +1186,9 @@ func (s *session) expire(w *workspace) {
 		}
 		if due(r.due, w.now) {
 			e := s.await
+			err := s.silence(e)
 			s.waitForNothing()
-			s.endWith(w, e, nil)
+			s.endWith(w, e, err)
 		}
 	}
 	if s.leg[client] != legOpen || !s.upgraded || w.now < s.pingAt() {
@@ -1157,11 +1202,24 @@ func (s *session) expire(w *workspace) {
 	}
 	if s.asked {
 		s.setLeg(w, client, legClosed, 0)
-		s.endWith(w, s.orderly(endClientSilent), nil)
+		s.endWith(w, s.orderly(endClientSilent), fmt.Errorf("nothing came from the client for %v", 2*s.g.pingInterval))
 		return
 	}
 	s.asked, s.pingSent = true, w.now
 	s.sendControl(w, ws.OpPing, []byte(pingPayload))
+}
+
+// silence says what has not come in time.
+func (s *session) silence(e ending) error {
+	switch {
+	case e == endOpenTimeout:
+		return fmt.Errorf("no <open/> within %v", openTimeout)
+	case e == endServerSilent && s.holds():
+		return fmt.Errorf("the server did not tell the outcome of SASL within %v", saslTimeout)
+	case e == endServerSilent:
+		return fmt.Errorf("no stream header from the server within %v", headerTimeout)
+	}
+	return nil // the table of endings tells
 }
 
 // pingPayload marks the pongs that answer us; unsolicited ones are usually
@@ -1200,7 +1258,8 @@ func (s *session) endWith(w *workspace, e ending, cause error) {
 	if s.ending != endNone {
 		return
 	}
-	if cause != nil {
+	// An ending that was under way has its own cause already.
+	if cause != nil && e != s.closing {
 		s.need().cause = cause
 	}
 	s.refuse(w, e, e.info().Condition, "", "")

@@ -272,6 +272,19 @@ func serveStream(c net.Conn, id string) {
 	_, _ = io.Copy(io.Discard, r)
 }
 
+// The record of a session that connects to the one server directly names it as
+// the metrics do.
+func TestRecordNamesServer(t *testing.T) {
+	g := startGateway(t)
+	g.open().Close()
+	g.logs("session ended")
+	for _, want := range []string{`"domain":"example.org"`, `"server":"unix:` + g.dir + `/server"`, `"phase":"negotiating"`, `"cause":"`} {
+		if !strings.Contains(g.stderr.Text(), want) {
+			t.Errorf("no %s in %s", want, g.stderr.Text())
+		}
+	}
+}
+
 func TestDrainTellsEverySession(t *testing.T) {
 	g := startGateway(t)
 	g.becomesReady()

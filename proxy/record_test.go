@@ -1,0 +1,268 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/tools/txtar"
+)
+
+// A recording is a log that may be read while it is written.
+type recording struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (r *recording) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+// ended returns the records of sessions that are over.
+func (r *recording) ended(t *testing.T) (records []map[string]any) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for line := range bytes.Lines(r.text.Bytes()) {
+		var record map[string]any
+		if err := json.Unmarshal(line, &record); err != nil {
+			t.Fatal(err)
+		}
+		if record["msg"] == "session ended" {
+			records = append(records, record)
+		}
+	}
+	return records
+}
+
+// panicker is an observer with a fault.
+type panicker struct{ nobody }
+
+func (panicker) Pinged(time.Duration) { panic("a fault") }
+
+// Every ending has a record that says what happened, how far the session had come
+// and where.
+var recordCases = []struct {
+	ending, transcript string
+	env                string
+	want               string // attributes, the last of which is the cause
+}{
+	{"client-closed", "session opens\nclient sends <close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>\nclient drops", "",
+		"domain=proto.test server=one phase=negotiating cause=the client closed the stream with <close/>"},
+	{"client-left", "session logs in\nclient sends close 1001 \"bye alice@proto.test\"", "",
+		"domain=proto.test server=one phase=established cause=the client closed the WebSocket with code 1001"},
+	{"client-lost", "session logs in\nclient drops", "", "phase=established cause=*connection*"},
+	{"client-silent", "session logs in\n61s pass", "", "phase=established cause=nothing came from the client for 1m0s"},
+	{"client-stalled", "session logs in\nclient stops reading\nserver sends <message>{x*300000}</message>\n40s pass", "", "phase=established cause=the client stopped reading"},
+	{"server-closed", "session logs in\nserver sends </stream:stream>\n6s pass", "", "phase=established cause=the server closed the stream"},
+	{"server-error", "session logs in\nserver sends <stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>alice is here</text></stream:error></stream:stream>", "",
+		"phase=established condition=conflict cause=the server sent the stream error conflict"},
+	{"server-error", "session opens\nserver sends <stream:error><alice-at-home xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", "",
+		"phase=negotiating condition=undefined-condition cause=the server sent the stream error undefined-condition"},
+	{"server-error", "session opens\nserver sends <stream:error/></stream:stream>", "", "condition=undefined-condition cause=*undefined-condition"},
+	{"server-error", "session logs in\nserver sends <stream:error><reset xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>\nclient drops", "",
+		"condition=reset cause=the server sent the stream error reset"},
+	{"server-lost", "session logs in\nserver drops", "", "server=one phase=established cause=the server's connection broke or ended without </stream:stream>"},
+	{"server-broken", "session logs in\nserver sends <!-- alice -->", "", "phase=established cause=*"},
+	{"server-broken", "session opens\nserver sends <?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='2'>", "", "phase=negotiating cause=*"},
+	{"server-too-large", "session logs in\nserver sends <message>{x*20000}</message>", "XMPPGATE_MAX_STANZA_BYTES=10000\nXMPPGATE_MAX_SERVER_STANZA_BYTES=15000\n",
+		"phase=established limit_bytes=15000 cause=element of more than 15000 bytes"},
+	{"server-silent", "client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>\n11s pass", "",
+		"domain=proto.test server=one phase=opening cause=no stream header from the server within 10s"},
+	{"server-silent", sessionOpens + `
+server sends <stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>
+client sends <auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>
+client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>
+31s pass`, "", "phase=negotiating cause=the server did not tell the outcome of SASL within 30s"},
+	{"dial-failed", "server refuses\nclient sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>", "",
+		"domain=proto.test phase=opening cause=dial server: dial: connection refused"},
+	{"dial-failed", "server hangs\nclient sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>\n12s pass", "", "cause=*dial*"},
+	{"open-timeout", "11s pass", "", "domain= server= phase=opening cause=no <open/> within 10s"},
+	{"open-too-large", "client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' x='{x*5000}'/>", "",
+		"limit_bytes=4096 size_bytes=5056 cause=the first message was above the header's size limit"},
+	{"bad-open", "client sends <iq/>", "", "cause=an element came while the stream had not begun"},
+	{"bad-open", "client sends <open to='proto.test'/>", "", "domain= cause=<open/> is not in the namespace of RFC 7395"},
+	{"bad-open", "client sends <stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='proto.test'>", "", "cause=a stream header of RFC 6120 in place of <open/>: *"},
+	{"bad-open", "client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='other.test' version='1.0'/>", "XMPPGATE_DOMAINS=proto.test\n",
+		"domain=other.test cause=the domain is not one that clients may name"},
+	{"bad-open", "client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='alice@proto.test' version='1.0'/>", "XMPPGATE_DOMAINS=proto.test\n",
+		"domain= cause=the domain is not one that clients may name"},
+	{"bad-open", "client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' version='1.0'/>", "XMPPGATE_DOMAINS=proto.test\n", "domain= cause=the header names no domain"},
+	{"reopened", "session opens\nclient sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>", "",
+		"phase=negotiating cause=a header came while the stream was open"},
+	{"bad-frame", "session opens\nclient sends frame c180", "", "cause=*"},
+	{"binary-frame", "session opens\nclient sends binary abc", "", "cause=the client sent a binary message"},
+	{"not-text", "session opens\nclient sends frame 8182000000003cff", "", "cause=*UTF-8*"},
+	{"too-large", "session logs in\nclient sends <iq>{x*20000}</iq>", "XMPPGATE_MAX_STANZA_BYTES=10000\n", "phase=established limit_bytes=10000 size_bytes=20009 cause=the client sent a message above the size limit"},
+	{"bad-xml", "session logs in\nclient sends <iq><query></iq>", "", "phase=established cause=*"},
+	{"starttls", "session opens\nclient sends <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "", "cause=the client tried <starttls/> inside the WebSocket"},
+	{"shutdown", "session logs in\ngateway stops", "", "phase=established cause=the gateway is going away"},
+	{"internal", "session logs in\n31s pass\nclient sends pong xmppgate", "", "phase=established cause=*a fault*"},
+}
+
+func TestRecords(t *testing.T) {
+	attributes := map[string]bool{"ping": true}
+	seen := map[string]bool{"server-stalled": true} // see TestRecordOfStalledServer
+	for _, c := range recordCases {
+		seen[c.ending] = true
+		t.Run(c.ending, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testRecord(t, c.ending, c.transcript, c.env, c.want, attributes) })
+		})
+	}
+	expectDocumented(t, attributes)
+	for _, e := range Endings() {
+		if !seen[e.Name] && e.Name != endRefused.info().Name {
+			t.Errorf("%s has no record to look at", e.Name)
+		}
+	}
+}
+
+// expectDocumented compares the attributes of records with those that the
+// document has. Durations get their unit from the program.
+func expectDocumented(t *testing.T, attributes map[string]bool) {
+	t.Helper()
+	text, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "`session ended`:\n")
+	table, _, _ = strings.Cut(strings.TrimSpace(table), "\n\n")
+	documented := map[string]bool{"time": true, "level": true, "msg": true}
+	for line := range strings.Lines(table) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+		for name := range strings.SplitSeq(cell, ", ") {
+			if name, ok := strings.CutPrefix(name, "`"); ok {
+				documented[strings.TrimSuffix(strings.TrimSuffix(name, "`"), "_seconds")] = true
+			}
+		}
+	}
+	if !maps.Equal(documented, attributes) {
+		t.Errorf("docs/metrics.md has %v, records have %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(attributes)))
+	}
+}
+
+// testRecord plays a transcript and notes the attributes of its record.
+func testRecord(t *testing.T, ending, transcript, env, want string, attributes map[string]bool) {
+	var log recording
+	world := recordWorld{log: &log, faulty: ending == "internal"}
+	ar := &txtar.Archive{Files: []txtar.File{
+		{Name: "env", Data: []byte(env + "XMPPGATE_UPSTREAM=one\n")},
+		{Name: "transcript", Data: []byte(transcript + "\n")},
+	}}
+	// What happens on the wires is not on the page here.
+	defer func(before bool) { *update = before }(*update)
+	*update = true
+	play(t, ar, chunkings["whole"], world)
+	synctest.Wait()
+	records := log.ended(t)
+	if len(records) != 1 {
+		t.Fatalf("%d records", len(records))
+	}
+	r := records[0]
+	for key := range r {
+		attributes[key] = true
+	}
+	if r["ending"] != ending {
+		t.Fatalf("the ending is %v: %v", r["ending"], r)
+	}
+	got := func(key string) string {
+		switch v := r[key].(type) {
+		case nil:
+			return ""
+		case string:
+			return v
+		default:
+			text, _ := json.Marshal(v)
+			return string(text)
+		}
+	}
+	before, cause, _ := strings.Cut(want, "cause=")
+	for pair := range strings.FieldsSeq(before) {
+		key, value, _ := strings.Cut(pair, "=")
+		if got(key) != value {
+			t.Errorf("%s is %q, want %q", key, got(key), value)
+		}
+	}
+	for _, key := range []string{"limit_bytes", "size_bytes", "condition"} {
+		if got(key) != "" && !strings.Contains(before, key+"=") {
+			t.Errorf("%s is %s, and nothing of the kind happened", key, got(key))
+		}
+	}
+	if text := got("cause"); text == "" || !matches(text, cause) {
+		t.Errorf("the cause is %q, want %q", text, cause)
+	}
+	for _, secret := range []string{"alice", "AGEAYg", "xxxx"} {
+		if text := log.text.String(); strings.Contains(text, secret) {
+			t.Errorf("%q is in the log:\n%s", secret, text)
+		}
+	}
+}
+
+// matches reports whether text has the parts of pattern between its asterisks, in
+// order, and nothing else where it has none.
+func matches(text, pattern string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return text == pattern
+	}
+	for i, part := range parts {
+		n := strings.Index(text, part)
+		if n < 0 || i == 0 && n > 0 || i == len(parts)-1 && !strings.HasSuffix(text, part) {
+			return false
+		}
+		text = text[n+len(part):]
+	}
+	return true
+}
+
+// A recordWorld is a bubble whose gateway logs.
+type recordWorld struct {
+	bubble
+	log    *recording
+	faulty bool
+}
+
+func (w recordWorld) gateway(g *Gateway) {
+	w.bubble.gateway(g)
+	g.Log = slog.New(slog.NewJSONHandler(w.log, nil))
+	if w.faulty {
+		g.Observer = panicker{}
+	}
+}
+
+// The far end of a pipe always reads here, so the session is told.
+func TestRecordOfStalledServer(t *testing.T) {
+	var log recording
+	g := &Gateway{Dial: neverDial, Log: slog.New(slog.NewJSONHandler(&log, nil))}
+	g.init()
+	s, w := newTestSessionOf(t, g)
+	s.stalled(w, server)
+	g.recordEnd(s, time.Second)
+	if r := log.ended(t); len(r) != 1 || r[0]["ending"] != "server-stalled" || r[0]["cause"] != "the server stopped reading" {
+		t.Errorf("%v", r)
+	}
+}
+
+// What is logged as a domain has the form of one.
+func TestLoggedDomain(t *testing.T) {
+	for name, want := range map[string]string{
+		"example.org": "example.org", "EXAMPLE.org.": "example.org", "bücher.example": "xn--bcher-kva.example",
+		"[2001:db8::1]": "[2001:db8::1]", "a_b.example": "a_b.example", "": "",
+		"alice@example.org": "", "example.org/phone": "", "a b": "", "a\nb": "", "a\x00": "", "<a/>": "",
+		strings.Repeat("a", 300): "",
+	} {
+		if got := loggedDomain(name); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}
