@@ -106,6 +106,7 @@ type Metrics struct {
 	sessionDuration prometheus.Histogram
 
 	opens       *prometheus.CounterVec
+	filesRead   *prometheus.CounterVec
 	openTimes   *prometheus.HistogramVec
 	failovers   map[string]prometheus.Counter
 	redirects   map[string]prometheus.Counter
@@ -160,6 +161,10 @@ func New(source Source, o Options) *Metrics {
 		}, []string{"server", "phase"}),
 		failovers: counters(totals, "xmppgate_upstream_failovers_total", "Sessions that went on to another XMPP server, by the one that had failed them.", "server", o.Servers),
 		redirects: counters(totals, "xmppgate_upstream_redirects_total", "Redirects of XMPP servers that the gateway followed.", "server", o.Servers),
+		filesRead: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "xmppgate_upstream_files_read_total",
+			Help: "How often the files that the URL of an XMPP server names were read again because they had changed, by outcome.",
+		}, []string{"server", "result"}),
 		certificate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "xmppgate_upstream_certificate_expiry_timestamp_seconds",
 			Help: "When the certificate that an XMPP server showed last expires, in seconds since 1970.",
@@ -194,7 +199,7 @@ func New(source Source, o Options) *Metrics {
 		&trafficCollector{source},
 		&phaseCollector{source, o.Phases},
 		&serverCollector{source},
-		m.opens, m.openTimes, m.certificate,
+		m.opens, m.openTimes, m.filesRead, m.certificate,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -250,6 +255,13 @@ func (m *Metrics) FailedOver(from string) { increment(m.failovers, from) }
 
 // Redirected counts a redirect that the gateway followed.
 func (m *Metrics) Redirected(server string) { increment(m.redirects, server) }
+
+// FilesRead counts that the files of a server were read again.
+func (m *Metrics) FilesRead(server, result string) {
+	if m.servers.has(server) && m.openResults.has(result) {
+		m.filesRead.WithLabelValues(server, result).Inc()
+	}
+}
 
 // CertificateExpires records until when the certificate of a server is valid.
 func (m *Metrics) CertificateExpires(server string, at time.Time) {

@@ -140,6 +140,7 @@ func TestBuildInfo(t *testing.T) {
 func TestLint(t *testing.T) {
 	m := New(gateway(), options)
 	m.Opened("tcp://a:5222", "tcp", "ok", 0)
+	m.FilesRead("tcp://a:5222", "ok")
 	m.CertificateExpires("tcp://a:5222", time.Now())
 	for _, r := range []*prometheus.Registry{m.totals, m.connections} {
 		problems, err := testutil.GatherAndLint(r)
@@ -167,6 +168,8 @@ func TestClosedSets(t *testing.T) {
 	m.Opened("tcp://a:5222", "tcp", "made up", 0)
 	m.FailedOver("made up")
 	m.Redirected("made up")
+	m.FilesRead("made up", "ok")
+	m.FilesRead("tcp://a:5222", "made up")
 	m.CertificateExpires("made up", time.Now())
 	m.Ended("made up", 0)
 	source.connections = append(gateway().connections, Connection{Phase: "made up"})

@@ -295,6 +295,7 @@ func metricsTable(t *testing.T) string {
 	}
 	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 1, nil, nil)
 	m.Opened(server.Name, upstream.PhaseTCP, upstream.ResultOK, 0)
+	m.FilesRead(server.Name, upstream.ResultOK)
 	m.CertificateExpires(server.Name, time.Now())
 	one := metrics.New(oneSession{}, metrics.Options{ConnectionsLimit: 1})
 	w := httptest.NewRecorder()

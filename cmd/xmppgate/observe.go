@@ -53,6 +53,18 @@ func (o *observer) Answered(result string, took time.Duration) {
 	}
 }
 
+// FilesRead implements upstream.Observer.
+func (o *observer) FilesRead(server string, err error) {
+	result := upstream.ResultOK
+	if err != nil {
+		result = upstream.ResultError
+		o.log.Warn("the new files of a server are of no use; the old ones stay in force", "server", server, "error", err)
+	} else {
+		o.log.Info("the files of a server have changed and were read", "server", server)
+	}
+	o.Metrics.FilesRead(server, result)
+}
+
 // Encrypted implements upstream.Observer.
 func (o *observer) Encrypted(server string) {
 	if _, told := o.encrypted.LoadOrStore(server, true); !told {

@@ -59,7 +59,7 @@ func TestBadCertificate(t *testing.T) {
 		{"not yet valid", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }, trusted, ca, "cert-expired", "is the clock right?"},
 		{"wrong name", func(c *x509.Certificate) { c.DNSNames = []string{"xmpp.example"} }, trusted, ca, "cert-name", "xmpp.example, not for localhost; set ?name="},
 		{"self-signed", nil, &authority{}, ca, "cert-self-signed", "set ?pin= to its key"},
-		{"unknown CA", nil, unknown, ca, "cert-unknown-ca", "set ?ca= to its file"},
+		{"unknown CA", nil, unknown, ca, "cert-unknown-ca", "the file of ?ca=; put the certificate of that authority there"},
 		{"unknown to the system", nil, trusted, "", "cert-unknown-ca", "set ?ca= to its file"},
 		{"pin mismatch", nil, trusted, pinOf(good), "cert-pin", "none that ?pin= allows"},
 	}

@@ -37,7 +37,7 @@ var srvServices = map[security][]string{
 // *failure.
 //
 // A pin stands for chain and name: whoever names the key knows whose it is.
-func (o *options) verify(ref reference, certs []*x509.Certificate) error {
+func (o *options) verify(roots *x509.CertPool, ref reference, certs []*x509.Certificate) error {
 	if len(certs) == 0 {
 		return certError(ResultCertInvalid, "the server presents no certificate")
 	}
@@ -53,9 +53,9 @@ func (o *options) verify(ref reference, certs []*x509.Certificate) error {
 		others.AddCert(c)
 	}
 	names := otherNames(leaf)
-	chains, err := understood(leaf, names).Verify(x509.VerifyOptions{Roots: o.roots, Intermediates: others})
+	chains, err := understood(leaf, names).Verify(x509.VerifyOptions{Roots: roots, Intermediates: others})
 	if err != nil {
-		return explainChain(leaf, err)
+		return explainChain(leaf, o.files.ca, err)
 	}
 	switch {
 	case ref.name == "":
@@ -154,8 +154,9 @@ func understood(c *x509.Certificate, names xmppNames) *x509.Certificate {
 	return &copied
 }
 
-// explainChain finds out why there is no chain from leaf to a root.
-func explainChain(leaf *x509.Certificate, err error) error {
+// explainChain finds out why there is no chain from leaf to a root, be it one in
+// the file ca or, without that, one of the system's.
+func explainChain(leaf *x509.Certificate, ca string, err error) error {
 	var invalid x509.CertificateInvalidError
 	var unknown x509.UnknownAuthorityError
 	switch {
@@ -168,10 +169,16 @@ func explainChain(leaf *x509.Certificate, err error) error {
 		return certError(ResultCertInvalid, "the certificate is not meant for servers; it lacks the usage serverAuth")
 	case errors.As(err, &unknown):
 		switch c := unknown.Cert; {
+		case selfSigned(leaf) && ca != "":
+			return certError(ResultCertSelfSigned, "the certificate is self-signed and is not in %s, the file of ?ca=; put it there, or set ?pin= to its key in place of ?ca=", ca)
 		case selfSigned(leaf):
 			return certError(ResultCertSelfSigned, "the certificate is self-signed; set ?pin= to its key or ?ca= to its file to trust it")
 		case c != nil && slices.Contains(weakAlgorithms, c.SignatureAlgorithm):
 			return certError(ResultCertInvalid, "the certificate is signed with %s, which is broken", c.SignatureAlgorithm)
+		}
+		if ca != "" {
+			return certError(ResultCertUnknownCA, "the certificate comes from %q, which is not in %s, the file of ?ca=; put the certificate of that authority there, or let the server send the whole chain",
+				printable(leaf.Issuer.String()), ca)
 		}
 		return certError(ResultCertUnknownCA, "the certificate comes from %q, which is not trusted; set ?ca= to its file, or let the server send the whole chain",
 			printable(leaf.Issuer.String()))

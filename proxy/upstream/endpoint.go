@@ -307,6 +307,9 @@ type Observer interface {
 	// Encrypted is called for each stream that got TLS because a server on
 	// this machine demands it, though it is configured to have none.
 	Encrypted(server string)
+	// FilesRead is called when the files that a server's URL names have
+	// changed and were read again. With an error the old ones stay in force.
+	FilesRead(server string, err error)
 	// CertificateExpires is called for each verified certificate.
 	CertificateExpires(server string, at time.Time)
 }

@@ -60,6 +60,10 @@ func (in *input) next() (framing.Unit, error) {
 		if in.seen == 0 && isHTTP(in.buf) {
 			return u, badStream(errHTTP)
 		}
+		if in.seen == 0 && in.err == nil && mayBeHTTP(in.buf) {
+			in.read() // before it is called bad XML
+			continue
+		}
 		n, err := in.down.Next(in.buf[in.seen:], &u)
 		in.seen += n
 		switch {
@@ -118,15 +122,18 @@ const (
 	recordHandshake = 22
 )
 
-// isHTTP reports whether an answer is one of HTTP. Servers that cannot read a
-// request may leave out the header.
+// startsOfHTTP are those of an answer in HTTP. Servers that cannot read a request
+// may leave out the header.
+var startsOfHTTP = []string{"HTTP/", "<html", "<HTML", "<!DOCTYPE html", "<!doctype html"}
+
+// isHTTP reports whether b begins an answer in HTTP.
 func isHTTP(b []byte) bool {
-	for _, start := range []string{"HTTP/", "<html", "<HTML", "<!DOCTYPE html", "<!doctype html"} {
-		if bytes.HasPrefix(b, []byte(start)) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(startsOfHTTP, func(start string) bool { return bytes.HasPrefix(b, []byte(start)) })
+}
+
+// mayBeHTTP reports whether what comes behind b may make it one.
+func mayBeHTTP(b []byte) bool {
+	return len(b) > 0 && slices.ContainsFunc(startsOfHTTP, func(start string) bool { return strings.HasPrefix(start, string(b)) })
 }
 
 // enough reports whether err says no more than that the element behind the

@@ -2,14 +2,11 @@ package upstream
 
 import (
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 )
@@ -17,15 +14,11 @@ import (
 // options are the query parameters of a server's URL and what is made of them
 // once. All endpoints of a server share them.
 type options struct {
-	roots       *x509.CertPool // ca; nil means the system's
-	name        string         // name
-	pins        []pin          // pin
-	certificate *tls.Certificate
-	proxy       byte // the version of the PROXY header; 0 means none
-	private     bool // whether DNS and redirects may lead to private addresses
-	tls         tlsConfigs
-
-	certFile, keyFile string
+	name    string // name
+	pins    []pin  // pin
+	proxy   byte   // the version of the PROXY header; 0 means none
+	private bool   // whether DNS and redirects may lead to private addresses
+	files   files  // ca, cert and key
 }
 
 // A pin is the SHA-256 hash of a public key, in the form that certificates
@@ -45,11 +38,11 @@ var knownOptions = []struct {
 	repeat bool
 	set    func(o *options, value string) error
 }{
-	{"ca", withTLS, false, (*options).setCA},
+	{"ca", withTLS, false, func(o *options, v string) error { o.files.ca = v; return nil }},
 	{"name", withTLS, false, (*options).setName},
 	{"pin", withTLS, true, (*options).setPin},
-	{"cert", withTLS, false, func(o *options, v string) error { o.certFile = v; return nil }},
-	{"key", withTLS, false, func(o *options, v string) error { o.keyFile = v; return nil }},
+	{"cert", withTLS, false, func(o *options, v string) error { o.files.cert = v; return nil }},
+	{"key", withTLS, false, func(o *options, v string) error { o.files.key = v; return nil }},
 	{"proxy", withAll, false, (*options).setProxy},
 	{"private", withTLS, false, (*options).setPrivate},
 }
@@ -92,25 +85,10 @@ func parseOptions(sc *scheme, query string) (o *options, problems []error) {
 	for _, name := range unknown {
 		problems = append(problems, fmt.Errorf("unknown option %q; there are %s", printable(name), strings.Join(names, ", ")))
 	}
-	if o.roots != nil && len(o.pins) > 0 {
+	if o.files.ca != "" && len(o.pins) > 0 {
 		problems = append(problems, errors.New("option pin takes the place of the check against ca; remove one of them"))
 	}
-	if err := o.loadCertificate(); err != nil {
-		problems = append(problems, err)
-	}
-	return o, problems
-}
-
-func (o *options) setCA(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	o.roots = x509.NewCertPool()
-	if !o.roots.AppendCertsFromPEM(text) {
-		return fmt.Errorf("%s holds no PEM certificate", file)
-	}
-	return nil
+	return o, append(problems, o.files.first()...)
 }
 
 func (o *options) setName(name string) error {
@@ -150,22 +128,5 @@ func (o *options) setPrivate(s string) error {
 		return errors.New("write true or false")
 	}
 	o.private = s == "true"
-	return nil
-}
-
-func (o *options) loadCertificate() error {
-	switch {
-	case o.certFile == "" && o.keyFile == "":
-		return nil
-	case o.keyFile == "":
-		return errors.New("option cert needs key, the file with its private key")
-	case o.certFile == "":
-		return errors.New("option key needs cert, the file with its certificate")
-	}
-	c, err := tls.LoadX509KeyPair(o.certFile, o.keyFile)
-	if err != nil {
-		return fmt.Errorf("options cert and key: %w", err)
-	}
-	o.certificate = &c
 	return nil
 }

@@ -421,4 +421,5 @@ func (deaf) FailedOver(from string)                                  {}
 func (deaf) Redirected(server string)                                {}
 func (deaf) Health(server string, down *Error)                       {}
 func (deaf) Encrypted(server string)                                 {}
+func (deaf) FilesRead(server string, err error)                      {}
 func (deaf) CertificateExpires(server string, at time.Time)          {}

@@ -82,6 +82,7 @@ func (r *diary) FailedOver(from string)                        { r.add("failed o
 func (r *diary) Redirected(server string)                      { r.add("redirected by %s", server) }
 func (r *diary) Health(server string, down *Error)             { r.add("health %s %v", server, down == nil) }
 func (r *diary) Encrypted(server string)                       { r.add("encrypted %s", server) }
+func (r *diary) FilesRead(server string, err error)            { r.add("files of %s: %v", server, err) }
 func (r *diary) CertificateExpires(server string, _ time.Time) { r.add("certificate %s", server) }
 
 // A world is what the endpoints of a test do: the answer of each, by address.

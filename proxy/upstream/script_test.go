@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -173,6 +174,12 @@ func (r *recorder) Encrypted(string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.opened = append(r.opened, "encrypted")
+}
+
+func (r *recorder) FilesRead(_ string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.opened = append(r.opened, fmt.Sprintf("files read: %v", err))
 }
 
 func (r *recorder) FailedOver(string)     {}

@@ -63,7 +63,8 @@ var schemes = []*scheme{
 //	private=true        srv: and redirects may lead to private and loopback
 //	                    addresses
 //
-// The error names everything that is wrong.
+// The files are read again when they change. The error names everything that is
+// wrong.
 func ParseServer(s string) (*Server, error) {
 	name, query, _ := strings.Cut(s, "?")
 	srv := &Server{Name: name}
@@ -221,7 +222,7 @@ func (s *Server) likelyDomain() string {
 // PresentsCertificate reports whether the gateway shows the server a
 // certificate of its own. A server may then offer SASL EXTERNAL to all
 // clients, and would take each of them for the gateway.
-func (s *Server) PresentsCertificate() bool { return s.options.certificate != nil }
+func (s *Server) PresentsCertificate() bool { return s.options.files.cert != "" }
 
 func (s *Server) address() (network, address string) {
 	if s.path != "" {

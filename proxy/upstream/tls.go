@@ -44,7 +44,8 @@ func (a *attempt) secure(context.Context) error {
 
 // handshake starts TLS on the connection.
 func (a *attempt) handshake() error {
-	conn := polltls.Client(a.conn, a.options.tls.get(a.options, a.reference()))
+	c := a.options.files.credentials(func(err error) { a.observer.FilesRead(a.server, err) })
+	conn := polltls.Client(a.conn, c.tls.get(a.options, c, a.reference()))
 	if err := conn.Handshake(); err != nil {
 		return explainHandshake(err)
 	}
@@ -86,20 +87,20 @@ type tlsConfigs struct {
 	byRef map[reference]*tls.Config
 }
 
-// get returns the configuration for ref, made from o if need be.
-func (c *tlsConfigs) get(o *options, ref reference) *tls.Config {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if cfg, ok := c.byRef[ref]; ok {
+// get returns the configuration for ref, made from o and c if need be.
+func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Config {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if cfg, ok := all.byRef[ref]; ok {
 		return cfg
 	}
-	if c.byRef == nil {
-		c.byRef = make(map[reference]*tls.Config)
+	if all.byRef == nil {
+		all.byRef = make(map[reference]*tls.Config)
 	}
-	if len(c.byRef) >= maxTLSConfigs {
+	if len(all.byRef) >= maxTLSConfigs {
 		// Any will do: what is used comes back.
-		for old := range c.byRef {
-			delete(c.byRef, old)
+		for old := range all.byRef {
+			delete(all.byRef, old)
 			break
 		}
 	}
@@ -119,15 +120,15 @@ func (c *tlsConfigs) get(o *options, ref reference) *tls.Config {
 	// nobody in between whom a certificate would keep out, and those that
 	// servers come with are for no name in particular.
 	if ref.security != plain {
-		cfg.VerifyConnection = func(s tls.ConnectionState) error { return o.verify(ref, s.PeerCertificates) }
+		cfg.VerifyConnection = func(s tls.ConnectionState) error { return o.verify(c.roots, ref, s.PeerCertificates) }
 	}
 	if ref.security == directTLS {
 		cfg.NextProtos = []string{alpn}
 	}
-	if o.certificate != nil {
-		cfg.Certificates = []tls.Certificate{*o.certificate}
+	if c.certificate != nil {
+		cfg.Certificates = []tls.Certificate{*c.certificate}
 	}
-	c.byRef[ref] = cfg
+	all.byRef[ref] = cfg
 	return cfg
 }
 

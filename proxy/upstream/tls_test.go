@@ -96,12 +96,14 @@ func TestCertificate(t *testing.T) {
 		{"good", chat, trusted, "", "", ResultOK, ""},
 		{"one of many names", issue(dnsNames("a.example", "CHAT.example")), trusted, "", "", ResultOK, ""},
 		{"intermediate", middle.issue(t, dnsNames("chat.example")), trusted, "", "", ResultOK, ""},
-		{"intermediate missing", leafOnly(middle.issue(t, dnsNames("chat.example"))), trusted, "", "", ResultCertUnknownCA, `comes from "CN=Middle CA", which is not trusted`},
+		{"intermediate missing", leafOnly(middle.issue(t, dnsNames("chat.example"))), trusted, "", "", ResultCertUnknownCA, `comes from "CN=Middle CA", which is not in `},
 		{"intermediate expired", expired.issue(t, dnsNames("chat.example")), trusted, "", "", ResultCertExpired, "expired on "},
 		{"expired", edited(old), trusted, "", "", ResultCertExpired, "expired on "},
 		{"not yet valid", edited(future), trusted, "", "", ResultCertExpired, "is the clock right?"},
 		{"unknown authority", chat, "", "", "", ResultCertUnknownCA, `comes from "CN=Test CA"`},
-		{"self-signed", self, trusted, "", "", ResultCertSelfSigned, "set ?pin="},
+		{"another authority", newAuthority(t, "Other CA", nil, nil).issue(t, dnsNames("chat.example")), trusted, "", "", ResultCertUnknownCA, "which is not in " + ca.file + ", the file of ?ca=; put"},
+		{"self-signed", self, trusted, "", "", ResultCertSelfSigned, "is not in " + ca.file + ", the file of ?ca=; put it there, or set ?pin="},
+		{"self-signed, nothing set", self, "", "", "", ResultCertSelfSigned, "set ?pin= to its key or ?ca= to its file"},
 		{"self-signed, trusted", self, "ca=" + selfFile, "", "", ResultOK, ""},
 		{"for clients", edited(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), trusted, "", "", ResultCertInvalid, "serverAuth"},
 		{"weak signature", edited(func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA1 }), trusted, "", "", ResultCertInvalid, "signed with ECDSA-SHA1, which is broken"},
@@ -201,7 +203,7 @@ func TestPinExpired(t *testing.T) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-3*time.Hour), time.Now().Add(-2*time.Hour)
 	})
 	o := &options{pins: []pin{sha256.Sum256(self.Leaf.RawSubjectPublicKeyInfo)}}
-	err := o.verify(reference{"chat.example", directTLS}, []*x509.Certificate{self.Leaf})
+	err := o.verify(nil, reference{"chat.example", directTLS}, []*x509.Certificate{self.Leaf})
 	if err == nil || err.(*failure).result != ResultCertExpired {
 		t.Error(err)
 	}
@@ -210,9 +212,9 @@ func TestPinExpired(t *testing.T) {
 // Without any name to check for, any certificate would do.
 func TestNoReference(t *testing.T) {
 	ca, cert := chatServer(t)
-	o := &options{roots: x509.NewCertPool()}
-	o.roots.AddCert(ca.cert)
-	err := o.verify(reference{"", startTLS}, []*x509.Certificate{cert.Leaf})
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.cert)
+	err := new(options).verify(roots, reference{"", startTLS}, []*x509.Certificate{cert.Leaf})
 	if err == nil || err.(*failure).result != ResultCertName {
 		t.Error(err)
 	}
@@ -316,7 +318,7 @@ func TestResumption(t *testing.T) {
 
 			var checked, resumed atomic.Int32
 			watch := func(domain string) {
-				cfg := e.options.tls.get(e.options, reference{domain, directTLS})
+				cfg := e.options.files.current.Load().tls.get(e.options, e.options.files.current.Load(), reference{domain, directTLS})
 				verify := cfg.VerifyConnection
 				cfg.VerifyConnection = func(s tls.ConnectionState) error {
 					checked.Add(1)
@@ -343,7 +345,7 @@ func TestResumption(t *testing.T) {
 				}
 			}
 			// What was good then is not good for ever.
-			e.options.roots = x509.NewCertPool()
+			e.options.files.current.Load().roots = x509.NewCertPool()
 			if _, err := open(t, &e, chatRequest()); resultOf(err) != "tls "+ResultCertUnknownCA {
 				t.Errorf("%s: %v", resultOf(err), err)
 			}
@@ -359,14 +361,14 @@ func TestTLSConfigsAreBounded(t *testing.T) {
 	var c tlsConfigs
 	o := &options{}
 	for i := range maxTLSConfigs + 100 {
-		c.get(o, reference{fmt.Sprint(i), directTLS})
+		c.get(o, &credentials{}, reference{fmt.Sprint(i), directTLS})
 	}
 	if len(c.byRef) != maxTLSConfigs {
 		t.Errorf("%d configurations", len(c.byRef))
 	}
 	last := reference{fmt.Sprint(maxTLSConfigs + 99), directTLS}
-	kept := c.get(o, last)
-	if c.get(o, last) != kept {
+	kept := c.get(o, &credentials{}, last)
+	if c.get(o, &credentials{}, last) != kept {
 		t.Error("a configuration is not kept")
 	}
 }

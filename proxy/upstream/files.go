@@ -1,0 +1,148 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lookInterval is how long files are taken for unchanged without a look.
+const lookInterval = time.Second
+
+// files are those that the URL of a server names. Certificates are replaced every
+// few weeks, so the files are looked at when a connection needs them, and read
+// again when they have changed: by their name, for what Kubernetes swaps is a
+// symbolic link on the way to them. Health checks need them, too, so that happens
+// within seconds.
+type files struct {
+	ca, cert, key string // empty if the URL does not name one
+
+	current atomic.Pointer[credentials]
+
+	mu     sync.Mutex // guards all below
+	looked time.Time
+	stamps []stamp // of the last attempt to read them
+	failed string  // what it came to; empty if it succeeded
+}
+
+// credentials are what the files hold, and what is made of that once. Sessions
+// have those that were in force when they connected.
+type credentials struct {
+	roots       *x509.CertPool   // nil means the system's
+	certificate *tls.Certificate // nil means none
+	tls         tlsConfigs
+}
+
+// A stamp tells whether a file has changed. It is nil for a file that cannot be
+// found.
+type stamp struct{ os.FileInfo }
+
+func stampOf(file string) stamp {
+	info, err := os.Stat(file)
+	if err != nil {
+		return stamp{}
+	}
+	return stamp{info}
+}
+
+func (s stamp) equal(o stamp) bool {
+	if s.FileInfo == nil || o.FileInfo == nil {
+		return s.FileInfo == o.FileInfo
+	}
+	return os.SameFile(s.FileInfo, o.FileInfo) && s.ModTime().Equal(o.ModTime()) && s.Size() == o.Size()
+}
+
+func (f *files) look() (stamps []stamp) {
+	for _, file := range []string{f.ca, f.cert, f.key} {
+		if file != "" {
+			stamps = append(stamps, stampOf(file))
+		}
+	}
+	return stamps
+}
+
+// first reads the files for the first time.
+func (f *files) first() (problems []error) {
+	f.stamps = f.look()
+	c, problems := f.load()
+	f.current.Store(c)
+	return problems
+}
+
+// credentials returns what the files hold. If they have changed they are read
+// again, and read is told how that went; the old ones stay in force if the new
+// ones are of no use. Nobody waits for somebody else's look.
+func (f *files) credentials(read func(error)) *credentials {
+	if f.ca == "" && f.cert == "" || !f.mu.TryLock() {
+		return f.current.Load()
+	}
+	defer f.mu.Unlock()
+	if now := time.Now(); now.Sub(f.looked) >= lookInterval {
+		f.looked = now
+		stamps := f.look()
+		changed := !slices.EqualFunc(stamps, f.stamps, stamp.equal)
+		if changed || f.failed != "" { // permissions leave no stamp
+			f.stamps = stamps
+			f.reload(changed, read)
+		}
+	}
+	return f.current.Load()
+}
+
+// reload reads the files again. What went wrong is told once.
+func (f *files) reload(changed bool, read func(error)) {
+	c, problems := f.load()
+	err := errors.Join(problems...)
+	was := f.failed
+	if err == nil {
+		f.failed = ""
+		f.current.Store(c)
+		read(nil)
+		return
+	}
+	if f.failed = err.Error(); changed || f.failed != was {
+		read(err)
+	}
+}
+
+// load reads the files. The errors name all that is wrong.
+func (f *files) load() (c *credentials, problems []error) {
+	c = &credentials{}
+	if f.ca != "" {
+		if err := c.readRoots(f.ca); err != nil {
+			problems = append(problems, fmt.Errorf("option ca: %w", err))
+		}
+	}
+	switch {
+	case f.cert == "" && f.key == "":
+	case f.key == "":
+		problems = append(problems, errors.New("option cert needs key, the file with its private key"))
+	case f.cert == "":
+		problems = append(problems, errors.New("option key needs cert, the file with its certificate"))
+	default:
+		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("options cert and key: %w", err))
+		}
+		c.certificate = &pair
+	}
+	return c, problems
+}
+
+func (c *credentials) readRoots(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	c.roots = x509.NewCertPool()
+	if !c.roots.AppendCertsFromPEM(text) {
+		return fmt.Errorf("%s holds no PEM certificate", file)
+	}
+	return nil
+}
