@@ -102,6 +102,7 @@ type Metrics struct {
 
 	upgradeDuration prometheus.Histogram
 	dialDuration    prometheus.Histogram
+	acceptErrors    prometheus.Counter
 	pingRoundTrip   prometheus.Histogram
 	sessionDuration prometheus.Histogram
 
@@ -145,6 +146,7 @@ func New(source Source, o Options) *Metrics {
 
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
+		acceptErrors:    newCounter(totals, "xmppgate_accept_errors_total", "Attempts to accept a connection that have failed; the log has the cause."),
 		dialDuration:    histogram(totals, "xmppgate_dial_duration_seconds", "Time to connect to the XMPP server or to give up.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
 		pingRoundTrip:   histogram(totals, "xmppgate_ping_round_trip_seconds", "Time from a WebSocket ping to its pong.", prometheus.ExponentialBuckets(0.001, 2, 15)),
 		// About a factor of four, at the boundaries that people ask about.
@@ -231,6 +233,9 @@ func (m *Metrics) Dialed(result string, took time.Duration) {
 	m.dialDuration.Observe(took.Seconds())
 }
 
+// AcceptFailed counts a connection that could not be accepted.
+func (m *Metrics) AcceptFailed() { m.acceptErrors.Inc() }
+
 // Pinged records the round trip of a WebSocket ping.
 func (m *Metrics) Pinged(roundTrip time.Duration) {
 	m.pingRoundTrip.Observe(roundTrip.Seconds())
@@ -286,6 +291,12 @@ func counters(r prometheus.Registerer, name, help, label string, values []string
 		handles[v] = vec.WithLabelValues(v)
 	}
 	return handles
+}
+
+func newCounter(r prometheus.Registerer, name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	r.MustRegister(c)
+	return c
 }
 
 // histogram registers a histogram with classic buckets only: a Prometheus

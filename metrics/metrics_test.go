@@ -121,6 +121,7 @@ func TestRunning(t *testing.T) {
 	m.FailedOver("srv:example.org")
 	m.Redirected("tcp://a:5222")
 	m.CertificateExpires("srv:example.org", time.Unix(1800000000, 0))
+	m.AcceptFailed()
 	m.Pinged(25 * time.Millisecond)
 	m.Ended("client-closed", time.Hour)
 	m.Ended("client-closed", 48*time.Hour)

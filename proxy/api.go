@@ -118,6 +118,9 @@ type Observer interface {
 	// Gateway.Direct has got. Gateway.Dial knows about its own. See
 	// AnswerResults.
 	Answered(result string, took time.Duration)
+	// AcceptFailed is called for every connection that could not be accepted,
+	// for want of descriptors for example.
+	AcceptFailed()
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
 	// Ended is called once for every session. See Endings.

@@ -148,6 +148,7 @@ func (g *Gateway) Serve(l net.Listener) error {
 			}
 			return err
 		case isTemporary(err):
+			g.observer.AcceptFailed()
 			pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
 			g.log(slog.LevelWarn, "accept", []slog.Attr{slog.String("error", err.Error()), slog.Duration("pause", pause)})
 			time.Sleep(pause)
@@ -157,8 +158,11 @@ func (g *Gateway) Serve(l net.Listener) error {
 	}
 }
 
+// isTemporary reports whether a listener may accept again after err: whatever ails
+// one client or the network is told by accept too, and much of it is not foreseen
+// (accept(2)). Only a listener that is none does not recover.
 func isTemporary(err error) bool {
-	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED},
+	return !slices.ContainsFunc([]error{syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK},
 		func(e error) bool { return errors.Is(err, e) })
 }
 
@@ -502,7 +506,7 @@ func NormalDomain(s string) string {
 func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l link, q *upstream.Request) {
 	defer cancel(nil)
 	begun := time.Now()
-	stream, err := g.Dial(ctx, q)
+	stream, err := g.callDial(ctx, q)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -512,6 +516,12 @@ func (g *Gateway) connect(ctx context.Context, cancel context.CancelCauseFunc, l
 		return
 	}
 	l.attach(stream)
+}
+
+// callDial is Dial, whose panic ends the attempt.
+func (g *Gateway) callDial(ctx context.Context, q *upstream.Request) (stream *upstream.Stream, err error) {
+	defer upstream.CatchPanic(&err)
+	return g.Dial(ctx, q)
 }
 
 // dialError is what package net makes of err.
@@ -578,5 +588,6 @@ type nobody struct{}
 func (nobody) Upgraded(string, time.Duration)     {}
 func (nobody) Dialed(string, bool, time.Duration) {}
 func (nobody) Answered(string, time.Duration)     {}
+func (nobody) AcceptFailed()                      {}
 func (nobody) Pinged(time.Duration)               {}
 func (nobody) Ended(string, time.Duration)        {}

@@ -68,10 +68,10 @@ type link interface {
 // A transport is what a loop has to provide for one session. Its methods are
 // called during events and do not block.
 type transport interface {
-	// write writes what sd takes now and returns how much that was. broken
+	// write writes what sd takes now and returns how much that was. An error
 	// means that sd will never take anything again; what it has sent may
 	// still be read.
-	write(sd side, pieces [][]byte) (n int, broken bool)
+	write(sd side, pieces [][]byte) (n int, err error)
 	// sealed is how many bytes that write has taken it has yet to send.
 	sealed(sd side) int
 	// unsent is how many bytes the peer of sd has yet to take of what was
@@ -84,8 +84,9 @@ type transport interface {
 	shut(sd side)
 	// update is called at the end of each event: it starts or stops reading
 	// (see hold.turn) and writing (see output.pending), and makes sure that
-	// tick is called at due or soon after, zero meaning never.
-	update(now, due time.Duration)
+	// tick is called at due or soon after, zero meaning never. After an error
+	// the session cannot go on.
+	update(now, due time.Duration) error
 }
 
 // A hold is the part of a link that all loops share: it runs the events of a
@@ -118,6 +119,7 @@ type output struct {
 // kernel takes a good deal for a peer that does not read.
 type backlog struct {
 	pending []byte        // accepted, not written
+	counted tally         // the elements of which some is pending, which count as relayed
 	owed    int           // what transport.unsent said last, and what was written since
 	taken   time.Duration // when the side was last seen to have taken something
 	looked  time.Duration // when that was last looked at
@@ -176,17 +178,23 @@ func (h *hold) run(w *workspace, f func(*session, *workspace)) {
 // it.
 func (h *hold) recover(w *workspace) {
 	if r := recover(); r != nil {
-		w.out[client].reset()
-		w.out[server].reset()
-		h.s.panicked(fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
-		h.settle(w)
+		h.fail(w, fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
 	}
+}
+
+// fail ends a session that the gateway has failed.
+func (h *hold) fail(w *workspace, err error) {
+	w.out[client].reset()
+	w.out[server].reset()
+	h.s.failed(err)
+	h.settle(w)
 }
 
 // settle writes what the event has left and acts on the legs.
 func (h *hold) settle(w *workspace) {
 	h.flush(w, client)
 	h.flush(w, server)
+	w.counted = nil
 	for sd := client; sd <= server; sd++ {
 		h.follow(w, sd)
 	}
@@ -202,7 +210,9 @@ func (h *hold) settle(w *workspace) {
 	for sd := range h.sides {
 		due = earlier(due, h.sides[sd].lookDue())
 	}
-	h.t.update(w.now, due)
+	if err := h.t.update(w.now, due); err != nil {
+		h.fail(w, err)
+	}
 }
 
 // flush writes the outbox of sd, and what the session adds when all of it is
@@ -214,13 +224,16 @@ func (h *hold) flush(w *workspace, sd side) {
 		if o.attached && !o.broken && !o.shut {
 			n = 0
 			if len(o.pending()) == 0 && h.t.sealed(sd) == 0 {
-				if n, o.broken = h.t.write(sd, out.take()); o.broken {
+				var err error
+				if n, err = h.t.write(sd, out.take()); err != nil {
 					n = out.size
+					h.breaks(w, sd, err)
 				}
 			}
 		}
 		if n < out.size {
 			h.account(w, sd, n)
+			o.backlog.counted.add(h.s.countedNow(w, sd.feeds()))
 			o.backlog.pending = slices.Grow(o.backlog.pending, out.size-n)
 			for _, b := range out.take() {
 				skip := min(n, len(b))
@@ -232,7 +245,9 @@ func (h *hold) flush(w *workspace, sd side) {
 			return
 		}
 		out.reset()
+		h.s.countedNow(w, sd.feeds()) // is relayed
 		switch {
+		case o.broken:
 		case o.backlog != nil:
 			o.backlog.owed += n
 		case o.look == 0:
@@ -257,9 +272,11 @@ func (h *hold) sealed(w *workspace, sd side) bool {
 }
 
 // wrote notes that n pending bytes of sd were written. The caller settles.
-func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
+func (h *hold) wrote(w *workspace, sd side, n int, err error) {
 	o := &h.sides[sd]
-	o.broken = o.broken || broken
+	if err != nil {
+		h.breaks(w, sd, err)
+	}
 	if b := o.backlog; b != nil {
 		b.pending = b.pending[min(n, len(b.pending)):]
 		h.account(w, sd, n)
@@ -267,10 +284,8 @@ func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
 	if !o.broken && len(o.pending()) > 0 {
 		return
 	}
-	if o.broken {
-		o.backlog, o.look = nil, 0
-	} else if o.backlog != nil {
-		o.backlog.pending = nil
+	if o.backlog != nil {
+		o.backlog.pending, o.backlog.counted = nil, tally{}
 	}
 	if h.sealed(w, sd) {
 		return
@@ -280,13 +295,30 @@ func (h *hold) wrote(w *workspace, sd side, n int, broken bool) {
 }
 
 // sent notes that n sealed bytes of sd were sent. The caller settles.
-func (h *hold) sent(w *workspace, sd side, n int, broken bool) {
+func (h *hold) sent(w *workspace, sd side, n int, err error) {
 	switch {
-	case broken || h.t.sealed(sd) == 0 && len(h.sides[sd].pending()) == 0:
-		h.wrote(w, sd, 0, broken)
+	case err != nil || h.t.sealed(sd) == 0 && len(h.sides[sd].pending()) == 0:
+		h.wrote(w, sd, 0, err)
 	case n > 0:
 		h.account(w, sd, 0)
 	}
+}
+
+// breaks notes that nothing can be written to sd any more. What was to be written
+// now, or has waited, was not relayed.
+func (h *hold) breaks(w *workspace, sd side, err error) {
+	o := &h.sides[sd]
+	if o.broken {
+		return
+	}
+	o.broken = true
+	lost := h.s.countedNow(w, sd.feeds())
+	if o.backlog != nil {
+		lost.add(o.backlog.counted)
+	}
+	h.s.uncount(sd.feeds(), lost)
+	o.backlog, o.look = nil, 0
+	h.s.writeFailed(w, sd, err)
 }
 
 // account notes that n more bytes were written to sd, which has a backlog or gets

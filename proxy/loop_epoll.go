@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -37,6 +38,7 @@ import (
 // leaves nothing.
 type epoll struct {
 	clock   func() time.Duration
+	ctl     func(ep, op, fd int, event unix.EpollEvent) error // not nil: instead of epollCtl, in tests
 	begin   sync.Once
 	err     error
 	workers []*worker // one for each processor
@@ -54,6 +56,9 @@ func (e *epoll) startWorkers() {
 		if err != nil {
 			e.err = err
 			break
+		}
+		if e.ctl != nil {
+			k.ctl = e.ctl
 		}
 		e.workers = append(e.workers, k)
 	}
@@ -87,6 +92,9 @@ func (e *epoll) listen(l net.Listener, g *Gateway) listener {
 			}
 			file.Close()
 		}
+	}
+	if e.err != nil {
+		g.log(slog.LevelWarn, "the epoll loop does not start: sessions get goroutines, which cost more; raise the limit of open files", []slog.Attr{slog.String("error", e.err.Error())})
 	}
 	return goroutines{}.listen(l, g)
 }
@@ -197,6 +205,7 @@ type worker struct {
 	ep, poke int // the epoll descriptor, and an eventfd that wakes it
 	sleeper  sleeper
 	clock    func() time.Duration
+	ctl      func(ep, op, fd int, event unix.EpollEvent) error // epollCtl
 	stopping atomic.Bool
 	sleeps   atomic.Bool   // waits for the runtime's poller, or is about to
 	rests    atomic.Uint64 // how often there was nothing more to do; tests wait for that
@@ -243,7 +252,7 @@ func newWorker(clock func() time.Duration) (*worker, error) {
 		unix.Close(ep)
 		return nil, err
 	}
-	k := &worker{ep: ep, poke: poke, clock: clock, buf: make([]byte, largeRead)}
+	k := &worker{ep: ep, poke: poke, clock: clock, ctl: epollCtl, buf: make([]byte, largeRead)}
 	k.sleeper, err = newSleeper(ep)
 	return k, err
 }
@@ -565,7 +574,11 @@ func (l *slot) connect(w *workspace, to net.Addr) bool {
 		l.disconnect()
 		l.s.g.dialed(cause, true, l.s.g.clock()-l.s.rare.dialed)
 	}
-	l.watch(server, unix.EPOLLOUT)
+	if err := l.watch(server, unix.EPOLLOUT); err != nil {
+		l.disconnect()
+		l.s.rare.cancelDial = nil
+		l.s.connected(w, err)
+	}
 	return true
 }
 
@@ -634,7 +647,9 @@ func (l *slot) ready(sd side, events uint32) (more bool) {
 		// What is left is reported once more. But a hang-up is reported
 		// whether asked for or not, so who is not to be read is left alone.
 		if want := l.wanted(sd); !quiet(want) || l.interest[sd] != want {
-			l.watch(sd, want)
+			if err := l.watch(sd, want); err != nil {
+				l.fail(w, err)
+			}
 		}
 	}
 	return more
@@ -648,17 +663,24 @@ func (l *slot) writePending(w *workspace, sd side) {
 			return
 		}
 		n, broken := c.Flush()
-		if !broken && c.Pending() == 0 && len(pending) > 0 {
-			broken = c.Write([][]byte{pending})
-			l.wrote(w, sd, len(pending), broken)
-			return
+		whole := !broken && c.Pending() == 0 && len(pending) > 0
+		if whole {
+			n, broken = len(pending), c.Write([][]byte{pending})
 		}
-		l.sent(w, sd, n, broken)
+		var err error
+		if broken {
+			err = errBroken
+		}
+		if whole {
+			l.wrote(w, sd, n, err)
+		} else {
+			l.sent(w, sd, n, err)
+		}
 		return
 	}
 	if len(pending) > 0 {
 		n, err := socket.Write(uintptr(l.fd[sd]), pending)
-		l.wrote(w, sd, n, err != nil)
+		l.wrote(w, sd, n, err)
 	}
 }
 
@@ -789,17 +811,21 @@ func (l *slot) expired() {
 	l.again(w)
 }
 
-func (l *slot) write(sd side, pieces [][]byte) (n int, broken bool) {
+func (l *slot) write(sd side, pieces [][]byte) (n int, err error) {
 	if c := l.secure(sd); c != nil {
-		broken = c.Write(pieces)
+		if c.Write(pieces) {
+			err = errBroken
+		}
 		for _, p := range pieces {
 			n += len(p)
 		}
-		return n, broken
+		return n, err
 	}
-	n, err := socket.Gather(uintptr(l.fd[sd]), pieces)
-	return n, err != nil
+	return socket.Gather(uintptr(l.fd[sd]), pieces)
 }
+
+// errBroken is all that TLS says of a write that has failed.
+var errBroken = errors.New("the connection is broken")
 
 func (l *slot) sealed(sd side) int {
 	if c := l.secure(sd); c != nil {
@@ -836,7 +862,7 @@ func (l *slot) shut(sd side) {
 	l.win[sd].release()
 }
 
-func (l *slot) update(now, due time.Duration) {
+func (l *slot) update(now, due time.Duration) error {
 	for sd := client; sd <= server; sd++ {
 		o := &l.sides[sd]
 		if !o.attached || o.shut {
@@ -845,7 +871,9 @@ func (l *slot) update(now, due time.Duration) {
 		// What is not to be read is often to be read again before anything
 		// has come; ready sees to the rest.
 		if want, has := l.wanted(sd), l.interest[sd]; want != has && !(quiet(want) && has == reading) {
-			l.watch(sd, want)
+			if err := l.watch(sd, want); err != nil {
+				return err
+			}
 		}
 	}
 	k := l.k
@@ -874,6 +902,7 @@ func (l *slot) update(now, due time.Duration) {
 			k.wakeUp()
 		}
 	}
+	return nil
 }
 
 // reading is what epoll reports of a side that is only read.
@@ -900,11 +929,20 @@ func (l *slot) wanted(sd side) (want uint32) {
 	return want
 }
 
-func (l *slot) watch(sd side, want uint32) {
+// watch registers sd. The kernel refuses that when fs.epoll.max_user_watches is
+// reached, or without memory: nothing would be heard of sd.
+func (l *slot) watch(sd side, want uint32) error {
 	op := unix.EPOLL_CTL_MOD
 	if l.interest[sd] == 0 {
 		op = unix.EPOLL_CTL_ADD
 	}
+	if err := l.k.ctl(l.k.ep, op, int(l.fd[sd]), unix.EpollEvent{Events: want | unix.EPOLLET, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation}); err != nil {
+		return os.NewSyscallError("epoll_ctl", err)
+	}
 	l.interest[sd] = want
-	unix.EpollCtl(l.k.ep, op, int(l.fd[sd]), &unix.EpollEvent{Events: want | unix.EPOLLET, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation})
+	return nil
 }
+
+// epollCtl is unix.EpollCtl by value, which keeps the event off the heap where a
+// test puts something else in its place.
+func epollCtl(ep, op, fd int, event unix.EpollEvent) error { return unix.EpollCtl(ep, op, fd, &event) }

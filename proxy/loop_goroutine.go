@@ -116,19 +116,18 @@ func (p *pair) attach(stream *upstream.Stream) {
 }
 
 // write tries once, without waiting.
-func (p *pair) write(sd side, pieces [][]byte) (n int, broken bool) {
+func (p *pair) write(sd side, pieces [][]byte) (n int, err error) {
 	raw := p.ends[sd].raw
 	if raw == nil {
-		return 0, false
+		return 0, nil
 	}
-	var err error
 	if e := raw.Write(func(fd uintptr) bool {
 		n, err = socket.Gather(fd, pieces)
 		return true
 	}); e != nil {
 		err = e
 	}
-	return n, err != nil
+	return n, err
 }
 
 func (p *pair) sealed(side) int { return 0 }
@@ -178,7 +177,7 @@ func (p *pair) finish(sd side) bool {
 // shut wakes the pump, which closes the connection when it has left it.
 func (p *pair) shut(sd side) { p.ends[sd].conn.SetDeadline(past) }
 
-func (p *pair) update(now, due time.Duration) {
+func (p *pair) update(now, due time.Duration) error {
 	for sd, e := range p.ends {
 		if e != nil && len(p.sides[sd].pending()) > 0 && !e.writing {
 			e.writing = true
@@ -190,6 +189,7 @@ func (p *pair) update(now, due time.Duration) {
 	}
 	p.arm(now, due)
 	p.wake.Broadcast()
+	return nil
 }
 
 // arm sets the timer. A deadline that has moved away is left to the tick that
@@ -243,7 +243,7 @@ func (p *pair) writePending(sd side, e *endpoint) {
 				more = false
 				return
 			}
-			p.wrote(w, sd, n, err != nil)
+			p.wrote(w, sd, n, err)
 			more = len(o.pending()) > 0
 			e.writing = more
 		})

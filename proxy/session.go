@@ -32,6 +32,14 @@ const (
 
 func (sd side) other() side { return 1 - sd }
 
+// feeds is the direction of what is written to sd.
+func (sd side) feeds() direction {
+	if sd == server {
+		return up
+	}
+	return down
+}
+
 // A leg is where the connection of one side is in its life. The loop acts on
 // it after every event.
 type leg uint8
@@ -82,6 +90,9 @@ type workspace struct {
 	parser framing.UpParser
 	head   http1.Head // of the request, while it is looked at
 	out    [2]outbox
+
+	counted *session // whose elements were counted in this event; nil for none
+	before  [2]tally // what they were before
 }
 
 // A session is one client's WebSocket and the stream to the server behind it.
@@ -161,6 +172,7 @@ type rare struct {
 	result     string                  // of a request that was not upgraded
 	cause      error                   // what made the session end, for the log
 	verdict                            // what the log learns beside it
+	unwritable [2]error                // why nothing can be written to a side; nil while it can
 	relayed    *[2]Traffic             // what the tallies had no room for
 }
 
@@ -170,7 +182,7 @@ type known struct{ header, features bool }
 
 // spare forgets rare when none of it is needed.
 func (s *session) spare() {
-	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.legDue == [2]time.Duration{} && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil && r.verdict == (verdict{}) {
+	if r := s.rare; r != nil && s.await == endNone && s.ending == endNone && r.legDue == [2]time.Duration{} && r.unwritable == [2]error{} && r.header == nil && r.headerSent == 0 && r.cancelDial == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil && r.verdict == (verdict{}) {
 		s.rare = nil
 	}
 }
@@ -249,6 +261,9 @@ func (s *session) over() bool {
 // receive takes bytes from sd. b is what the last call for this side returned
 // with new bytes behind it; the result is the part of b that is wanted again.
 func (s *session) receive(w *workspace, sd side, b []byte) (rest []byte) {
+	if w.counted != s {
+		w.counted, w.before = s, s.relayed
+	}
 	if sd == server {
 		s.lastIn[server] = w.now
 		return s.receiveServer(w, b)
@@ -578,6 +593,7 @@ func (s *session) redial(w *workspace) bool {
 		s.leave()
 	}
 	s.setLeg(w, server, legNone, 0)
+	r.unwritable[server] = nil
 	s.phase[down], s.headerSent = idle, false
 	s.down = s.g.newDown()
 	r.held = true
@@ -1052,6 +1068,9 @@ func (s *session) eof(w *workspace, sd side, err error) {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
+	if err == nil && s.rare != nil {
+		err = s.rare.unwritable[sd]
+	}
 	if sd == server && s.chosen() && s.redial(w) {
 		return
 	}
@@ -1068,7 +1087,7 @@ func (s *session) eof(w *workspace, sd side, err error) {
 // that ends with eof; but the server must not wait for the end longer than
 // hangUpTimeout.
 func (s *session) hungUp(w *workspace) {
-	if s.leg[client] == legOpen && s.ending == endNone {
+	if s.leg[client] == legOpen && s.ending == endNone && s.need().legDue[client] == 0 {
 		s.setLeg(w, client, legOpen, hangUpTimeout)
 	}
 }
@@ -1095,8 +1114,17 @@ func (s *session) took(sd side, since time.Duration) {
 	if r.legDue[server] != 0 {
 		r.legDue[server] = max(r.legDue[server], since+closeTimeout)
 	}
-	if r.legDue[client] != 0 && s.leg[client] == legOpen {
+	if r.legDue[client] != 0 && s.leg[client] == legOpen && r.unwritable[client] == nil {
 		r.legDue[client] = max(r.legDue[client], since+hangUpTimeout)
+	}
+}
+
+// writeFailed tells that nothing can be written to sd any more, nor will be. What
+// it has sent is still read, but not for long: the end may never come that way.
+func (s *session) writeFailed(w *workspace, sd side, err error) {
+	s.need().unwritable[sd] = fmt.Errorf("write: %w", err)
+	if s.leg[sd] == legOpen {
+		s.setLeg(w, sd, legOpen, closeTimeout)
 	}
 }
 
@@ -1173,6 +1201,8 @@ func (s *session) expire(w *workspace) {
 		for sd := range r.legDue {
 			switch {
 			case !due(r.legDue[sd], w.now):
+			case s.leg[sd] == legOpen && r.unwritable[sd] != nil:
+				s.eof(w, side(sd), r.unwritable[sd])
 			case side(sd) == client && s.leg[client] == legOpen:
 				s.leftUnread(w)
 			case s.blocked[sd] && (side(sd) == client || s.ending.info().EndTag):
@@ -1240,8 +1270,8 @@ func (s *session) ponged(w *workspace, p []byte) {
 
 // ---- endings
 
-// panicked ends the session at once, whatever state it is in.
-func (s *session) panicked(err error) {
+// failed ends the session at once, whatever state it is in.
+func (s *session) failed(err error) {
 	s.ending = endInternal
 	s.need().cause = err
 	s.waitForNothing()
@@ -1387,6 +1417,44 @@ func (s *session) carry(d direction, n int) {
 	r.relayed[d].add(s.relayed[d].traffic())
 	r.relayed[d].Bytes += uint64(n)
 	s.relayed[d] = tally{}
+}
+
+func (t *tally) add(o tally) {
+	t.messages += o.messages
+	t.presences += o.presences
+	t.iqs += o.iqs
+	t.nonzas += o.nonzas
+	t.bytes += o.bytes
+}
+
+func (t *tally) sub(o tally) {
+	t.messages -= o.messages
+	t.presences -= o.presences
+	t.iqs -= o.iqs
+	t.nonzas -= o.nonzas
+	t.bytes -= o.bytes
+}
+
+// countedNow is what this event has counted in direction d, and has neither been
+// written nor become part of a backlog.
+func (s *session) countedNow(w *workspace, d direction) (t tally) {
+	if w.counted == s {
+		if t = s.relayed[d]; t.messages >= w.before[d].messages && t.bytes >= w.before[d].bytes { // else it was carried
+			t.sub(w.before[d])
+		} else {
+			t = tally{}
+		}
+		w.before[d] = s.relayed[d]
+	}
+	return t
+}
+
+// uncount takes back what was counted and not relayed after all. What was carried
+// meanwhile stays.
+func (s *session) uncount(d direction, lost tally) {
+	if t := &s.relayed[d]; t.messages >= lost.messages && t.presences >= lost.presences && t.iqs >= lost.iqs && t.nonzas >= lost.nonzas && t.bytes >= lost.bytes {
+		t.sub(lost)
+	}
 }
 
 func (t tally) traffic() Traffic {

@@ -80,6 +80,15 @@ func Server(conn net.Conn, cfg *tls.Config) *tls.Conn {
 	return c.tls
 }
 
+// SyscallConn implements syscall.Conn, for what can be asked of a socket while
+// another goroutine uses it.
+func (w *wire) SyscallConn() (syscall.RawConn, error) {
+	if c, ok := w.conn.(syscall.Conn); ok {
+		return c.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
 // Take moves t, the handshake of which is complete, out of the blocking world.
 // detach takes the descriptor out of the underlying connection, which it
 // closes; the loop will close the descriptor. Nothing may use t meanwhile, nor

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -150,4 +151,12 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// CatchPanic is deferred by what runs on behalf of one session or attempt in a
+// goroutine of its own: a panic there becomes the error, and the process goes on.
+func CatchPanic(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+	}
 }

@@ -19,7 +19,7 @@ const maxRedirects = 3
 // same at the other place. Where that may be, see endpoint.leadsTo. What is not
 // followed is a failure of the server, and holds its stream error.
 func (s *search) follow(ctx context.Context, q *Request, e endpoint, seen []string) (*Stream, *Error) {
-	stream, err := s.open(ctx, &e, q)
+	stream, err := s.attempt(ctx, &e, q)
 	if err == nil {
 		return stream, nil
 	}
@@ -64,6 +64,12 @@ func (e *endpoint) leadsTo(from *Stream) func(netip.Addr) error {
 		return publicOrPrivate
 	}
 	return PublicAddress
+}
+
+// attempt is open, whose panic fails the attempt.
+func (s *search) attempt(ctx context.Context, e *endpoint, q *Request) (stream *Stream, err error) {
+	defer CatchPanic(&err)
+	return s.open(ctx, e, q)
 }
 
 func host(address string) string {

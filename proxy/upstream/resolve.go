@@ -176,6 +176,7 @@ type found struct {
 // lookup asks about one service. The names are rooted: the search list of the
 // system does not apply.
 func (s *service) lookup(ctx context.Context, name string, sec security) (f found) {
+	defer CatchPanic(&f.err)
 	resolver := s.resolver
 	if resolver == nil {
 		resolver = net.DefaultResolver
