@@ -72,6 +72,8 @@ var recordCases = []struct {
 	{"server-error", "session opens\nserver sends <stream:error/></stream:stream>", "", "condition=undefined-condition cause=*undefined-condition"},
 	{"server-error", "session logs in\nserver sends <stream:error><reset xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>\nclient drops", "",
 		"condition=reset cause=the server sent the stream error reset"},
+	{"server-error", "session logs in\nserver sends <stream:error><reset xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>\nclient sends close 1001", "",
+		"condition=reset cause=the server sent the stream error reset"},
 	{"server-lost", "session logs in\nserver drops", "", "server=one phase=established cause=the server's connection broke or ended without </stream:stream>"},
 	{"server-broken", "session logs in\nserver sends <!-- alice -->", "", "phase=established cause=*"},
 	{"server-broken", "session opens\nserver sends <?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='2'>", "", "phase=negotiating cause=*"},

@@ -239,27 +239,34 @@ func addresses(listeners []net.Listener) string {
 }
 
 func listen(a listenAddress) (net.Listener, error) {
-	lc := net.ListenConfig{KeepAliveConfig: upstream.KeepAlive}
-	if a.network != "unix" {
-		return lc.Listen(context.Background(), a.network, a.name)
+	if a.network == "unix" {
+		if err := removeStale(a.name); err != nil {
+			return nil, err
+		}
 	}
-	if err := removeStale(a.name); err != nil {
+	l, err := a.bind()
+	if err != nil || !a.restricted {
+		return l, err
+	}
+	if err := a.restrict(); err != nil {
+		_ = l.Close()
 		return nil, err
 	}
-	if !a.restricted {
-		return lc.Listen(context.Background(), a.network, a.name)
-	}
-	// Nobody may connect before the socket belongs to the group.
-	var l net.Listener
-	err := withoutPermissions(func() (err error) {
+	return l, nil
+}
+
+// bind makes the listener. Nobody may connect to a socket that is yet to be
+// restricted.
+func (a listenAddress) bind() (l net.Listener, err error) {
+	lc := net.ListenConfig{KeepAliveConfig: upstream.KeepAlive}
+	open := func() error {
 		l, err = lc.Listen(context.Background(), a.network, a.name)
 		return err
-	})
-	if err == nil {
-		err = a.restrict()
-		if err != nil {
-			_ = l.Close()
-		}
+	}
+	if a.restricted {
+		err = withoutPermissions(open)
+	} else {
+		err = open()
 	}
 	return l, err
 }

@@ -69,17 +69,12 @@ func TestSocketPermissions(t *testing.T) {
 func TestSocketIsClosedToAllAtFirst(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	path := filepath.Join(t.TempDir(), "s")
-	var mode fs.FileMode
-	err := withoutPermissions(func() error {
-		l, err := listen(listenAddress{network: "unix", name: path, gid: -1})
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		mode, _ = modeAndGroup(t, path)
-		return nil
-	})
-	if err != nil || mode != 0 {
-		t.Errorf("mode %o, %v", mode, err)
+	l, err := listenAddress{network: "unix", name: path, restricted: true, mode: 0o660, gid: -1}.bind()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if mode, _ := modeAndGroup(t, path); mode != 0 {
+		t.Errorf("mode %o", mode)
 	}
 }
