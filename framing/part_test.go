@@ -272,11 +272,11 @@ func TestDownUTF8(t *testing.T) {
 
 func TestValidUTF8(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 9))
-	pieces := []string{"a", strings.Repeat("b", 40), "é", "€", "😀", "\xff", "\xc3", "\xed\xa0\x80", "\xf4\x90", "\xe2\x82", "\x00"}
+	pieces := []string{"a", strings.Repeat("b", 40), "é", "дождь", "\u0080", "\u07ff", "\xc1\xbf", "é€", "€", "😀", "\xff", "\xc3", "\xed\xa0\x80", "\xf4\x90", "\xe2\x82", "\x00"}
 	for range 50_000 {
 		var b []byte
 		for range r.IntN(12) {
-			b = append(b, pieces[r.IntN(len(pieces)-r.IntN(7))]...)
+			b = append(b, pieces[r.IntN(len(pieces)-r.IntN(10))]...)
 		}
 		want := 0
 		for want < len(b) {

@@ -194,28 +194,31 @@ func isASCII(b []byte) bool {
 func validUTF8(b []byte) int {
 	i := 0
 	for {
-		for ; len(b)-i >= 32; i += 32 {
-			c := b[i : i+32 : i+32]
-			if (binary.LittleEndian.Uint64(c)|binary.LittleEndian.Uint64(c[8:])|
-				binary.LittleEndian.Uint64(c[16:])|binary.LittleEndian.Uint64(c[24:]))&highs != 0 {
+		for ; len(b)-i >= 64; i += 64 {
+			c := b[i : i+64 : i+64]
+			x := binary.LittleEndian.Uint64(c) | binary.LittleEndian.Uint64(c[8:]) |
+				binary.LittleEndian.Uint64(c[16:]) | binary.LittleEndian.Uint64(c[24:])
+			y := binary.LittleEndian.Uint64(c[32:]) | binary.LittleEndian.Uint64(c[40:]) |
+				binary.LittleEndian.Uint64(c[48:]) | binary.LittleEndian.Uint64(c[56:])
+			if (x|y)&highs != 0 {
 				break
 			}
 		}
-		// To look at single characters pays until there are many of ASCII.
+		// Where ASCII and other characters alternate, single steps are faster
+		// than to look again for what may be passed over.
 		for end := min(i+32, len(b)); i < end; {
-			if b[i] < utf8.RuneSelf {
+			switch c := b[i]; {
+			case c < utf8.RuneSelf:
 				i++
-				continue
-			}
-			if len(b)-i > 1 && b[i] >= 0xc2 && b[i] < 0xe0 && b[i+1]&0xc0 == 0x80 {
+			case 0xc2 <= c && c < 0xe0 && len(b)-i > 1 && b[i+1]&0xc0 == 0x80:
 				i += 2
-				continue
+			default:
+				_, n := utf8.DecodeRune(b[i:])
+				if n <= 1 {
+					return i
+				}
+				i += n
 			}
-			_, n := utf8.DecodeRune(b[i:])
-			if n <= 1 {
-				return i
-			}
-			i += n
 		}
 		if i == len(b) {
 			return i
