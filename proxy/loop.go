@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -118,7 +117,8 @@ type output struct {
 // A backlog is what a side has not taken: of what was written, too, for the
 // kernel takes a good deal for a peer that does not read.
 type backlog struct {
-	pending []byte        // accepted, not written
+	pending []byte        // accepted, not written; in buf
+	buf     *buffer       // nil when nothing is pending
 	counted tally         // the elements of which some is pending, which count as relayed
 	owed    int           // what transport.unsent said last, and what was written since
 	taken   time.Duration // when the side was last seen to have taken something
@@ -139,6 +139,23 @@ func (o *output) lookLater(now time.Duration) {
 }
 
 func (o *output) lookDue() time.Duration { return time.Duration(o.look) * time.Second }
+
+// room makes room for n more pending bytes. A buffer that they do not fit in is
+// left to the garbage collector: somebody may be about to write it.
+func (b *backlog) room(n int) {
+	if cap(b.pending)-len(b.pending) < n {
+		b.buf = getBuffer(len(b.pending) + n)
+		b.pending = append(b.buf.b[:0], b.pending...)
+	}
+}
+
+// release gives the buffer back; nothing of it is to be written any more.
+func (b *backlog) release() {
+	if b.buf != nil {
+		putBuffer(b.buf)
+	}
+	b.pending, b.buf = nil, nil
+}
 
 func (o *output) pending() []byte {
 	if o.backlog == nil {
@@ -234,7 +251,7 @@ func (h *hold) flush(w *workspace, sd side) {
 		if n < out.size {
 			h.account(w, sd, n)
 			o.backlog.counted.add(h.s.countedNow(w, sd.feeds()))
-			o.backlog.pending = slices.Grow(o.backlog.pending, out.size-n)
+			o.backlog.room(out.size - n)
 			for _, b := range out.take() {
 				skip := min(n, len(b))
 				n -= skip
@@ -285,7 +302,8 @@ func (h *hold) wrote(w *workspace, sd side, n int, err error) {
 		return
 	}
 	if o.backlog != nil {
-		o.backlog.pending, o.backlog.counted = nil, tally{}
+		o.backlog.release()
+		o.backlog.counted = tally{}
 	}
 	if h.sealed(w, sd) {
 		return

@@ -762,7 +762,11 @@ func (l *slot) feed(w *workspace, sd side, b []byte, borrowed bool) {
 	case !borrowed:
 		win.keep(rest)
 	case len(rest) > 0:
-		win.buf = getBuffer(len(rest))
+		if l.refeed[sd] {
+			win.buf = getBuffer(len(rest)) // it only becomes less
+		} else {
+			win.buf = getGrowing(len(rest))
+		}
 		win.buf.n = copy(win.buf.b, rest)
 	}
 }

@@ -2,15 +2,16 @@ package proxy
 
 import "sync"
 
-// Sizes in bytes of the buffers that are read into. A read that finds nothing
-// kept takes readSize: large enough that one read takes all that a socket
-// has, and that a batch of stanzas leaves in one write. The largest classes hold
-// what is kept of a server, and a message of DefaultMaxStanza and what surrounds
-// it.
-var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, largeRead, maxWhole, 288 << 10}
+// Sizes in bytes of the buffers that are read into, and that keep what a side does
+// not take. A read that finds nothing kept takes readSize: large enough that one
+// read takes all that a socket has, and that a batch of stanzas leaves in one
+// write. The largest class holds a message of DefaultMaxStanza, or an element of
+// maxWhole, and what surrounds it.
+var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, largeRead, largeSize}
 
 const (
-	readSize = 64 << 10
+	readSize  = 64 << 10
+	largeSize = 272 << 10
 	// largeRead is the size of a read where elements are larger than readSize.
 	largeRead = 2 * readSize
 	// lastRead bounds the reads that complete an element of more than
@@ -43,6 +44,16 @@ func getBuffer(n int) *buffer {
 	return &buffer{b: make([]byte, 2*n)}
 }
 
+// getGrowing is getBuffer for what will become more. What exceeds half of readSize
+// gets all that it may need at once: many sessions that grow together would leave
+// a buffer of each class behind, and memory that nothing is written to costs none.
+func getGrowing(n int) *buffer {
+	if n > readSize/2 {
+		n = max(n, largeSize)
+	}
+	return getBuffer(n)
+}
+
 func putBuffer(b *buffer) {
 	b.n = 0
 	for i, size := range bufferSizes {
@@ -60,19 +71,17 @@ type window struct{ buf *buffer }
 
 func (w *window) empty() bool { return w.buf == nil || w.buf.n == 0 }
 
-// space returns the room to read what sd sends into. No element needs more of it
-// than maxWhole, so that much is used up to its end.
+// space returns the room to read what sd sends into.
 func (w *window) space(sd side) []byte {
-	if w.buf == nil {
+	switch {
+	case w.buf == nil:
 		w.buf = getBuffer(readSize)
-	}
-	room := len(w.buf.b) - w.buf.n
-	if room == 0 || room < minRead && !(sd == server && len(w.buf.b) == maxWhole) {
-		w.move(w.bytes(), getBuffer(w.buf.n+minRead))
+	case len(w.buf.b)-w.buf.n < minRead:
+		w.move(w.bytes(), getGrowing(w.buf.n+minRead))
 	}
 	space := w.buf.b[w.buf.n:]
-	if sd == server && w.buf.n > readSize {
-		space = space[:min(len(space), lastRead)]
+	if sd == server {
+		space = space[:min(len(space), max(readSize-w.buf.n, lastRead))]
 	}
 	return space
 }
@@ -97,7 +106,7 @@ func (w *window) filled(n int) []byte {
 // add appends bytes that were read elsewhere.
 func (w *window) add(b []byte) {
 	if n := w.buf.n + len(b); n > len(w.buf.b) {
-		w.move(w.bytes(), getBuffer(n))
+		w.move(w.bytes(), getGrowing(n))
 	}
 	w.buf.n += copy(w.buf.b[w.buf.n:], b)
 }
