@@ -53,7 +53,7 @@ func BenchmarkUp(b *testing.B) {
 	for _, c := range corpora {
 		msg := []byte(c.element)
 		b.Run(c.name, func(b *testing.B) {
-			var p UpParser
+			var p MessageParser
 			var m Message
 			b.SetBytes(int64(len(msg)))
 			b.ReportAllocs()
@@ -73,8 +73,8 @@ func BenchmarkDown(b *testing.B) {
 		in := bytes.Repeat([]byte(inherited(c.element)), batch)
 		dst := make([]byte, 0, 1024)
 		b.Run(c.name, func(b *testing.B) {
-			var d Down
-			var u Unit
+			var d StreamSplitter
+			var u StreamUnit
 			b.SetBytes(int64(len(in) / batch))
 			b.ReportAllocs()
 			rest := in

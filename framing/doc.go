@@ -21,16 +21,16 @@
 // An element of a TCP stream inherits namespaces from the header. Hence the
 // work is uneven:
 //
-//   - Up, [UpParser] proves that a message is exactly one well-formed element
+//   - Up, [MessageParser] proves that a message is exactly one well-formed element
 //     and nothing else; its bytes are then written to the stream unchanged.
 //     Only that proof keeps a client from opening, closing or splitting
 //     elements behind the gateway's back.
-//   - Down, [Down] cuts the stream into elements, puts the inherited
+//   - Down, [StreamSplitter] cuts the stream into elements, puts the inherited
 //     declarations back and removes the stream features that cannot work
 //     through a gateway. It trusts the server to send well-formed XML and
 //     looks no deeper than cutting demands.
 //
-// Headers are rebuilt, not copied: [AppendStream] and [AppendOpen] carry over
+// Headers are rebuilt, not copied: [AppendStreamHeader] and [AppendOpen] carry over
 // the attributes that the other framing knows, with their source bytes.
 //
 // To recognise one more element add a row to the table in names.go; to remove
@@ -39,7 +39,7 @@
 // # Aliasing
 //
 // Slices returned alias the input and are valid as long as the caller leaves
-// those bytes alone. Neither [UpParser] nor [Down] keeps a reference to the
+// those bytes alone. Neither [MessageParser] nor [StreamSplitter] keeps a reference to the
 // input between calls. Slices with spare capacity are never handed out, so
 // appending to one copies it.
 //

@@ -8,16 +8,16 @@ import (
 	"unicode/utf8"
 )
 
-// A Down cuts the byte stream of a server into units and makes messages of
+// A StreamSplitter cuts the byte stream of a server into units and makes messages of
 // them. The zero value is ready for a new connection.
 //
 // An element is one unit, unless the caller does not want to keep all of it
-// until its end has come: see [Down.Part].
+// until its end has come: see [StreamSplitter.Part].
 //
 // It never looks at a byte twice for want of more: between calls it remembers
 // where it stopped, relative to the first byte not consumed. Memory is
 // allocated only for headers that declare something unusual.
-type Down struct {
+type StreamSplitter struct {
 	// MaxStanza is the size limit in bytes to announce to clients: a greater
 	// max-bytes of XEP-0478 is lowered to it. Zero leaves them alone.
 	MaxStanza int
@@ -29,9 +29,9 @@ type Down struct {
 	// would take every client for the gateway.
 	NoExternal bool
 
-	// There is one Down for each session, so small fields stand together.
+	// There is one StreamSplitter for each session, so small fields stand together.
 	phase    phase  // what pos points into
-	kind     Kind   // of the unit, once known; ElementPart when parts of it were consumed
+	kind     Kind   // of the unit, once known; KindElementPart when parts of it were consumed
 	class    Class  // of the root, once its start tag is complete
 	quote    byte   // the one that encloses pos, in phase inQuotedTag
 	declared uint16 // the length of the XML declaration that was just consumed
@@ -67,15 +67,15 @@ const (
 	inDeclaration
 )
 
-// A Unit is a complete first-level piece of a stream, or a part of one that is
-// large: an ElementStart, any number of ElementParts and an ElementEnd. Its
-// slices alias the input. What the methods of a Down say of it holds until the
-// next Header, for that declares namespaces anew.
-type Unit struct {
-	Kind       Kind
-	Class      Class // of an Element, the same for all its parts
-	Raw        []byte
-	Attributes Attributes // of a Header
+// A StreamUnit is a complete first-level piece of a stream, or a part of one that is
+// large: a KindElementStart, any number of KindElementPart and a KindElementEnd. Its
+// slices alias the input. What the methods of a StreamSplitter say of it holds until the
+// next KindHeader, for that declares namespaces anew.
+type StreamUnit struct {
+	Kind   Kind
+	Class  Class // of a KindElement, the same for all its parts
+	Raw    []byte
+	Header Header // of a KindHeader
 
 	nameEnd int       // where declarations go
 	rootEnd int       // the end of the root's start tag
@@ -114,7 +114,7 @@ const (
 // Next puts the next unit of a stream into u; what u was before is forgotten. b
 // starts at the first byte not yet consumed. n bytes of it are consumed by the
 // call: the unit and the white space and XML declaration before it. If the unit
-// is of Kind None, nothing is complete; call again with b[n:] and more bytes
+// is of KindNone, nothing is complete; call again with b[n:] and more bytes
 // behind it. The bytes may have moved.
 //
 // A header may stand wherever an element may: whether the stream may start
@@ -127,8 +127,8 @@ const (
 //
 // Other well-formedness is checked only as far as cutting needs it (the server is
 // trusted to have parsed what it relays), with the exception of headers.
-func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
-	u.Kind, u.Class, u.Raw = None, Other, nil
+func (d *StreamSplitter) Next(b []byte, u *StreamUnit) (n int, err error) {
+	u.Kind, u.Class, u.Raw = KindNone, ClassOther, nil
 	for d.phase == between || d.phase == inDeclaration {
 		if d.phase == between {
 			if k := skipSpace(b, 0); k > 0 {
@@ -140,12 +140,12 @@ func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
 				return n, nil
 			}
 			if b[0] != '<' {
-				return n, d.fail(NotWellFormed, 0, errText)
+				return n, d.fail(CondNotWellFormed, 0, errText)
 			}
 			if len(b) == 1 {
 				return n, nil
 			}
-			d.pos, d.depth, d.kind = 0, 0, Element
+			d.pos, d.depth, d.kind = 0, 0, KindElement
 			d.phase = atMarkup
 			if b[1] == '?' {
 				d.phase, d.pos = inDeclaration, 2
@@ -170,7 +170,7 @@ func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
 		return n, err
 	}
 	if err := d.unit(u, b, end); err != nil {
-		*u = Unit{}
+		*u = StreamUnit{}
 		return n, err
 	}
 	d.phase = between
@@ -179,31 +179,31 @@ func (d *Down) Next(b []byte, u *Unit) (n int, err error) {
 }
 
 // Part is for a caller that does not want to wait for the end of an element: it
-// puts into u what there is of the element, which is of Kind ElementStart, or
-// ElementPart if there were parts before. b is what Next has left after it has
+// puts into u what there is of the element, which is of KindElementStart, or
+// KindElementPart if there were parts before. b is what Next has left after it has
 // found nothing complete; n bytes of it are consumed, which are all but a few: a
-// character is not divided. Without any, u is of Kind None. Next goes on behind
-// them, and ends the element with a unit of Kind ElementEnd.
+// character is not divided. Without any, u is of KindNone. Next goes on behind
+// them, and ends the element with a unit of KindElementEnd.
 //
 // The messages of all parts together are the message for the element. As its rest
 // may use any prefix, it declares all that it inherits.
 //
 // Features and stream errors have no parts, nor has a start tag of a root. Asking
 // for one is an error that wraps [ErrTooLarge].
-func (d *Down) Part(b []byte, u *Unit) (n int, err error) {
-	u.Kind, u.Class, u.Raw = None, Other, nil
+func (d *StreamSplitter) Part(b []byte, u *StreamUnit) (n int, err error) {
+	u.Kind, u.Class, u.Raw = KindNone, ClassOther, nil
 	if len(b) == 0 || d.phase == between || d.phase == inDeclaration {
 		return 0, nil
 	}
-	start := d.kind != ElementPart
+	start := d.kind != KindElementPart
 	if start {
 		switch {
 		case d.depth == 0:
-			return 0, d.fail(PolicyViolation, 0, errTagSize)
-		case d.class == Features || d.class == StreamError:
-			return 0, d.fail(PolicyViolation, 0, errTreeSize)
+			return 0, d.fail(CondPolicyViolation, 0, errTagSize)
+		case d.class == ClassFeatures || d.class == ClassStreamError:
+			return 0, d.fail(CondPolicyViolation, 0, errTreeSize)
 		case d.declared > 0:
-			return 0, d.fail(NotWellFormed, 0, errDeclaration)
+			return 0, d.fail(CondNotWellFormed, 0, errDeclaration)
 		}
 	}
 	end := d.pos
@@ -227,10 +227,10 @@ func (d *Down) Part(b []byte, u *Unit) (n int, err error) {
 	if end <= 0 {
 		return 0, nil
 	}
-	u.Kind, u.Class, u.Raw = ElementPart, d.class, b[:end:end]
+	u.Kind, u.Class, u.Raw = KindElementPart, d.class, b[:end:end]
 	u.nameEnd, u.rootEnd, u.missing, u.added = 0, 0, 0, 0
 	if start {
-		d.kind, u.Kind = ElementPart, ElementStart
+		d.kind, u.Kind = KindElementPart, KindElementStart
 		u.nameEnd, u.rootEnd, u.scope = d.nameEnd, int(d.rootEnd), d.bindings()
 		for i := range u.scope {
 			u.declare(i, d.own)
@@ -243,7 +243,7 @@ func (d *Down) Part(b []byte, u *Unit) (n int, err error) {
 }
 
 // consume moves on by n bytes.
-func (d *Down) consume(n int) {
+func (d *StreamSplitter) consume(n int) {
 	d.consumed += n
 	d.clear = max(d.clear-n, 0)
 	d.valid = max(d.valid-n, 0)
@@ -251,18 +251,18 @@ func (d *Down) consume(n int) {
 
 // incomplete refuses what is too large already. b is what there is of the unit;
 // its first bytes, seen many, had been looked at before.
-func (d *Down) incomplete(b []byte, seen int) error {
+func (d *StreamSplitter) incomplete(b []byte, seen int) error {
 	switch {
-	case d.kind == ElementPart:
+	case d.kind == KindElementPart:
 	case d.depth > 0:
-		if len(b) > maxTree && (d.class == Features || d.class == StreamError) {
-			return d.fail(PolicyViolation, maxTree, errTreeSize)
+		if len(b) > maxTree && (d.class == ClassFeatures || d.class == ClassStreamError) {
+			return d.fail(CondPolicyViolation, maxTree, errTreeSize)
 		}
 	case d.phase == inTag || d.phase == inQuotedTag:
 		// Only the read that exceeds the limit has to look at the name.
 		if limit := maxHeader - int(d.declared); seen <= limit && len(b) > limit {
 			if colon, end := scanName(b[:limit], 1); end >= 0 && string(b[max(colon, 0)+1:end]) == "stream" {
-				return d.fail(PolicyViolation, 0, errHeaderSize)
+				return d.fail(CondPolicyViolation, 0, errHeaderSize)
 			}
 		}
 	}
@@ -273,7 +273,7 @@ func (d *Down) incomplete(b []byte, seen int) error {
 
 // text checks that b[:end] is UTF-8. It returns end, or a little less when b ends
 // within a character there.
-func (d *Down) text(b []byte, end int) (int, error) {
+func (d *StreamSplitter) text(b []byte, end int) (int, error) {
 	if d.valid >= end {
 		return end, nil
 	}
@@ -284,33 +284,33 @@ func (d *Down) text(b []byte, end int) (int, error) {
 	case d.valid >= end:
 		return end, nil
 	case utf8.FullRune(b[d.valid:]):
-		return 0, d.fail(NotWellFormed, d.valid, errUTF8)
+		return 0, d.fail(CondNotWellFormed, d.valid, errUTF8)
 	}
 	return d.valid, nil
 }
 
-func (d *Down) fail(c Condition, offset int, err error) error {
+func (d *StreamSplitter) fail(c Condition, offset int, err error) error {
 	return &Error{c, d.consumed + offset, err}
 }
 
 // declaration consumes the XML declaration at the start of b. It returns 0 if
 // that is not complete. Declarations are short, so the bytes are looked at
 // again when more arrive.
-func (d *Down) declaration(b []byte) (int, error) {
+func (d *StreamSplitter) declaration(b []byte) (int, error) {
 	const start = "<?xml"
 	k := min(len(b), len(start))
 	if string(b[:k]) != start[:k] || len(b) > k && !isSpace(b[k]) {
-		return 0, d.fail(RestrictedXML, 0, errMarkup)
+		return 0, d.fail(CondRestrictedXML, 0, errMarkup)
 	}
 	b = b[:min(len(b), maxDeclaration)]
 	if !bytes.Contains(b, []byte("?>")) {
 		if len(b) == maxDeclaration {
-			return 0, d.fail(NotWellFormed, 0, errDeclaration)
+			return 0, d.fail(CondNotWellFormed, 0, errDeclaration)
 		}
 		return 0, nil
 	}
 	if d.declared > 0 {
-		return 0, d.fail(NotWellFormed, 0, errDeclaration)
+		return 0, d.fail(CondNotWellFormed, 0, errDeclaration)
 	}
 	n, err := declaration(b, d.consumed)
 	d.declared = uint16(n)
@@ -325,7 +325,7 @@ func (d *Down) declaration(b []byte) (int, error) {
 // that it does not; counting is much faster than following them. Quotes of
 // both kinds make counting worthless: ' may stand between two ". Such tags,
 // which are rare, are followed quote by quote.
-func (d *Down) end(b []byte) (int, error) {
+func (d *StreamSplitter) end(b []byte) (int, error) {
 	i, phase := d.pos, d.phase
 	for {
 		switch phase {
@@ -352,12 +352,12 @@ func (d *Down) end(b []byte) (int, error) {
 				i += 2
 				continue
 			case '?':
-				return 0, d.fail(RestrictedXML, i, errMarkup)
+				return 0, d.fail(CondRestrictedXML, i, errMarkup)
 			case '!':
 				const cdata = "<![CDATA["
 				k := min(len(b)-i, len(cdata))
 				if d.depth == 0 || string(b[i:i+k]) != cdata[:k] {
-					return 0, d.fail(RestrictedXML, i, errMarkup)
+					return 0, d.fail(CondRestrictedXML, i, errMarkup)
 				}
 				if k < len(cdata) {
 					d.pos, d.phase = i, atMarkup
@@ -411,7 +411,7 @@ func (d *Down) end(b []byte) (int, error) {
 			i += j + 1
 			switch d.depth--; d.depth {
 			case -1:
-				d.kind = End
+				d.kind = KindEnd
 				return i, nil
 			case 0:
 				return i, nil
@@ -436,7 +436,7 @@ func (d *Down) end(b []byte) (int, error) {
 		phase = inText
 		empty := b[i-2] == '/'
 		if d.depth == 0 {
-			if err := d.root(b[:i], empty); err != nil || d.kind == Header {
+			if err := d.root(b[:i], empty); err != nil || d.kind == KindHeader {
 				return i, err
 			}
 		}
@@ -516,9 +516,9 @@ var (
 
 // root looks at the start tag of a root: whether it is a header, what class its
 // element is of, and which prefixes it declares itself.
-func (d *Down) root(tag []byte, empty bool) error {
+func (d *StreamSplitter) root(tag []byte, empty bool) error {
 	d.rootEnd, d.own = int32(len(tag)), 0
-	if d.class, d.nameEnd = stanza(tag); d.class != Other {
+	if d.class, d.nameEnd = stanza(tag); d.class != ClassOther {
 		d.colon = -1
 		if d.scope == nil && !saysXMLNS(tag) {
 			return nil
@@ -527,32 +527,32 @@ func (d *Down) root(tag []byte, empty bool) error {
 	}
 	colon, end := scanName(tag, 1)
 	if end < 0 {
-		return d.fail(NotWellFormed, 1, errName)
+		return d.fail(CondNotWellFormed, 1, errName)
 	}
 	d.colon, d.nameEnd = int32(colon), end
 	if string(tag[max(colon, 0)+1:end]) != "stream" {
 		return d.identify(tag)
 	}
 	if len(tag)+int(d.declared) > maxHeader {
-		return d.fail(PolicyViolation, 0, errHeaderSize)
+		return d.fail(CondPolicyViolation, 0, errHeaderSize)
 	}
 	// A header inherits nothing from the one before.
 	prefix := tag[1:max(colon, 1)]
 	space, ok := declared(tag, end, prefix)
 	switch {
 	case !ok && len(prefix) > 0:
-		return d.fail(NotWellFormed, 1, errPrefix)
+		return d.fail(CondNotWellFormed, 1, errPrefix)
 	case string(space) != NSStreams:
 		return d.identify(tag)
 	case empty:
-		return d.fail(NotWellFormed, 0, errUnfinished)
+		return d.fail(CondNotWellFormed, 0, errUnfinished)
 	}
-	d.kind = Header
+	d.kind = KindHeader
 	return nil
 }
 
 // identify finds the class of an element and which prefixes its root declares.
-func (d *Down) identify(tag []byte) error {
+func (d *StreamSplitter) identify(tag []byte) error {
 	prefix, local := d.name(tag)
 	var space []byte // of the name, as the root itself says
 	if saysXMLNS(tag) {
@@ -560,7 +560,7 @@ func (d *Down) identify(tag []byte) error {
 		for i := d.nameEnd; ; {
 			next, more, err := nextAttribute(tag, i, &a)
 			if err != nil {
-				return d.fail(NotWellFormed, next, err)
+				return d.fail(CondNotWellFormed, next, err)
 			}
 			if !more {
 				break
@@ -585,7 +585,7 @@ func (d *Down) identify(tag []byte) error {
 }
 
 // inherited returns the namespace that the header has bound to a prefix.
-func (d *Down) inherited(prefix []byte) string {
+func (d *StreamSplitter) inherited(prefix []byte) string {
 	scope := d.bindings()
 	for i := range scope {
 		if scope[i].prefix == string(prefix) {
@@ -600,16 +600,16 @@ func (d *Down) inherited(prefix []byte) string {
 func stanza(tag []byte) (c Class, nameEnd int) {
 	switch {
 	case len(tag) > 8 && string(tag[:8]) == "<message":
-		c, nameEnd = MessageStanza, 8
+		c, nameEnd = ClassMessage, 8
 	case len(tag) > 9 && string(tag[:9]) == "<presence":
-		c, nameEnd = PresenceStanza, 9
+		c, nameEnd = ClassPresence, 9
 	case len(tag) > 3 && string(tag[:3]) == "<iq":
-		c, nameEnd = IQStanza, 3
+		c, nameEnd = ClassIQ, 3
 	default:
-		return Other, 0
+		return ClassOther, 0
 	}
 	if c := tag[nameEnd]; c != ' ' && c != '>' && c != '/' {
-		return Other, 0
+		return ClassOther, 0
 	}
 	return c, nameEnd
 }
@@ -631,44 +631,44 @@ func declared(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
 }
 
 // unit describes the unit that is complete, b[:end].
-func (d *Down) unit(u *Unit, b []byte, end int) error {
-	u.Kind, u.Class, u.Raw = d.kind, Other, b[:end:end]
-	if d.declared > 0 && d.kind != Header {
-		return d.fail(NotWellFormed, 0, errDeclaration)
+func (d *StreamSplitter) unit(u *StreamUnit, b []byte, end int) error {
+	u.Kind, u.Class, u.Raw = d.kind, ClassOther, b[:end:end]
+	if d.declared > 0 && d.kind != KindHeader {
+		return d.fail(CondNotWellFormed, 0, errDeclaration)
 	}
 	d.declared = 0
 	if _, err := d.text(b, end); err != nil {
 		return err
 	}
 	switch d.kind {
-	case Header:
+	case KindHeader:
 		return d.header(u)
-	case End:
+	case KindEnd:
 		return d.endTag(u.Raw)
 	}
 	return d.element(u, b)
 }
 
 // header collects the attributes of a header and learns what it declares.
-func (d *Down) header(u *Unit) error {
+func (d *StreamSplitter) header(u *StreamUnit) error {
 	tag := u.Raw
-	u.Attributes = Attributes{}
+	u.Header = Header{}
 	if i := bytes.IndexByte(tag[1:], '<'); i >= 0 {
-		return d.fail(NotWellFormed, i+1, errValue)
+		return d.fail(CondNotWellFormed, i+1, errValue)
 	}
 	var a attribute
 	standard, others := 0, 0 // declarations
 	for i, n := d.nameEnd, 0; ; n++ {
 		next, more, err := nextAttribute(tag, i, &a)
 		if err != nil {
-			return d.fail(NotWellFormed, next, err)
+			return d.fail(CondNotWellFormed, next, err)
 		}
 		if more && n == DefaultMaxAttributes {
-			return d.fail(PolicyViolation, a.name, errAttributes)
+			return d.fail(CondPolicyViolation, a.name, errAttributes)
 		}
 		if !more {
 			if next != len(tag)-1 {
-				return d.fail(NotWellFormed, next, errTag)
+				return d.fail(CondNotWellFormed, next, errTag)
 			}
 			break
 		}
@@ -678,7 +678,7 @@ func (d *Down) header(u *Unit) error {
 		}
 		prefix, ok := a.declares(tag)
 		if !ok {
-			u.Attributes.set(tag[a.name:a.nameEnd], tag[a.value:a.end:a.end])
+			u.Header.set(tag[a.name:a.nameEnd], tag[a.value:a.end:a.end])
 			continue
 		}
 		space := string(value(tag, &a)) // does not escape
@@ -766,7 +766,7 @@ func learn(tag []byte, nameEnd, n int) []binding {
 }
 
 // bindings returns what elements inherit.
-func (d *Down) bindings() []binding {
+func (d *StreamSplitter) bindings() []binding {
 	if d.scope == nil {
 		return standardScope
 	}
@@ -774,7 +774,7 @@ func (d *Down) bindings() []binding {
 }
 
 // bit returns the bit of the binding of a prefix, zero if there is none.
-func (d *Down) bit(prefix []byte) uint64 {
+func (d *StreamSplitter) bit(prefix []byte) uint64 {
 	if d.scope != nil && len(prefix) > 0 {
 		if i, ok := d.scope.index[string(prefix)]; ok {
 			return 1 << i
@@ -792,26 +792,26 @@ func (d *Down) bit(prefix []byte) uint64 {
 }
 
 // endTag checks that raw is the end tag of a stream.
-func (d *Down) endTag(raw []byte) error {
+func (d *StreamSplitter) endTag(raw []byte) error {
 	colon, end := scanName(raw, 2)
 	if end < 0 || skipSpace(raw, end) != len(raw)-1 || string(raw[max(colon, 1)+1:end]) != "stream" {
-		return d.fail(NotWellFormed, 0, errMismatch)
+		return d.fail(CondNotWellFormed, 0, errMismatch)
 	}
 	for _, b := range d.bindings() {
 		if b.space == NSStreams && b.prefix == string(raw[2:max(colon, 2)]) {
 			return nil
 		}
 	}
-	return d.fail(NotWellFormed, 0, errMismatch)
+	return d.fail(CondNotWellFormed, 0, errMismatch)
 }
 
 // element finds out which inherited declarations the message for the element
 // needs that b starts with.
-func (d *Down) element(u *Unit, b []byte) error {
+func (d *StreamSplitter) element(u *StreamUnit, b []byte) error {
 	u.Class, u.nameEnd, u.rootEnd = d.class, d.nameEnd, int(d.rootEnd)
 	u.scope, u.missing, u.added = d.bindings(), 0, 0
-	if d.kind == ElementPart {
-		u.Kind, u.nameEnd, u.rootEnd = ElementEnd, 0, 0
+	if d.kind == KindElementPart {
+		u.Kind, u.nameEnd, u.rootEnd = KindElementEnd, 0, 0
 		return nil
 	}
 	used := uint64(0) // bit i: the prefix of binding i
@@ -827,7 +827,7 @@ func (d *Down) element(u *Unit, b []byte) error {
 			u.declare(i, d.own)
 		}
 	}
-	if u.Class == Features || u.Class == StreamError {
+	if u.Class == ClassFeatures || u.Class == ClassStreamError {
 		return d.checkTree(u)
 	}
 	return nil
@@ -835,7 +835,7 @@ func (d *Down) element(u *Unit, b []byte) error {
 
 // declare makes binding i part of the message for u, unless the root says
 // something else of its prefix.
-func (u *Unit) declare(i int, own uint64) {
+func (u *StreamUnit) declare(i int, own uint64) {
 	if own>>i&1 == 0 {
 		u.missing |= 1 << i
 		u.added += len(u.scope[i].text)
@@ -843,7 +843,7 @@ func (u *Unit) declare(i int, own uint64) {
 }
 
 // name returns the prefix, which may be empty, and the local name of a root.
-func (d *Down) name(tag []byte) (prefix, local []byte) {
+func (d *StreamSplitter) name(tag []byte) (prefix, local []byte) {
 	if d.colon < 0 {
 		return nil, tag[1:d.nameEnd]
 	}
@@ -852,7 +852,7 @@ func (d *Down) name(tag []byte) (prefix, local []byte) {
 
 // nextColon returns the index of the first colon in b, len(b) if there is none.
 // It is remembered, for there may be none in all the stanzas of a read.
-func (d *Down) nextColon(b []byte) int {
+func (d *StreamSplitter) nextColon(b []byte) int {
 	if d.clear < len(b) {
 		d.clear = indexByte(b, d.clear, ':')
 	}
@@ -880,13 +880,13 @@ func uses(b []byte, prefix string, i int) bool {
 }
 
 // Size returns the number of bytes of the message for u, or of its part.
-func (u *Unit) Size() int { return len(u.Raw) + u.added }
+func (u *StreamUnit) Size() int { return len(u.Raw) + u.added }
 
 // AppendHead appends to dst the first part of the message for u: the start of
 // the element with the declarations it inherited (RFC 7395, section 3.3.3). The
 // message goes on with tail, which aliases u.Raw. Appending to the name only
 // spares copying the rest.
-func (u *Unit) AppendHead(dst []byte) (head, tail []byte) {
+func (u *StreamUnit) AppendHead(dst []byte) (head, tail []byte) {
 	dst = append(dst, u.Raw[:u.nameEnd]...)
 	for m := u.missing; m != 0; m &= m - 1 {
 		dst = append(dst, u.scope[bits.TrailingZeros64(m)].text...)

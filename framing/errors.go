@@ -12,42 +12,42 @@ import (
 type Condition string
 
 const (
-	BadFormat              Condition = "bad-format"
-	BadNamespacePrefix     Condition = "bad-namespace-prefix"
-	Conflict               Condition = "conflict"
-	ConnectionTimeout      Condition = "connection-timeout"
-	HostGone               Condition = "host-gone"
-	HostUnknown            Condition = "host-unknown"
-	ImproperAddressing     Condition = "improper-addressing"
-	InternalServerError    Condition = "internal-server-error"
-	InvalidFrom            Condition = "invalid-from"
-	InvalidNamespace       Condition = "invalid-namespace"
-	InvalidXML             Condition = "invalid-xml"
-	NotAuthorized          Condition = "not-authorized"
-	NotWellFormed          Condition = "not-well-formed"
-	PolicyViolation        Condition = "policy-violation"
-	RemoteConnectionFailed Condition = "remote-connection-failed"
-	Reset                  Condition = "reset"
-	ResourceConstraint     Condition = "resource-constraint"
-	RestrictedXML          Condition = "restricted-xml"
-	SeeOtherHost           Condition = "see-other-host"
-	SystemShutdown         Condition = "system-shutdown"
-	UndefinedCondition     Condition = "undefined-condition"
-	UnsupportedEncoding    Condition = "unsupported-encoding"
-	UnsupportedFeature     Condition = "unsupported-feature"
-	UnsupportedStanzaType  Condition = "unsupported-stanza-type"
-	UnsupportedVersion     Condition = "unsupported-version"
+	CondBadFormat              Condition = "bad-format"
+	CondBadNamespacePrefix     Condition = "bad-namespace-prefix"
+	CondConflict               Condition = "conflict"
+	CondConnectionTimeout      Condition = "connection-timeout"
+	CondHostGone               Condition = "host-gone"
+	CondHostUnknown            Condition = "host-unknown"
+	CondImproperAddressing     Condition = "improper-addressing"
+	CondInternalServerError    Condition = "internal-server-error"
+	CondInvalidFrom            Condition = "invalid-from"
+	CondInvalidNamespace       Condition = "invalid-namespace"
+	CondInvalidXML             Condition = "invalid-xml"
+	CondNotAuthorized          Condition = "not-authorized"
+	CondNotWellFormed          Condition = "not-well-formed"
+	CondPolicyViolation        Condition = "policy-violation"
+	CondRemoteConnectionFailed Condition = "remote-connection-failed"
+	CondReset                  Condition = "reset"
+	CondResourceConstraint     Condition = "resource-constraint"
+	CondRestrictedXML          Condition = "restricted-xml"
+	CondSeeOtherHost           Condition = "see-other-host"
+	CondSystemShutdown         Condition = "system-shutdown"
+	CondUndefinedCondition     Condition = "undefined-condition"
+	CondUnsupportedEncoding    Condition = "unsupported-encoding"
+	CondUnsupportedFeature     Condition = "unsupported-feature"
+	CondUnsupportedStanzaType  Condition = "unsupported-stanza-type"
+	CondUnsupportedVersion     Condition = "unsupported-version"
 )
 
 // conditions are all of the above, which are all that RFC 6120 defines.
 var conditions = [...]Condition{
-	BadFormat, BadNamespacePrefix, Conflict, ConnectionTimeout, HostGone,
-	HostUnknown, ImproperAddressing, InternalServerError, InvalidFrom,
-	InvalidNamespace, InvalidXML, NotAuthorized, NotWellFormed,
-	PolicyViolation, RemoteConnectionFailed, Reset, ResourceConstraint,
-	RestrictedXML, SeeOtherHost, SystemShutdown, UndefinedCondition,
-	UnsupportedEncoding, UnsupportedFeature, UnsupportedStanzaType,
-	UnsupportedVersion,
+	CondBadFormat, CondBadNamespacePrefix, CondConflict, CondConnectionTimeout, CondHostGone,
+	CondHostUnknown, CondImproperAddressing, CondInternalServerError, CondInvalidFrom,
+	CondInvalidNamespace, CondInvalidXML, CondNotAuthorized, CondNotWellFormed,
+	CondPolicyViolation, CondRemoteConnectionFailed, CondReset, CondResourceConstraint,
+	CondRestrictedXML, CondSeeOtherHost, CondSystemShutdown, CondUndefinedCondition,
+	CondUnsupportedEncoding, CondUnsupportedFeature, CondUnsupportedStanzaType,
+	CondUnsupportedVersion,
 }
 
 // ErrNotText says that a message is not text that an XMPP WebSocket may carry:
@@ -56,7 +56,7 @@ var conditions = [...]Condition{
 // error; close the WebSocket with code 1007. It arrives wrapped in an [*Error].
 var ErrNotText = errors.New("message is not XML text")
 
-// ErrTooLarge says that what a server sends exceeds a limit of [Down]. It arrives
+// ErrTooLarge says that what a server sends exceeds a limit of [StreamSplitter]. It arrives
 // wrapped in an [*Error].
 var ErrTooLarge = errors.New("too large")
 
@@ -66,7 +66,7 @@ type Error struct {
 	Condition Condition
 
 	// Offset is a position in bytes: from the start of the message for
-	// UpParser, from the start of the stream for Down.
+	// MessageParser, from the start of the stream for StreamSplitter.
 	Offset int
 
 	// Err is the cause, never nil.
@@ -114,11 +114,11 @@ var (
 )
 
 func notText(offset int, why string) error {
-	return &Error{NotWellFormed, offset, fmt.Errorf("%w: %s", ErrNotText, why)}
+	return &Error{CondNotWellFormed, offset, fmt.Errorf("%w: %s", ErrNotText, why)}
 }
 
 // StanzaTooBig is the application-specific condition that explains a
-// [PolicyViolation] for an element over the size limit (XEP-0205; registered by
+// [CondPolicyViolation] for an element over the size limit (XEP-0205; registered by
 // XEP-0182).
 const StanzaTooBig = `<stanza-too-big xmlns="urn:xmpp:errors"/>`
 
@@ -147,12 +147,12 @@ const maxHost = 253 + len(":65535")
 // condition: a host with or without a port, as the server says it (RFC 6120,
 // section 4.9.3.19). It is empty for all other units, and if there is more text
 // than a host and a port can have. Nothing else is checked.
-func (d *Down) SeeOtherHost(u Unit) string {
-	if u.Class != StreamError {
+func (d *StreamSplitter) SeeOtherHost(u StreamUnit) string {
+	if u.Class != ClassStreamError {
 		return ""
 	}
 	for e := range d.tree(u).children() {
-		if e.is(string(SeeOtherHost), nsStreamErrors) {
+		if e.is(string(CondSeeOtherHost), nsStreamErrors) {
 			if host := e.text(); len(host) <= maxHost {
 				return string(host)
 			}
@@ -163,10 +163,10 @@ func (d *Down) SeeOtherHost(u Unit) string {
 }
 
 // StreamErrorCondition returns the condition of u if it is a stream error that
-// has one. Conditions that RFC 6120 does not define are UndefinedCondition, so
+// has one. Conditions that RFC 6120 does not define are CondUndefinedCondition, so
 // what a server can say is limited to a few words fit for logs and metrics.
-func (d *Down) StreamErrorCondition(u Unit) Condition {
-	if u.Class != StreamError {
+func (d *StreamSplitter) StreamErrorCondition(u StreamUnit) Condition {
+	if u.Class != ClassStreamError {
 		return ""
 	}
 	for e := range d.tree(u).children() {
@@ -179,7 +179,7 @@ func (d *Down) StreamErrorCondition(u Unit) Condition {
 				return c
 			}
 		}
-		return UndefinedCondition
+		return CondUndefinedCondition
 	}
 	return ""
 }

@@ -7,8 +7,8 @@ import (
 	"xmppgate/framing"
 )
 
-func ExampleUpParser_Parse() {
-	var p framing.UpParser
+func ExampleMessageParser_Parse() {
+	var p framing.MessageParser
 	var m framing.Message
 	for _, msg := range []string{
 		`<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="example.org" version='1.0'/>`,
@@ -22,9 +22,9 @@ func ExampleUpParser_Parse() {
 			fmt.Println("close the WebSocket with 1007")
 		case errors.As(err, &e):
 			fmt.Printf("%s\n", framing.AppendStreamError(nil, e.Condition, "", ""))
-		case m.Kind == framing.Header:
-			fmt.Printf("%s\n", framing.AppendStream(nil, m.Attributes))
-		case m.Kind == framing.End:
+		case m.Kind == framing.KindHeader:
+			fmt.Printf("%s\n", framing.AppendStreamHeader(nil, m.Header))
+		case m.Kind == framing.KindEnd:
 			fmt.Println(framing.EndTag)
 		default:
 			fmt.Printf("%s\n", m.Raw)
@@ -36,9 +36,9 @@ func ExampleUpParser_Parse() {
 	// <stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><not-well-formed xmlns="urn:ietf:params:xml:ns:xmpp-streams"/></stream:error>
 }
 
-func ExampleDown_Next() {
-	d := framing.Down{MaxStanza: 65536}
-	var u framing.Unit
+func ExampleStreamSplitter_Next() {
+	d := framing.StreamSplitter{MaxStanza: 65536}
+	var u framing.StreamUnit
 	var b []byte // received and not yet consumed
 	for _, read := range []string{
 		`<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://ether`,
@@ -54,18 +54,18 @@ func ExampleDown_Next() {
 				return
 			}
 			switch {
-			case u.Kind == framing.Header:
-				fmt.Printf("%s\n", framing.AppendOpen(nil, u.Attributes))
-			case u.Kind == framing.End:
+			case u.Kind == framing.KindHeader:
+				fmt.Printf("%s\n", framing.AppendOpen(nil, u.Header))
+			case u.Kind == framing.KindEnd:
 				fmt.Println(framing.CloseMessage)
-			case u.Class == framing.Features:
+			case u.Class == framing.ClassFeatures:
 				fmt.Printf("%s\n", d.AppendFeatures(nil, u))
-			case u.Kind == framing.Element:
+			case u.Kind == framing.KindElement:
 				head, tail := u.AppendHead(nil)
 				fmt.Printf("%s%s\n", head, tail)
 			}
 			b = b[n:]
-			if u.Kind == framing.None {
+			if u.Kind == framing.KindNone {
 				break
 			}
 		}

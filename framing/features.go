@@ -12,19 +12,19 @@ import (
 type ChannelBinding uint8
 
 const (
-	// BindingPass leaves all as it is. The server may protect its list of
+	// ChannelBindingPass leaves all as it is. The server may protect its list of
 	// mechanisms (XEP-0474): this is the only way not to break that, and the
 	// right one for a server that offers no binding to the gateway.
-	BindingPass ChannelBinding = iota
+	ChannelBindingPass ChannelBinding = iota
 
-	// BindingStrip removes them, and with them the list of binding types:
+	// ChannelBindingStrip removes them, and with them the list of binding types:
 	// a client that sees one without the other must give up (XEP-0440).
-	BindingStrip
+	ChannelBindingStrip
 
-	// BindingEndPoint removes all but tls-server-end-point, which works if
+	// ChannelBindingEndPoint removes all but tls-server-end-point, which works if
 	// the gateway and the server show the same certificate (RFC 5929,
-	// section 4). It is BindingStrip for servers that do not offer that.
-	BindingEndPoint
+	// section 4). It is ChannelBindingStrip for servers that do not offer that.
+	ChannelBindingEndPoint
 )
 
 // endPoint is the binding type that crosses a gateway (RFC 5929, section 4).
@@ -97,15 +97,15 @@ var saslLists = [...]name{
 	{"authentication", nsSASL2}, // XEP-0388
 }
 
-// AppendFeatures appends to dst the message for u, which must be of Class
-// Features, with the features removed or changed that cannot cross the
+// AppendFeatures appends to dst the message for u, which must be of
+// ClassFeatures, with the features removed or changed that cannot cross the
 // gateway (RFC 7395, section 3.9; XEP-0138; XEP-0440; XEP-0478). All other
 // bytes are as AppendHead gives them.
-func (d *Down) AppendFeatures(dst []byte, u Unit) []byte {
+func (d *StreamSplitter) AppendFeatures(dst []byte, u StreamUnit) []byte {
 	root := d.tree(u)
 	f := filter{d.MaxStanza, d.Binding, d.NoExternal}
-	if f.binding == BindingEndPoint && !offersEndPoint(root) {
-		f.binding = BindingStrip
+	if f.binding == ChannelBindingEndPoint && !offersEndPoint(root) {
+		f.binding = ChannelBindingStrip
 	}
 	dst, _ = u.AppendHead(dst)
 	dst, _ = f.apply(dst, root, u.nameEnd, rules)
@@ -174,18 +174,18 @@ func unusable(f *filter, e *element) bool {
 	}
 	for _, b := range bound {
 		if strings.HasPrefix(mechanism, b.prefix) && strings.HasSuffix(mechanism, b.suffix) {
-			return f.binding == BindingStrip || f.binding == BindingEndPoint && !b.endPoint
+			return f.binding == ChannelBindingStrip || f.binding == ChannelBindingEndPoint && !b.endPoint
 		}
 	}
 	return false
 }
 
 // unbound cuts the list of binding types when there is nothing to bind with.
-func unbound(f *filter, _ *element) bool { return f.binding == BindingStrip }
+func unbound(f *filter, _ *element) bool { return f.binding == ChannelBindingStrip }
 
 // otherBinding cuts the binding types other than tls-server-end-point.
 func otherBinding(f *filter, e *element) bool {
-	return f.binding == BindingEndPoint && string(e.attribute("type")) != endPoint
+	return f.binding == ChannelBindingEndPoint && string(e.attribute("type")) != endPoint
 }
 
 // offersEndPoint reports whether features list tls-server-end-point.
@@ -203,23 +203,27 @@ func offersEndPoint(features *element) bool {
 	return false
 }
 
-// OffersBinding reports whether u, which must be of Class Features, may name a
+// OffersChannelBinding reports whether u, which must be of ClassFeatures, may name a
 // SASL mechanism that binds to the TLS connection (RFC 5802, section 6). It is
 // for hints to people: it looks at the bytes only.
-func (d *Down) OffersBinding(u Unit) bool { return bytes.Contains(u.Raw, []byte("-PLUS<")) }
+func (d *StreamSplitter) OffersChannelBinding(u StreamUnit) bool {
+	return bytes.Contains(u.Raw, []byte("-PLUS<"))
+}
 
-// OffersSASL reports whether u, which must be of Class Features, lists SASL
+// OffersSASL reports whether u, which must be of ClassFeatures, lists SASL
 // mechanisms of either profile (RFC 6120, section 6.4.1; XEP-0388). A server
 // does so until the client is authenticated.
-func (d *Down) OffersSASL(u Unit) bool { return d.offers(u, saslLists[:]...) }
+func (d *StreamSplitter) OffersSASL(u StreamUnit) bool { return d.offers(u, saslLists[:]...) }
 
-// OffersSTARTTLS reports whether u, which must be of Class Features, offers TLS
+// OffersStartTLS reports whether u, which must be of ClassFeatures, offers TLS
 // (RFC 6120, section 5.4.1).
-func (d *Down) OffersSTARTTLS(u Unit) bool { return d.offers(u, name{"starttls", nsTLS}) }
+func (d *StreamSplitter) OffersStartTLS(u StreamUnit) bool {
+	return d.offers(u, name{"starttls", nsTLS})
+}
 
-// RequiresSTARTTLS reports whether u, which must be of Class Features, says that
+// RequiresStartTLS reports whether u, which must be of ClassFeatures, says that
 // TLS must be negotiated before all else (RFC 6120, section 5.3.1).
-func (d *Down) RequiresSTARTTLS(u Unit) bool {
+func (d *StreamSplitter) RequiresStartTLS(u StreamUnit) bool {
 	for e := range d.tree(u).children() {
 		if !e.is("starttls", nsTLS) {
 			continue
@@ -234,7 +238,7 @@ func (d *Down) RequiresSTARTTLS(u Unit) bool {
 }
 
 // offers reports whether one of the names is that of a child of u.
-func (d *Down) offers(u Unit, names ...name) bool {
+func (d *StreamSplitter) offers(u StreamUnit, names ...name) bool {
 	for e := range d.tree(u).children() {
 		for _, n := range names {
 			if e.is(n.local, n.space) {

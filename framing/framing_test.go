@@ -11,7 +11,7 @@ import (
 )
 
 // parse is p.Parse into a Message of its own.
-func parse(p *UpParser, msg []byte) (m Message, err error) {
+func parse(p *MessageParser, msg []byte) (m Message, err error) {
 	err = p.Parse(msg, &m)
 	return m, err
 }
@@ -28,21 +28,21 @@ func TestLimits(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name   string
-		p      UpParser
+		p      MessageParser
 		in     string
 		offset int // of the policy-violation, -1 if none
 	}{
-		{"depth 256", UpParser{}, nested(256), -1},
-		{"depth 257", UpParser{}, nested(257), 3 * 256},
-		{"an empty element counts", UpParser{}, strings.Repeat("<a>", 256) + "<b/>" + strings.Repeat("</a>", 256), 3 * 256},
-		{"siblings do not", UpParser{MaxDepth: 2}, "<a>" + strings.Repeat("<b></b><c/>", 500) + "</a>", -1},
-		{"MaxDepth", UpParser{MaxDepth: 1}, "<a><b/></a>", 3},
-		{"64 attributes", UpParser{}, attributes(64, "a"), -1},
-		{"65 attributes", UpParser{}, attributes(65, "a"), 2 + 10*11 + 54*13 + 1},
-		{"MaxAttributes", UpParser{MaxAttributes: 1}, "<a b='' c=''/>", 8},
-		{"64 prefixes", UpParser{}, attributes(64, "xmlns:a"), -1},
-		{"prefixes add up", UpParser{}, strings.TrimSuffix(attributes(64, "xmlns:a"), "/>") + "><b xmlns:c='d'/></a>", 2 + 10*17 + 54*19 + 4},
-		{"and go", UpParser{MaxAttributes: 1}, "<a>" + strings.Repeat("<b xmlns:c='d'/>", 5) + "</a>", -1},
+		{"depth 256", MessageParser{}, nested(256), -1},
+		{"depth 257", MessageParser{}, nested(257), 3 * 256},
+		{"an empty element counts", MessageParser{}, strings.Repeat("<a>", 256) + "<b/>" + strings.Repeat("</a>", 256), 3 * 256},
+		{"siblings do not", MessageParser{MaxDepth: 2}, "<a>" + strings.Repeat("<b></b><c/>", 500) + "</a>", -1},
+		{"MaxDepth", MessageParser{MaxDepth: 1}, "<a><b/></a>", 3},
+		{"64 attributes", MessageParser{}, attributes(64, "a"), -1},
+		{"65 attributes", MessageParser{}, attributes(65, "a"), 2 + 10*11 + 54*13 + 1},
+		{"MaxAttributes", MessageParser{MaxAttributes: 1}, "<a b='' c=''/>", 8},
+		{"64 prefixes", MessageParser{}, attributes(64, "xmlns:a"), -1},
+		{"prefixes add up", MessageParser{}, strings.TrimSuffix(attributes(64, "xmlns:a"), "/>") + "><b xmlns:c='d'/></a>", 2 + 10*17 + 54*19 + 4},
+		{"and go", MessageParser{MaxAttributes: 1}, "<a>" + strings.Repeat("<b xmlns:c='d'/>", 5) + "</a>", -1},
 	} {
 		_, err := parse(&test.p, []byte(test.in))
 		var e *Error
@@ -51,7 +51,7 @@ func TestLimits(t *testing.T) {
 			if test.offset >= 0 {
 				t.Errorf("%s: accepted", test.name)
 			}
-		case !errors.As(err, &e) || e.Condition != PolicyViolation || e.Offset != test.offset:
+		case !errors.As(err, &e) || e.Condition != CondPolicyViolation || e.Offset != test.offset:
 			t.Errorf("%s: got %v, want offset %d", test.name, err, test.offset)
 		}
 	}
@@ -64,7 +64,7 @@ func TestAttributeNames(t *testing.T) {
 		names = append(names, string(c), string(c)+"x", "x"+string(c), "y:"+string(c))
 	}
 	r := rand.New(rand.NewPCG(3, 4))
-	var p UpParser
+	var p MessageParser
 	for range 2000 {
 		r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 		var b strings.Builder
@@ -138,7 +138,7 @@ func TestQuote(t *testing.T) {
 		if err != nil || got != s {
 			t.Errorf("Unquote(%s) = %q, %v; want %q", raw, got, err, s)
 		}
-		if _, err := parse(new(UpParser), []byte("<a b="+string(raw)+"/>")); err != nil {
+		if _, err := parse(new(MessageParser), []byte("<a b="+string(raw)+"/>")); err != nil {
 			t.Errorf("%s: %v", raw, err)
 		}
 	}
@@ -185,8 +185,8 @@ func TestAppendStreamError(t *testing.T) {
 		text, app string
 		want      string
 	}{
-		{NotWellFormed, "", "", `<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><not-well-formed xmlns="urn:ietf:params:xml:ns:xmpp-streams"/></stream:error>`},
-		{PolicyViolation, "stanza < 1 & too\x00 large", StanzaTooBig, `<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><policy-violation xmlns="urn:ietf:params:xml:ns:xmpp-streams"/>` +
+		{CondNotWellFormed, "", "", `<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><not-well-formed xmlns="urn:ietf:params:xml:ns:xmpp-streams"/></stream:error>`},
+		{CondPolicyViolation, "stanza < 1 & too\x00 large", StanzaTooBig, `<stream:error xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams"><policy-violation xmlns="urn:ietf:params:xml:ns:xmpp-streams"/>` +
 			`<text xmlns="urn:ietf:params:xml:ns:xmpp-streams" xml:lang="en">stanza &lt; 1 &amp; too` + "\ufffd" + ` large</text><stanza-too-big xmlns="urn:xmpp:errors"/></stream:error>`},
 	} {
 		got := AppendStreamError([]byte("x"), test.c, test.text, test.app)
@@ -203,7 +203,7 @@ func TestFixedMessages(t *testing.T) {
 	if len(CloseMessage) != 53 || len(EndTag) != 16 {
 		t.Error("there are clients and servers that compare these bytes")
 	}
-	for _, s := range []string{CloseMessage, StartTLSFailure, CompressFailure, ExternalFailure, ExternalFailure2, StanzaTooBig} {
+	for _, s := range []string{CloseMessage, StartTLSFailure, CompressFailure, SASLExternalFailure, SASL2ExternalFailure, StanzaTooBig} {
 		if err := wellFormed([]byte(s), nil, false); err != nil {
 			t.Errorf("%s: %v", s, err)
 		}
@@ -219,40 +219,40 @@ func TestOffersSASL(t *testing.T) {
 		`<stream:features><![CDATA[<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>]]></stream:features>`:        false,
 		`<stream:features/>`: false,
 	} {
-		var d Down
-		var u Unit
+		var d StreamSplitter
+		var u StreamUnit
 		_, err := d.Next([]byte(in), &u)
-		if err != nil || u.Class != Features {
+		if err != nil || u.Class != ClassFeatures {
 			t.Fatal(in, err)
 		}
 		if got := d.OffersSASL(u); got != want {
 			t.Errorf("%s: %t", in, got)
 		}
 	}
-	var d Down
-	if d.OffersSASL(Unit{}) || len(d.AppendFeatures(nil, Unit{})) != 0 || new(Unit).Size() != 0 {
+	var d StreamSplitter
+	if d.OffersSASL(StreamUnit{}) || len(d.AppendFeatures(nil, StreamUnit{})) != 0 || new(StreamUnit).Size() != 0 {
 		t.Error("an empty unit holds something")
 	}
 }
 
 func TestErrors(t *testing.T) {
-	_, err := parse(new(UpParser), []byte("<a>\x00"))
+	_, err := parse(new(MessageParser), []byte("<a>\x00"))
 	if got := err.Error(); got != "not-well-formed at byte 3: control character" {
 		t.Error(got)
 	}
-	_, err = parse(new(UpParser), []byte("hello"))
+	_, err = parse(new(MessageParser), []byte("hello"))
 	if !errors.Is(err, ErrNotText) || err.Error() != "not-well-formed at byte 0: message is not XML text: does not start with '<'" {
 		t.Error(err)
 	}
-	// Offsets of a Down count from the start of the stream.
-	var d Down
-	var u Unit
+	// Offsets of a StreamSplitter count from the start of the stream.
+	var d StreamSplitter
+	var u StreamUnit
 	if n, err := d.Next([]byte("  <a/> "), &u); n != 6 || err != nil {
 		t.Fatal(n, err)
 	}
 	_, err = d.Next([]byte(" \n<a><?x?></a>"), &u)
 	var e *Error
-	if !errors.As(err, &e) || e.Offset != 6+2+3 || e.Condition != RestrictedXML {
+	if !errors.As(err, &e) || e.Offset != 6+2+3 || e.Condition != CondRestrictedXML {
 		t.Error(err)
 	}
 }
@@ -267,13 +267,13 @@ func TestStanza(t *testing.T) {
 			}
 		}
 		for _, rest := range []string{"", "s>", ":a>", "-a>", "\n>", "é>", "\x00>"} {
-			if c, _ := stanza([]byte("<" + name + rest)); c != Other {
+			if c, _ := stanza([]byte("<" + name + rest)); c != ClassOther {
 				t.Errorf("<%s%s: class %d", name, rest, c)
 			}
 		}
 	}
 	for _, c := range classes {
-		if got, _ := stanza([]byte("<" + c.local + ">")); got != Other && got != c.class {
+		if got, _ := stanza([]byte("<" + c.local + ">")); got != ClassOther && got != c.class {
 			t.Errorf("%s: class %d", c.local, got)
 		}
 	}
@@ -285,34 +285,34 @@ func TestManyBindings(t *testing.T) {
 		fmt.Fprintf(&b, " xmlns:p%d='urn:%d'", i, i)
 	}
 	header := "<stream:stream xmlns:stream='http://etherx.jabber.org/streams'" + b.String() + ">"
-	r := runDown(new(Down), []byte(header+"<p62:a/>"), func() int { return 1 << 20 })
+	r := runDown(new(StreamSplitter), []byte(header+"<p62:a/>"), func() int { return 1 << 20 })
 	if len(r.outs) != 2 || r.outs[1] != `<p62:a xmlns:p62="urn:62"/>` {
 		t.Error(r)
 	}
 	header = strings.Replace(header, ">", " xmlns='jabber:client'>", 1)
-	if r = runDown(new(Down), []byte(header), func() int { return 1 << 20 }); r.err != fmt.Sprintf("policy-violation %d", strings.Index(header, "xmlns='jabber:client'")) {
+	if r = runDown(new(StreamSplitter), []byte(header), func() int { return 1 << 20 }); r.err != fmt.Sprintf("policy-violation %d", strings.Index(header, "xmlns='jabber:client'")) {
 		t.Error(r)
 	}
 }
 
 func TestAliasing(t *testing.T) {
 	msg := []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='a' xml:lang='de'/>  ")
-	m, err := parse(new(UpParser), msg)
+	m, err := parse(new(MessageParser), msg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	msg[bytes.Index(msg, []byte("'a'"))+1]++
-	if string(m.Attributes.To) != "'b'" {
-		t.Errorf("to is %s", m.Attributes.To)
+	if string(m.Header.To) != "'b'" {
+		t.Errorf("to is %s", m.Header.To)
 	}
-	for _, s := range [][]byte{m.Raw, m.Local, m.Attributes.To, m.Attributes.Lang} {
+	for _, s := range [][]byte{m.Raw, m.Local, m.Header.To, m.Header.Lang} {
 		if len(s) != cap(s) {
 			t.Errorf("%s has spare capacity", s)
 		}
 	}
 	b := []byte("<message a='b'/><presence/>")
-	var d Down
-	var u Unit
+	var d StreamSplitter
+	var u StreamUnit
 	_, err = d.Next(b, &u)
 	if err != nil || len(u.Raw) != cap(u.Raw) {
 		t.Fatal(u, err)
@@ -324,7 +324,7 @@ func TestAliasing(t *testing.T) {
 
 // TestForgets checks that no parser keeps a message alive.
 func TestForgets(t *testing.T) {
-	var p UpParser
+	var p MessageParser
 	for _, msg := range []string{
 		"<a xmlns:x='urn:x' x:b='1' xml:lang='c'><x:d xmlns:y='urn:y'/></a>",
 		"<a xmlns:x='urn:x' x:b='1'><x:d xmlns:y='urn:y'>",
@@ -340,7 +340,7 @@ func TestForgets(t *testing.T) {
 }
 
 func TestAllocs(t *testing.T) {
-	var p UpParser
+	var p MessageParser
 	up := []string{
 		`<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="p" version="1.0"/>`,
 		`<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AA==</auth>`,
@@ -371,8 +371,8 @@ func TestAllocs(t *testing.T) {
 	for _, s := range down {
 		b := []byte(s)
 		if n := testing.AllocsPerRun(100, func() {
-			var d Down
-			var u Unit
+			var d StreamSplitter
+			var u StreamUnit
 			n, err := d.Next(b, &u)
 			if err != nil || n != len(b) {
 				t.Fatal(n, err)
@@ -394,8 +394,8 @@ func TestLooksOnce(t *testing.T) {
 			continue // the quotes of such a tag are counted first and followed then
 		}
 		in := []byte(element(20_000))
-		var d Down
-		var u Unit
+		var d StreamSplitter
+		var u StreamUnit
 		b := bytes.Clone(in)
 		start, seen := 0, 0
 		for end := 1; ; end = min(end+97, len(in)) {
@@ -404,7 +404,7 @@ func TestLooksOnce(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			start += n
-			if u.Kind == Element {
+			if u.Kind == KindElement {
 				break
 			}
 			if end == len(in) {
@@ -421,7 +421,7 @@ func TestLooksOnce(t *testing.T) {
 
 func TestMessageIsUTF8(t *testing.T) {
 	for _, v := range vectors(t, "down") {
-		for _, out := range runDown(new(Down), v.in, func() int { return len(v.in) }).outs {
+		for _, out := range runDown(new(StreamSplitter), v.in, func() int { return len(v.in) }).outs {
 			if !utf8.ValidString(out) {
 				t.Errorf("%s: %q", v.path, out)
 			}

@@ -133,7 +133,7 @@ func FuzzUp(f *testing.F) {
 
 // usedUp has parsed other messages before.
 type usedUp struct {
-	p UpParser
+	p MessageParser
 	m Message
 }
 
@@ -141,7 +141,7 @@ type usedUp struct {
 func checkUp(t *testing.T, used *usedUp, msg []byte) {
 	IsLegacyHeader(msg)
 	keep := bytes.Clone(msg)
-	m, err := parse(new(UpParser), msg)
+	m, err := parse(new(MessageParser), msg)
 	err2 := used.p.Parse(msg, &used.m)
 	m2 := used.m
 	if fmt.Sprint(m, err) != fmt.Sprint(m2, err2) {
@@ -162,7 +162,7 @@ func checkUp(t *testing.T, used *usedUp, msg []byte) {
 			}
 			return
 		}
-		if _, ok := lenient[e.Err]; !ok && e.Condition == NotWellFormed {
+		if _, ok := lenient[e.Err]; !ok && e.Condition == CondNotWellFormed {
 			body := bytes.TrimRight(msg, " \t\r\n")
 			if wellFormed(body, map[string]string{"stream": NSStreams}, false) == nil {
 				t.Fatalf("%v, but encoding/xml takes it", err)
@@ -171,7 +171,7 @@ func checkUp(t *testing.T, used *usedUp, msg []byte) {
 		return
 	}
 
-	if m.Kind == None || m.Local == nil || m.Raw == nil {
+	if m.Kind == KindNone || m.Local == nil || m.Raw == nil {
 		t.Fatalf("incomplete: %+v", m)
 	}
 	if isEndTag(m.Raw) {
@@ -184,12 +184,12 @@ func checkUp(t *testing.T, used *usedUp, msg []byte) {
 		}
 		t.Fatalf("accepted, but encoding/xml says %v", err)
 	}
-	// What Parse lets through is the same for Down: one unit, no more.
-	if m.Kind == Element {
-		var d Down
-		var u Unit
+	// What Parse lets through is the same for StreamSplitter: one unit, no more.
+	if m.Kind == KindElement {
+		var d StreamSplitter
+		var u StreamUnit
 		n, err := d.Next(m.Raw, &u)
-		if err != nil || n != len(m.Raw) || u.Kind != Element {
+		if err != nil || n != len(m.Raw) || u.Kind != KindElement {
 			t.Fatalf("Down finds kind %d, %d of %d bytes, %v", u.Kind, n, len(m.Raw), err)
 		}
 		if u.Class != m.Class {
@@ -218,8 +218,8 @@ func FuzzDown(f *testing.F) {
 func checkDown(t *testing.T, in []byte, seed uint64) {
 	const header = `<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>`
 	r := rand.New(rand.NewPCG(seed, 0))
-	down := func() *Down {
-		return &Down{MaxStanza: 1000, Binding: ChannelBinding(seed % 3), NoExternal: seed%2 != 0}
+	down := func() *StreamSplitter {
+		return &StreamSplitter{MaxStanza: 1000, Binding: ChannelBinding(seed % 3), NoExternal: seed%2 != 0}
 	}
 	whole := runDown(down(), in, func() int { return len(in) })
 	parts := runDown(down(), in, func() int { return r.IntN(1 + r.IntN(40)) })
@@ -243,50 +243,50 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 			if err := wellFormed([]byte(filtered[i]), nil, false); err != nil {
 				t.Fatalf("filtered message %q: %v", filtered[i], err)
 			}
-			up, err := parse(new(UpParser), []byte(m))
+			up, err := parse(new(MessageParser), []byte(m))
 			var e *Error
 			if errors.As(err, &e) {
-				if _, ok := lenient[e.Err]; ok || e.Condition == PolicyViolation || e.Condition == BadFormat {
+				if _, ok := lenient[e.Err]; ok || e.Condition == CondPolicyViolation || e.Condition == CondBadFormat {
 					continue
 				}
 			}
 			if err != nil {
 				t.Fatalf("message %q: %v", m, err)
 			}
-			if up.Kind == Element && standard[i] && up.Class != classes[i] {
+			if up.Kind == KindElement && standard[i] && up.Class != classes[i] {
 				t.Fatalf("message %q: class %d down, %d up", m, classes[i], up.Class)
 			}
 		}
 	}
 	d := down()
-	var u Unit
+	var u StreamUnit
 	for b := in; ; {
 		n, err := d.Next(b, &u)
-		if err != nil || u.Kind == None {
+		if err != nil || u.Kind == KindNone {
 			break
 		}
 		space, ok := bytes.CutSuffix(b[:n], u.Raw)
 		if !ok || len(u.Raw) == 0 {
 			t.Fatalf("unit %q is not the end of %q", u.Raw, b[:n])
 		}
-		if s := bytes.TrimLeft(space, " \t\r\n"); len(s) > 0 && (u.Kind != Header || !startsDeclaration(s)) {
+		if s := bytes.TrimLeft(space, " \t\r\n"); len(s) > 0 && (u.Kind != KindHeader || !startsDeclaration(s)) {
 			t.Fatalf("%q was dropped", space)
 		}
-		if u.Kind == Header {
+		if u.Kind == KindHeader {
 			check()
 			document, messages, filtered, classes, standard = nil, nil, nil, nil, nil
 			space = nil
 		}
 		document = append(append(document, space...), u.Raw...)
-		if u.Kind == Element {
+		if u.Kind == KindElement {
 			messages = append(messages, message(d, u, false))
 			filtered = append(filtered, message(d, u, true))
 			// Parse assumes that the default namespace is jabber:client.
 			classes = append(classes, u.Class)
 			standard = append(standard, d.scope == nil)
 			d.OffersSASL(u)
-			d.OffersSTARTTLS(u)
-			d.RequiresSTARTTLS(u)
+			d.OffersStartTLS(u)
+			d.RequiresStartTLS(u)
 			if host := d.SeeOtherHost(u); len(host) > maxHost {
 				t.Fatalf("a host of %d bytes", len(host))
 			}
@@ -325,10 +325,10 @@ func TestSoup(t *testing.T) {
 		}
 		checkUp(t, &used, b)
 		checkDown(t, b, r.Uint64())
-		if m, err := parse(&used.p, b); err == nil && m.Kind == Element {
+		if m, err := parse(&used.p, b); err == nil && m.Kind == KindElement {
 			accepted++
 		}
-		messages += len(runDown(new(Down), b, func() int { return len(b) }).outs)
+		messages += len(runDown(new(StreamSplitter), b, func() int { return len(b) }).outs)
 		if t.Failed() {
 			t.Fatalf("input %q", b)
 		}

@@ -1,13 +1,13 @@
 package framing
 
-// Attributes of a header. Each is the source text of the value including its
+// A Header holds the attributes of a stream header. Each is the source text of the value including its
 // quotes, or nil when absent; they alias the input. Values are never unescaped
 // and quoted again on the way through: what was one attribute stays one.
-type Attributes struct{ To, From, ID, Version, Lang []byte }
+type Header struct{ To, From, ID, Version, Lang []byte }
 
 // set stores the value of an attribute if it is one that headers carry over.
 // raw includes the quotes.
-func (a *Attributes) set(name, raw []byte) {
+func (a *Header) set(name, raw []byte) {
 	switch string(name) {
 	case "to":
 		a.To = raw
@@ -41,18 +41,18 @@ const (
 	// CompressFailure answers a client's <compress/> (XEP-0138, section 3).
 	CompressFailure = `<failure xmlns='http://jabber.org/protocol/compress'><unsupported-method/></failure>`
 
-	// ExternalFailure answers <auth mechanism='EXTERNAL'/> (RFC 6120, section
+	// SASLExternalFailure answers <auth mechanism='EXTERNAL'/> (RFC 6120, section
 	// 6.5.7): the certificate the server sees is not the client's.
-	ExternalFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><invalid-mechanism/></failure>`
+	SASLExternalFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><invalid-mechanism/></failure>`
 
-	// ExternalFailure2 is the same for SASL2 (XEP-0388).
-	ExternalFailure2 = `<failure xmlns='urn:xmpp:sasl:2'><invalid-mechanism xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>`
+	// SASL2ExternalFailure is the same for SASL2 (XEP-0388).
+	SASL2ExternalFailure = `<failure xmlns='urn:xmpp:sasl:2'><invalid-mechanism xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>`
 )
 
-// AppendStream appends to dst the header of a TCP stream to a server (RFC
+// AppendStreamHeader appends to dst the header of a TCP stream to a server (RFC
 // 6120, section 4.7). The name, the prefix and the declarations are those that
 // every server understands. ID is left out: only servers set it.
-func AppendStream(dst []byte, a Attributes) []byte {
+func AppendStreamHeader(dst []byte, a Header) []byte {
 	dst = append(dst, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'`...)
 	dst = appendAttribute(dst, ` to=`, a.To)
 	dst = appendAttribute(dst, ` from=`, a.From)
@@ -63,7 +63,7 @@ func AppendStream(dst []byte, a Attributes) []byte {
 
 // AppendOpen appends to dst the header message for a client (RFC 7395, section
 // 3.4).
-func AppendOpen(dst []byte, a Attributes) []byte {
+func AppendOpen(dst []byte, a Header) []byte {
 	dst = append(dst, `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing"`...)
 	dst = appendAttribute(dst, ` from=`, a.From)
 	dst = appendAttribute(dst, ` to=`, a.To)
@@ -73,9 +73,9 @@ func AppendOpen(dst []byte, a Attributes) []byte {
 	return append(dst, `/>`...)
 }
 
-// AppendSeeOther appends to dst the message that ends a stream and sends the
+// AppendSeeOtherURI appends to dst the message that ends a stream and sends the
 // client to another WebSocket (RFC 7395, section 3.6.1).
-func AppendSeeOther(dst []byte, uri string) []byte {
+func AppendSeeOtherURI(dst []byte, uri string) []byte {
 	dst = append(dst, `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="`...)
 	return append(appendEscaped(dst, uri), `"/>`...)
 }
@@ -88,16 +88,16 @@ func appendAttribute(dst []byte, name string, raw []byte) []byte {
 }
 
 // Unquote returns the text of an attribute value given with its quotes, as in
-// [Attributes]: references are replaced and white space is normalised (XML
+// [Header]: references are replaced and white space is normalised (XML
 // 1.0, section 3.3.3). The error is an [*Error] with a position in raw.
 func Unquote(raw []byte) (string, error) {
 	if len(raw) < 2 || raw[0] != '"' && raw[0] != '\'' || raw[len(raw)-1] != raw[0] {
-		return "", &Error{NotWellFormed, 0, errValue}
+		return "", &Error{CondNotWellFormed, 0, errValue}
 	}
 	inner := raw[1 : len(raw)-1]
 	for i, c := range inner {
 		if c == raw[0] || c == '<' {
-			return "", &Error{NotWellFormed, i + 1, errValue}
+			return "", &Error{CondNotWellFormed, i + 1, errValue}
 		}
 	}
 	if err := checkReferences(inner, 1); err != nil {

@@ -98,7 +98,7 @@ var costly = func() map[string]func(n int) string {
 }()
 
 // inspected are stream features and errors of n bytes, all of whose elements
-// Down looks at.
+// StreamSplitter looks at.
 var inspected = func() map[string]func(n int) string {
 	table := map[string]func(n int) string{}
 	attributes := each(DefaultMaxAttributes-1, func(i int) string { return " " + letters(i) + "=''" })
@@ -135,31 +135,31 @@ var ways = map[string]struct {
 	run   func(t *testing.T, in []byte)
 }{
 	"large, up": {large, func(t *testing.T, in []byte) {
-		if _, err := parse(new(UpParser), bytes.TrimLeft(in, " \n")); err != nil {
+		if _, err := parse(new(MessageParser), bytes.TrimLeft(in, " \n")); err != nil {
 			t.Fatal(err)
 		}
 	}},
-	"large, down": {large, func(t *testing.T, in []byte) { downInReads(t, new(Down), in) }},
+	"large, down": {large, func(t *testing.T, in []byte) { downInReads(t, new(StreamSplitter), in) }},
 	"costly": {costly, func(t *testing.T, in []byte) {
-		if _, err := parse(new(UpParser), in); err != nil {
+		if _, err := parse(new(MessageParser), in); err != nil {
 			t.Fatal(err)
 		}
 	}},
 	"inspected": {inspected, func(t *testing.T, in []byte) {
-		d := &Down{MaxStanza: 5, Binding: BindingEndPoint, NoExternal: true}
+		d := &StreamSplitter{MaxStanza: 5, Binding: ChannelBindingEndPoint, NoExternal: true}
 		u := downInReads(t, d, in)
 		d.SeeOtherHost(u)
 		d.StreamErrorCondition(u)
-		if u.Class == Features {
+		if u.Class == ClassFeatures {
 			d.OffersSASL(u)
-			d.OffersSTARTTLS(u)
+			d.OffersStartTLS(u)
 			d.AppendFeatures(nil, u)
 		}
 	}},
 }
 
 // downInReads feeds in, which is one element, to d as reads of 1 KiB bring it.
-func downInReads(t *testing.T, d *Down, in []byte) (u Unit) {
+func downInReads(t *testing.T, d *StreamSplitter, in []byte) (u StreamUnit) {
 	start, units := 0, 0
 	for end := 0; end < len(in); {
 		end = min(end+1024, len(in))
@@ -168,7 +168,7 @@ func downInReads(t *testing.T, d *Down, in []byte) (u Unit) {
 			t.Fatal(err)
 		}
 		start += n
-		if u.Kind != None {
+		if u.Kind != KindNone {
 			units++
 		}
 	}

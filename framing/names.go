@@ -37,50 +37,50 @@ type name struct{ local, space string }
 type Kind uint8
 
 const (
-	None    Kind = iota // nothing complete yet
-	Header              // <open/> or <stream:stream>
-	End                 // <close/> or </stream:stream>
-	Element             // any other first-level element
+	KindNone    Kind = iota // nothing complete yet
+	KindHeader              // <open/> or <stream:stream>
+	KindEnd                 // <close/> or </stream:stream>
+	KindElement             // any other first-level element
 
-	// Parts of an Element, see [Down.Part].
-	ElementStart
-	ElementPart
-	ElementEnd
+	// Parts of an element, see [StreamSplitter.Part].
+	KindElementStart
+	KindElementPart
+	KindElementEnd
 )
 
 // A Class names the elements that a gateway has to recognise. It is found from
 // the root's local name and resolved namespace, never from its prefix. The
-// zero value is [Other].
+// zero value is [ClassOther].
 type Class uint8
 
 const (
-	Other Class = iota // nobody needs to know
+	ClassOther Class = iota // nobody needs to know
 
-	MessageStanza
-	PresenceStanza
-	IQStanza
+	ClassMessage
+	ClassPresence
+	ClassIQ
 
-	Features    // <stream:features/>
-	StreamError // <stream:error/>
+	ClassFeatures    // <stream:features/>
+	ClassStreamError // <stream:error/>
 
-	Auth // SASL (RFC 6120, section 6)
-	Response
-	Abort
-	Success
-	Failure
+	ClassSASLAuth // SASL (RFC 6120, section 6)
+	ClassSASLResponse
+	ClassSASLAbort
+	ClassSASLSuccess
+	ClassSASLFailure
 
-	Authenticate2 // SASL2 (XEP-0388)
-	Success2
-	Failure2
+	ClassSASL2Authenticate // SASL2 (XEP-0388)
+	ClassSASL2Success
+	ClassSASL2Failure
 
-	StartTLS // RFC 6120, section 5
-	Proceed
+	ClassStartTLS // RFC 6120, section 5
+	ClassTLSProceed
 
-	Compress // XEP-0138
-	Compressed
+	ClassCompress // XEP-0138
+	ClassCompressed
 
-	SMEnabled // XEP-0198
-	SMResumed
+	ClassSMEnabled // XEP-0198
+	ClassSMResumed
 )
 
 // classes lists the recognised elements. Lookup is linear, so what is common
@@ -89,25 +89,25 @@ var classes = [...]struct {
 	local, space string
 	class        Class
 }{
-	{"message", NSClient, MessageStanza},
-	{"presence", NSClient, PresenceStanza},
-	{"iq", NSClient, IQStanza},
-	{"features", NSStreams, Features},
-	{"error", NSStreams, StreamError},
-	{"auth", nsSASL, Auth},
-	{"response", nsSASL, Response},
-	{"abort", nsSASL, Abort},
-	{"success", nsSASL, Success},
-	{"failure", nsSASL, Failure},
-	{"authenticate", nsSASL2, Authenticate2},
-	{"success", nsSASL2, Success2},
-	{"failure", nsSASL2, Failure2},
-	{"starttls", nsTLS, StartTLS},
-	{"proceed", nsTLS, Proceed},
-	{"compress", nsCompress, Compress},
-	{"compressed", nsCompress, Compressed},
-	{"enabled", nsSM, SMEnabled},
-	{"resumed", nsSM, SMResumed},
+	{"message", NSClient, ClassMessage},
+	{"presence", NSClient, ClassPresence},
+	{"iq", NSClient, ClassIQ},
+	{"features", NSStreams, ClassFeatures},
+	{"error", NSStreams, ClassStreamError},
+	{"auth", nsSASL, ClassSASLAuth},
+	{"response", nsSASL, ClassSASLResponse},
+	{"abort", nsSASL, ClassSASLAbort},
+	{"success", nsSASL, ClassSASLSuccess},
+	{"failure", nsSASL, ClassSASLFailure},
+	{"authenticate", nsSASL2, ClassSASL2Authenticate},
+	{"success", nsSASL2, ClassSASL2Success},
+	{"failure", nsSASL2, ClassSASL2Failure},
+	{"starttls", nsTLS, ClassStartTLS},
+	{"proceed", nsTLS, ClassTLSProceed},
+	{"compress", nsCompress, ClassCompress},
+	{"compressed", nsCompress, ClassCompressed},
+	{"enabled", nsSM, ClassSMEnabled},
+	{"resumed", nsSM, ClassSMResumed},
 }
 
 func classify[S string | []byte](local []byte, space S) Class {
@@ -116,5 +116,5 @@ func classify[S string | []byte](local []byte, space S) Class {
 			return c.class
 		}
 	}
-	return Other
+	return ClassOther
 }

@@ -16,13 +16,13 @@ const testHeader = `<stream:stream xmlns='jabber:client' xmlns:stream='http://et
 // parted feeds in to d in pieces and takes a part whenever nothing is complete
 // and ask says so. It returns the messages; those of one element are one, with a
 // bar between the parts.
-func parted(d *Down, in []byte, size func() int, ask func() bool) (out []string, err error) {
+func parted(d *StreamSplitter, in []byte, size func() int, ask func() bool) (out []string, err error) {
 	var b []byte
-	var u Unit
+	var u StreamUnit
 	open := false
 	for fed := 0; ; {
 		n, err := d.Next(b, &u)
-		if err == nil && u.Kind == None && ask() {
+		if err == nil && u.Kind == KindNone && ask() {
 			b = b[n:]
 			n, err = d.Part(b, &u)
 		}
@@ -30,7 +30,7 @@ func parted(d *Down, in []byte, size func() int, ask func() bool) (out []string,
 			return out, err
 		}
 		switch u.Kind {
-		case None:
+		case KindNone:
 			if fed == len(in) {
 				return out, nil
 			}
@@ -38,7 +38,7 @@ func parted(d *Down, in []byte, size func() int, ask func() bool) (out []string,
 			b = append(append([]byte(nil), b[n:]...), in[fed:fed+k]...)
 			fed += k
 			continue
-		case ElementPart, ElementEnd:
+		case KindElementPart, KindElementEnd:
 			if !open {
 				return out, fmt.Errorf("kind %d without a start", u.Kind)
 			}
@@ -53,7 +53,7 @@ func parted(d *Down, in []byte, size func() int, ask func() bool) (out []string,
 		if !utf8.Valid(u.Raw) {
 			return out, fmt.Errorf("part %q divides a character", u.Raw)
 		}
-		open = u.Kind == ElementStart || u.Kind == ElementPart
+		open = u.Kind == KindElementStart || u.Kind == KindElementPart
 		b = b[n:]
 	}
 }
@@ -74,7 +74,7 @@ func TestParts(t *testing.T) {
 		in := []byte(testHeader + test.in + "<r/>")
 		check := func(name string, size func() int, ask func() bool) {
 			t.Helper()
-			d := new(Down)
+			d := new(StreamSplitter)
 			got, err := parted(d, in, size, func() bool { return (d.depth > 0) && ask() })
 			if err != nil || len(got) != 3 {
 				t.Fatalf("%s, %s: %q, %v", test.in, name, got, err)
@@ -122,14 +122,14 @@ func TestPartsLeaveLittle(t *testing.T) {
 		"depth":     {"", "<a>"},
 		"tags":      {"<a>", "<b c=''/>"},
 	} {
-		var d Down
-		var u Unit
+		var d StreamSplitter
+		var u StreamUnit
 		in := []byte(test.start + strings.Repeat(test.more, 100_000/len(test.more)))
 		left, total := []byte(nil), 0
 		for piece := range slices.Chunk(in, 997) {
 			left = append(left, piece...)
 			n, err := d.Next(left, &u)
-			if err != nil || u.Kind != None {
+			if err != nil || u.Kind != KindNone {
 				t.Fatalf("%s: kind %d, %v", name, u.Kind, err)
 			}
 			left = left[n:]
@@ -164,15 +164,15 @@ func TestNoPart(t *testing.T) {
 		` `:                              nil,
 		testHeader + `<features><a></b>`: nil,
 	} {
-		var d Down
+		var d StreamSplitter
 		_, err := parted(&d, []byte(in), func() int { return len(in) }, func() bool { return true })
 		var e *Error
 		if !errors.Is(err, want) || want != nil && !errors.As(err, &e) {
 			t.Errorf("%s: %v, want %v", in, err, want)
 		}
 	}
-	var d Down
-	var u Unit
+	var d StreamSplitter
+	var u StreamUnit
 	if n, err := d.Part([]byte("<a>"), &u); n != 0 || err != nil {
 		t.Errorf("before Next: %d, %v", n, err)
 	}
@@ -220,7 +220,7 @@ func TestSizes(t *testing.T) {
 	} {
 		in := []byte(test.in)
 		for _, size := range []int{len(in), len(in)/2 + 1, 1000, 1 + len(in)/5000} {
-			var d Down
+			var d StreamSplitter
 			_, err := parted(&d, in, func() int { return size }, func() bool { return false })
 			if !errors.Is(err, test.err) {
 				t.Errorf("%s, %d bytes in pieces of %d: %v, want %v", test.name, len(in), size, err, test.err)
@@ -253,7 +253,7 @@ func TestDownUTF8(t *testing.T) {
 						continue
 					}
 					fed := 0
-					var d Down
+					var d StreamSplitter
 					out, err := parted(&d, in, func() int { fed += size; return size }, func() bool { return part && fed > len("<message>") })
 					var e *Error
 					if !errors.As(err, &e) || e.Err != errUTF8 || e.Offset != want {
@@ -306,8 +306,8 @@ func TestManyPrefixes(t *testing.T) {
 		}
 	}
 	element.WriteString(" q:p1=':p2:' xp4:x=''/>")
-	var d Down
-	var u Unit
+	var d StreamSplitter
+	var u StreamUnit
 	in := append(append(header.Bytes(), '>'), element.Bytes()...)
 	n, err := d.Next(in, &u)
 	if err != nil {

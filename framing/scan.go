@@ -446,10 +446,10 @@ func checkReferences(b []byte, offset int) error {
 		i += j
 		_, n, err := reference(b[i:])
 		if err == errEntity {
-			return &Error{RestrictedXML, offset + i, err}
+			return &Error{CondRestrictedXML, offset + i, err}
 		}
 		if err != nil {
-			return &Error{NotWellFormed, offset + i, err}
+			return &Error{CondNotWellFormed, offset + i, err}
 		}
 		i += n
 	}
@@ -557,7 +557,7 @@ func startsDeclaration(b []byte) bool {
 func declaration(b []byte, offset int) (int, error) {
 	end := bytes.Index(b, []byte("?>"))
 	if end < 0 {
-		return 0, &Error{NotWellFormed, offset, errDeclaration}
+		return 0, &Error{CondNotWellFormed, offset, errDeclaration}
 	}
 	var a attribute
 	want := 0 // index into the three names, which come in this order
@@ -568,7 +568,7 @@ func declaration(b []byte, offset int) (int, error) {
 		}
 		next, more, err := nextAttribute(b[:end], i, &a)
 		if err != nil || !more {
-			return 0, &Error{NotWellFormed, offset + next, errDeclaration}
+			return 0, &Error{CondNotWellFormed, offset + next, errDeclaration}
 		}
 		value := b[a.value+1 : a.end-1]
 		switch name := string(b[a.name:a.nameEnd]); {
@@ -577,17 +577,17 @@ func declaration(b []byte, offset int) (int, error) {
 		case name == "encoding" && want == 1:
 			want = 2
 			if !bytes.EqualFold(value, []byte("utf-8")) {
-				return 0, &Error{UnsupportedEncoding, offset + a.value, errEncoding}
+				return 0, &Error{CondUnsupportedEncoding, offset + a.value, errEncoding}
 			}
 		case name == "standalone" && (want == 1 || want == 2) && (string(value) == "yes" || string(value) == "no"):
 			want = 3
 		default:
-			return 0, &Error{NotWellFormed, offset + a.name, errDeclaration}
+			return 0, &Error{CondNotWellFormed, offset + a.name, errDeclaration}
 		}
 		i = next
 	}
 	if want == 0 {
-		return 0, &Error{NotWellFormed, offset, errDeclaration}
+		return 0, &Error{CondNotWellFormed, offset, errDeclaration}
 	}
 	return end + 2, nil
 }

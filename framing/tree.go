@@ -33,7 +33,7 @@ type nsDecl struct {
 }
 
 // tree returns the root of u.
-func (d *Down) tree(u Unit) *element {
+func (d *StreamSplitter) tree(u StreamUnit) *element {
 	return &element{
 		raw:     u.Raw,
 		end:     len(u.Raw),
@@ -47,9 +47,9 @@ func (d *Down) tree(u Unit) *element {
 
 // checkTree checks that u, whose elements the gateway is to look at, is no
 // larger than such a unit may be, nor any of its tags.
-func (d *Down) checkTree(u *Unit) error {
+func (d *StreamSplitter) checkTree(u *StreamUnit) error {
 	if u.Size() > maxTree {
-		return d.fail(PolicyViolation, min(len(u.Raw), maxTree), errTreeSize)
+		return d.fail(CondPolicyViolation, min(len(u.Raw), maxTree), errTreeSize)
 	}
 	for i := 0; ; {
 		start := indexByte(u.Raw, i, '<')
@@ -57,10 +57,10 @@ func (d *Down) checkTree(u *Unit) error {
 			return nil
 		}
 		switch u.Raw[start+1] {
-		case '!': // CDATA: Down lets nothing else pass
+		case '!': // CDATA: Next lets nothing else pass
 			j := bytes.Index(u.Raw[start:], []byte("]]>"))
 			if j < 0 {
-				return d.fail(NotWellFormed, start, errTag)
+				return d.fail(CondNotWellFormed, start, errTag)
 			}
 			i = start + j
 			continue
@@ -69,7 +69,7 @@ func (d *Down) checkTree(u *Unit) error {
 			continue
 		}
 		if _, i = scanName(u.Raw, start+1); i < 0 {
-			return d.fail(NotWellFormed, start+1, errName)
+			return d.fail(CondNotWellFormed, start+1, errName)
 		}
 		var a attribute
 		for n, more := 0, true; more; n++ {
@@ -77,13 +77,13 @@ func (d *Down) checkTree(u *Unit) error {
 			i, more, err = nextAttribute(u.Raw, i, &a)
 			switch {
 			case err != nil:
-				return d.fail(NotWellFormed, i, err)
+				return d.fail(CondNotWellFormed, i, err)
 			case more && n == DefaultMaxAttributes:
-				return d.fail(PolicyViolation, a.name, errAttributes)
+				return d.fail(CondPolicyViolation, a.name, errAttributes)
 			}
 		}
 		if u.Raw[i] == '/' && u.Raw[i+1] != '>' {
-			return d.fail(NotWellFormed, i, errTag)
+			return d.fail(CondNotWellFormed, i, errTag)
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (e *element) children() iter.Seq[element] {
 			start := i + j
 			mark := start + 1
 			switch e.raw[start+1] {
-			case '!': // CDATA: Down lets nothing else pass
+			case '!': // CDATA: Next lets nothing else pass
 				j := bytes.Index(e.raw[start:], []byte("]]>"))
 				if j < 0 {
 					return

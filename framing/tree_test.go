@@ -7,12 +7,12 @@ import (
 )
 
 // unitOf returns the only unit of in, which follows a common header.
-func unitOf(t *testing.T, in string) (*Down, Unit) {
+func unitOf(t *testing.T, in string) (*StreamSplitter, StreamUnit) {
 	t.Helper()
-	d := new(Down)
-	var u Unit
+	d := new(StreamSplitter)
+	var u StreamUnit
 	n, err := d.Next([]byte(in), &u)
-	if err != nil || n != len(in) || u.Kind != Element {
+	if err != nil || n != len(in) || u.Kind != KindElement {
 		t.Fatalf("%s: kind %d, %d of %d bytes, %v", in, u.Kind, n, len(in), err)
 	}
 	return d, u
@@ -30,23 +30,23 @@ func TestSeeOtherHost(t *testing.T) {
 		host      string
 		condition Condition
 	}{
-		{`<stream:error><see-other-host` + inside + `>[::1]:9222</see-other-host></stream:error>`, "[::1]:9222", SeeOtherHost},
-		{`<stream:error><see-other-host` + inside + ">\r\n x.example \t</see-other-host></stream:error>", "x.example", SeeOtherHost},
-		{`<stream:error><see-other-host` + inside + `>&#x78;.<![CDATA[example]]>:1</see-other-host></stream:error>`, "x.example:1", SeeOtherHost},
-		{`<stream:error><see-other-host` + inside + `>x.<b a='>'>ex</b>ample<b/></see-other-host></stream:error>`, "x.example", SeeOtherHost},
-		{`<stream:error><a><see-other-host` + inside + `>a</see-other-host></a><see-other-host` + inside + `>b</see-other-host></stream:error>`, "b", SeeOtherHost},
-		{`<stream:error xmlns:s='urn:ietf:params:xml:ns:xmpp-streams'><s:see-other-host>2001:db8::1</s:see-other-host></stream:error>`, "2001:db8::1", SeeOtherHost},
-		{`<error xmlns='http://etherx.jabber.org/streams'><see-other-host` + inside + `>a</see-other-host></error>`, "a", SeeOtherHost},
-		{`<stream:error><see-other-host` + inside + `>` + long + `</see-other-host></stream:error>`, long, SeeOtherHost},
-		{`<stream:error><see-other-host` + inside + `>` + long + `a</see-other-host></stream:error>`, "", SeeOtherHost},
-		{`<stream:error><see-other-host` + inside + `/>a</stream:error>`, "", SeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>[::1]:9222</see-other-host></stream:error>`, "[::1]:9222", CondSeeOtherHost},
+		{`<stream:error><see-other-host` + inside + ">\r\n x.example \t</see-other-host></stream:error>", "x.example", CondSeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>&#x78;.<![CDATA[example]]>:1</see-other-host></stream:error>`, "x.example:1", CondSeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>x.<b a='>'>ex</b>ample<b/></see-other-host></stream:error>`, "x.example", CondSeeOtherHost},
+		{`<stream:error><a><see-other-host` + inside + `>a</see-other-host></a><see-other-host` + inside + `>b</see-other-host></stream:error>`, "b", CondSeeOtherHost},
+		{`<stream:error xmlns:s='urn:ietf:params:xml:ns:xmpp-streams'><s:see-other-host>2001:db8::1</s:see-other-host></stream:error>`, "2001:db8::1", CondSeeOtherHost},
+		{`<error xmlns='http://etherx.jabber.org/streams'><see-other-host` + inside + `>a</see-other-host></error>`, "a", CondSeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>` + long + `</see-other-host></stream:error>`, long, CondSeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `>` + long + `a</see-other-host></stream:error>`, "", CondSeeOtherHost},
+		{`<stream:error><see-other-host` + inside + `/>a</stream:error>`, "", CondSeeOtherHost},
 		{`<stream:error><see-other-host>a</see-other-host></stream:error>`, "", ""},
 		{`<stream:features><see-other-host` + inside + `>a</see-other-host></stream:features>`, "", ""},
 		{`<message><see-other-host` + inside + `>a</see-other-host></message>`, "", ""},
 
-		{`<stream:error><host-unknown` + inside + `/></stream:error>`, "", HostUnknown},
-		{`<stream:error><text` + inside + `>conflict</text><x xmlns='urn:x'/><conflict` + inside + `/></stream:error>`, "", Conflict},
-		{`<stream:error><xml-not-well-formed` + inside + `/></stream:error>`, "", UndefinedCondition},
+		{`<stream:error><host-unknown` + inside + `/></stream:error>`, "", CondHostUnknown},
+		{`<stream:error><text` + inside + `>conflict</text><x xmlns='urn:x'/><conflict` + inside + `/></stream:error>`, "", CondConflict},
+		{`<stream:error><xml-not-well-formed` + inside + `/></stream:error>`, "", CondUndefinedCondition},
 		{`<stream:error><conflict/></stream:error>`, "", ""},
 		{`<stream:error/>`, "", ""},
 		{`<stream:error></stream:error>`, "", ""},
@@ -70,11 +70,11 @@ func TestAppendSeeOther(t *testing.T) {
 		"wss://[2001:db8::1]:1/?a&b": `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="wss://[2001:db8::1]:1/?a&amp;b"/>`,
 		"\"/><x a='":                 `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="&quot;/&gt;&lt;x a=&apos;"/>`,
 	} {
-		got := AppendSeeOther([]byte("a"), uri)
+		got := AppendSeeOtherURI([]byte("a"), uri)
 		if string(got) != "a"+want {
 			t.Errorf("%s", got)
 		}
-		if m, err := parse(new(UpParser), got[1:]); err != nil || m.Kind != End {
+		if m, err := parse(new(MessageParser), got[1:]); err != nil || m.Kind != KindEnd {
 			t.Errorf("%s: kind %d, %v", got, m.Kind, err)
 		}
 	}
@@ -88,7 +88,7 @@ func TestOffersSTARTTLS(t *testing.T) {
 		`<stream:features><x><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></x></stream:features>`:                      false,
 		`<stream:features/>`: false,
 	} {
-		if d, u := unitOf(t, in); d.OffersSTARTTLS(u) != want {
+		if d, u := unitOf(t, in); d.OffersStartTLS(u) != want {
 			t.Errorf("%s: %v", in, !want)
 		}
 	}
@@ -115,7 +115,7 @@ func TestRequiresSTARTTLS(t *testing.T) {
 		sasl:                  false,
 		"":                    false,
 	} {
-		if d, u := unitOf(t, "<stream:features>"+in+"</stream:features>"); d.RequiresSTARTTLS(u) != want {
+		if d, u := unitOf(t, "<stream:features>"+in+"</stream:features>"); d.RequiresStartTLS(u) != want {
 			t.Errorf("%s: %v", in, !want)
 		}
 	}
@@ -161,7 +161,7 @@ func TestTreeLimits(t *testing.T) {
 		"no value":                       {"<stream:features><a b/></stream:features>", "not-well-formed 21"},
 		"text behind a slash":            {"<stream:features><a / b='<![CDATA['/></stream:features>", "not-well-formed 20"},
 	} {
-		r := runDown(new(Down), []byte(c.in), func() int { return len(c.in) })
+		r := runDown(new(StreamSplitter), []byte(c.in), func() int { return len(c.in) })
 		if r.err != c.err || r.err == "" && len(r.outs) != 1 {
 			t.Errorf("%s: %q, %d units", name, r.err, len(r.outs))
 		}

@@ -6,16 +6,16 @@ import (
 	"unicode/utf8"
 )
 
-// Limits that UpParser applies when its fields are zero.
+// Limits that MessageParser applies when its fields are zero.
 const (
 	DefaultMaxDepth      = 256
 	DefaultMaxAttributes = 64
 )
 
-// An UpParser checks messages from clients. The zero value is ready. It keeps
+// An MessageParser checks messages from clients. The zero value is ready. It keeps
 // nothing of a message but scratch memory of its own, so one parser may serve
 // many sessions one after the other; it must not serve two at once.
-type UpParser struct {
+type MessageParser struct {
 	// MaxDepth is the deepest nesting of elements; the root counts as 1. Zero
 	// means DefaultMaxDepth.
 	MaxDepth int
@@ -74,20 +74,20 @@ func hashed(uri []byte) namespace { return namespace{uri, hashBytes(uri)} }
 
 // A Message is what Parse found. Its slices alias the message.
 type Message struct {
-	Kind  Kind  // None only after an error
-	Class Class // of an Element
+	Kind  Kind  // KindNone only after an error
+	Class Class // of a KindElement
 
 	// Local is the local name of the root.
 	Local []byte
 
-	// Raw is what to write to the stream for an Element: the message without
+	// Raw is what to write to the stream for KindElement: the message without
 	// XML declaration and trailing white space.
 	Raw []byte
 
-	// Attributes of a Header.
-	Attributes Attributes
+	// Attributes of the header, for KindHeader.
+	Header Header
 
-	// External is set for Auth and Authenticate2 if they choose the SASL
+	// External is set for ClassSASLAuth and ClassSASL2Authenticate if they choose the SASL
 	// mechanism EXTERNAL, however that is written.
 	External bool
 }
@@ -99,17 +99,17 @@ type Message struct {
 // declare are those a TCP stream provides, jabber:client and the prefix "stream".
 // An XML declaration in front and white space behind are allowed.
 //
-// The message </stream:stream> counts as an End, too; there are clients that
+// The message </stream:stream> counts as KindEnd because there are clients that
 // say goodbye so. A whole element {NSStreams}stream is refused, see
 // [IsLegacyHeader] for the start of one.
 //
 // The error is an [*Error] and matches [ErrNotText] if msg is not text.
 // Nothing of a message that was refused may be forwarded.
-func (p *UpParser) Parse(msg []byte, m *Message) error {
-	if m.Kind == Header {
-		m.Attributes = Attributes{}
+func (p *MessageParser) Parse(msg []byte, m *Message) error {
+	if m.Kind == KindHeader {
+		m.Header = Header{}
 	}
-	m.Kind, m.Class, m.Local, m.Raw, m.External = None, Other, nil, nil, false
+	m.Kind, m.Class, m.Local, m.Raw, m.External = KindNone, ClassOther, nil, nil, false
 	if len(msg) == 0 {
 		return notText(0, "empty")
 	}
@@ -133,7 +133,7 @@ func (p *UpParser) Parse(msg []byte, m *Message) error {
 
 // document checks msg and fills m. It leaves to its caller to check the
 // characters if p.seen is not zero.
-func (p *UpParser) document(m *Message, msg []byte) error {
+func (p *MessageParser) document(m *Message, msg []byte) error {
 	start := 0
 	if startsDeclaration(msg) {
 		n, err := declaration(msg, 0)
@@ -147,14 +147,14 @@ func (p *UpParser) document(m *Message, msg []byte) error {
 		end--
 	}
 	if start == end {
-		return &Error{NotWellFormed, end, errUnfinished}
+		return &Error{CondNotWellFormed, end, errUnfinished}
 	}
 	if msg[start] != '<' {
-		return &Error{NotWellFormed, start, errText}
+		return &Error{CondNotWellFormed, start, errText}
 	}
 	if isEndTag(msg[start:end]) {
 		m.Raw = msg[start:end:end]
-		m.Kind, m.Local = End, m.Raw[9:15:15]
+		m.Kind, m.Local = KindEnd, m.Raw[9:15:15]
 		return nil
 	}
 	return p.element(m, msg[:end:end], start)
@@ -171,11 +171,11 @@ func checkText(msg []byte, controls bool) error {
 		return notText(indexInvalid(msg), "invalid UTF-8")
 	}
 	if control >= 0 {
-		return &Error{NotWellFormed, control, errControl}
+		return &Error{CondNotWellFormed, control, errControl}
 	}
 	if !ascii {
 		if i := indexNonCharacter(msg); i >= 0 {
-			return &Error{NotWellFormed, i, errNonCharacter}
+			return &Error{CondNotWellFormed, i, errNonCharacter}
 		}
 	}
 	return nil
@@ -219,7 +219,7 @@ func IsLegacyHeader(msg []byte) bool {
 //
 // It goes from '<' to '<': none may stand in a value, so that a tag and the
 // text behind it lie in between. The marker knows where they are.
-func (p *UpParser) element(m *Message, msg []byte, start int) error {
+func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 	maxDepth := p.MaxDepth
 	if maxDepth <= 0 {
 		maxDepth = DefaultMaxDepth
@@ -232,22 +232,22 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 
 	for i := start; ; {
 		if i+1 == len(msg) {
-			return &Error{NotWellFormed, len(msg), errUnfinished}
+			return &Error{CondNotWellFormed, len(msg), errUnfinished}
 		}
 		var text int // where the text behind the tag starts
 		switch msg[i+1] {
 		case '/':
 			if len(p.open) == 0 {
-				return &Error{NotWellFormed, i, errMismatch}
+				return &Error{CondNotWellFormed, i, errMismatch}
 			}
 			name := p.open[len(p.open)-1]
 			j := i + 2 + name.end - name.start
 			if j >= len(msg) || !same(msg, i+2, name) {
-				return &Error{NotWellFormed, i, errMismatch}
+				return &Error{CondNotWellFormed, i, errMismatch}
 			}
 			if msg[j] != '>' {
 				if j = skipSpace(msg, j); j == len(msg) || msg[j] != '>' {
-					return &Error{NotWellFormed, i, errMismatch}
+					return &Error{CondNotWellFormed, i, errMismatch}
 				}
 			}
 			if len(p.prefixes) > 0 {
@@ -260,21 +260,21 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 		case '!', '?':
 			const cdata = "<![CDATA["
 			if len(msg)-i < len(cdata) || string(msg[i:i+len(cdata)]) != cdata {
-				return &Error{RestrictedXML, i, errMarkup}
+				return &Error{CondRestrictedXML, i, errMarkup}
 			}
 			if len(p.open) == 0 {
-				return &Error{NotWellFormed, i, errText}
+				return &Error{CondNotWellFormed, i, errText}
 			}
 			j := i + len(cdata)
 			n := bytes.Index(msg[j:], []byte("]]>"))
 			if n < 0 {
-				return &Error{NotWellFormed, len(msg), errUnfinished}
+				return &Error{CondNotWellFormed, len(msg), errUnfinished}
 			}
 			text = j + n + 3
 
 		default:
 			if len(p.open) == maxDepth {
-				return &Error{PolicyViolation, i, errDepth}
+				return &Error{CondPolicyViolation, i, errDepth}
 			}
 			j, ok := p.plainTag(msg, i)
 			if !ok {
@@ -290,7 +290,7 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 			}
 			if msg[j] == '/' {
 				if j++; j == len(msg) || msg[j] != '>' {
-					return &Error{NotWellFormed, j, errTag}
+					return &Error{CondNotWellFormed, j, errTag}
 				}
 				if len(p.prefixes) > 0 {
 					p.drop(len(p.open) + 1)
@@ -310,9 +310,9 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 				break
 			}
 			if msg[text] == '<' {
-				return &Error{NotWellFormed, text, errTrailing}
+				return &Error{CondNotWellFormed, text, errTrailing}
 			}
-			return &Error{NotWellFormed, text, errText}
+			return &Error{CondNotWellFormed, text, errText}
 		}
 		// The next mark is nearly always the next tag.
 		if i = p.start + int(p.marks[p.next]); i < p.end && i >= text && msg[i] == '<' {
@@ -326,17 +326,17 @@ func (p *UpParser) element(m *Message, msg []byte, start int) error {
 				return err
 			}
 			if j := bytes.Index(msg[text:i], []byte("]]>")); j >= 0 {
-				return &Error{NotWellFormed, text + j, errSectionEnd}
+				return &Error{CondNotWellFormed, text + j, errSectionEnd}
 			}
 		}
 		if i == len(msg) {
-			return &Error{NotWellFormed, i, errUnfinished}
+			return &Error{CondNotWellFormed, i, errUnfinished}
 		}
 	}
 	p.reach(msg, len(msg))
 
-	if m.Kind == Header && content != last {
-		return &Error{BadFormat, content, errContent}
+	if m.Kind == KindHeader && content != last {
+		return &Error{CondBadFormat, content, errContent}
 	}
 	m.Raw = msg[start:len(msg):len(msg)]
 	return nil
@@ -362,7 +362,7 @@ const quotes uint64 = 1<<('"'%64) | 1<<('\''%64)
 // beyond ASCII and no prefix but xml, which is bound everywhere. It does not
 // keep the attributes. If it says no, anything may be wrong with the tag, or
 // nothing: it may just lie across the end of the marker's window.
-func (p *UpParser) plainTag(msg []byte, i int) (end int, ok bool) {
+func (p *MessageParser) plainTag(msg []byte, i int) (end int, ok bool) {
 	start := uint(i) + 1
 	j := asciiNameEnd(msg, start)
 	if j >= uint(len(msg)) || byteClass[msg[start]] != className {
@@ -417,7 +417,7 @@ func reserved(space []byte) bool { return string(space) == nsXML || string(space
 // returns: that of '>' or '/'. It leaves what it found in p.name, p.attrs and
 // p.space and adds the prefixes declared to p.prefixes. depth is that of the
 // element.
-func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
+func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) {
 	p.space = span{}
 	limit := p.maxAttributes()
 	tag := msg[:indexByte(msg, i+1, '<')]
@@ -426,7 +426,7 @@ func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 	name.start = i + 1
 	name.colon, name.end = scanName(tag, i+1)
 	if name.end < 0 {
-		return 0, &Error{NotWellFormed, i + 1, errName}
+		return 0, &Error{CondNotWellFormed, i + 1, errName}
 	}
 	attrs := p.attrs[:0]
 	prefixed := name.colon >= 0
@@ -438,7 +438,7 @@ func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 		a := &attrs[len(attrs)-1]
 		next, more, err := nextAttribute(tag, j, a)
 		if err != nil {
-			return 0, &Error{NotWellFormed, next, err}
+			return 0, &Error{CondNotWellFormed, next, err}
 		}
 		j = next
 		if !more {
@@ -446,7 +446,7 @@ func (p *UpParser) startTag(msg []byte, i, depth int) (end int, err error) {
 			break
 		}
 		if len(attrs) > limit {
-			return 0, &Error{PolicyViolation, a.name, errAttributes}
+			return 0, &Error{CondPolicyViolation, a.name, errAttributes}
 		}
 		prefixed = prefixed || a.colon >= 0
 		bit := nameBit(tag, uint(a.name), uint(a.nameEnd))
@@ -485,7 +485,7 @@ func nameBit(b []byte, i, end uint) uint64 {
 }
 
 // maxAttributes returns MaxAttributes or its default.
-func (p *UpParser) maxAttributes() int {
+func (p *MessageParser) maxAttributes() int {
 	if p.MaxAttributes <= 0 {
 		return DefaultMaxAttributes
 	}
@@ -495,11 +495,11 @@ func (p *UpParser) maxAttributes() int {
 // checkNames checks the names of a tag for characters beyond ASCII.
 func checkNames(tag []byte, name span, attrs []attribute) error {
 	if !checkRunes(tag[name.start:name.end]) {
-		return &Error{NotWellFormed, name.start, errName}
+		return &Error{CondNotWellFormed, name.start, errName}
 	}
 	for i := range attrs {
 		if a := &attrs[i]; !checkRunes(tag[a.name:a.nameEnd]) {
-			return &Error{NotWellFormed, a.name, errName}
+			return &Error{CondNotWellFormed, a.name, errName}
 		}
 	}
 	return nil
@@ -507,7 +507,7 @@ func checkNames(tag []byte, name span, attrs []attribute) error {
 
 // declare checks the namespace declarations of the current tag and remembers
 // the prefixes (Namespaces in XML 1.0, section 3).
-func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) error {
+func (p *MessageParser) declare(tag []byte, depth, maxPrefixes int, references bool) error {
 	for i := range p.attrs {
 		a := &p.attrs[i]
 		name, ok := a.declares(tag)
@@ -524,16 +524,16 @@ func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) 
 		switch {
 		case string(name) == "xml":
 			if string(s) != nsXML {
-				return &Error{NotWellFormed, a.name, errNamespace}
+				return &Error{CondNotWellFormed, a.name, errNamespace}
 			}
 		case reserved(s), string(name) == "xmlns", len(name) > 0 && len(s) == 0:
-			return &Error{NotWellFormed, a.name, errNamespace}
+			return &Error{CondNotWellFormed, a.name, errNamespace}
 		}
 		if len(name) == 0 {
 			continue
 		}
 		if len(p.prefixes) == maxPrefixes {
-			return &Error{PolicyViolation, a.name, errPrefixes}
+			return &Error{CondPolicyViolation, a.name, errPrefixes}
 		}
 		hash := hashName(tag, a.colon+1, a.nameEnd)
 		latest := &p.latest[bucket(hash)]
@@ -544,7 +544,7 @@ func (p *UpParser) declare(tag []byte, depth, maxPrefixes int, references bool) 
 }
 
 // drop forgets the prefixes declared at depth and deeper.
-func (p *UpParser) drop(depth int) {
+func (p *MessageParser) drop(depth int) {
 	n := len(p.prefixes)
 	for n > 0 && p.prefixes[n-1].depth >= depth {
 		n--
@@ -560,21 +560,21 @@ func (p *UpParser) drop(depth int) {
 //
 // There may be 64 attributes of a few bytes each, so it compares numbers: a
 // name's, mixed with that of its namespace.
-func (p *UpParser) checkPrefixes(tag []byte, name qname) error {
+func (p *MessageParser) checkPrefixes(tag []byte, name qname) error {
 	if name.colon >= 0 && p.lookup(tag, name.start, name.colon).uri == nil {
-		return &Error{NotWellFormed, name.start, errPrefix}
+		return &Error{CondNotWellFormed, name.start, errPrefix}
 	}
 	p.keys = p.keys[:0]
 	for i := range p.attrs {
 		a := &p.attrs[i]
 		space := p.spaceOf(tag, a)
 		if a.colon >= 0 && space.uri == nil {
-			return &Error{NotWellFormed, a.name, errPrefix}
+			return &Error{CondNotWellFormed, a.name, errPrefix}
 		}
 		key := space.hash ^ hashName(tag, a.local(), a.nameEnd)
 		for k, other := range p.keys {
 			if other == key && p.sameName(tag, a, &p.attrs[k]) {
-				return &Error{NotWellFormed, a.name, errDuplicate}
+				return &Error{CondNotWellFormed, a.name, errDuplicate}
 			}
 		}
 		p.keys = append(p.keys, key)
@@ -583,7 +583,7 @@ func (p *UpParser) checkPrefixes(tag []byte, name qname) error {
 }
 
 // spaceOf returns the namespace of an attribute of the current tag.
-func (p *UpParser) spaceOf(tag []byte, a *attribute) namespace {
+func (p *MessageParser) spaceOf(tag []byte, a *attribute) namespace {
 	switch {
 	case a.colon < 0:
 		return namespace{}
@@ -595,14 +595,14 @@ func (p *UpParser) spaceOf(tag []byte, a *attribute) namespace {
 
 // sameName reports whether two attributes of the current tag have the same local
 // name and namespace. It is for those that have the same key.
-func (p *UpParser) sameName(tag []byte, a, b *attribute) bool {
+func (p *MessageParser) sameName(tag []byte, a, b *attribute) bool {
 	return string(tag[a.local():a.nameEnd]) == string(tag[b.local():b.nameEnd]) &&
 		bytes.Equal(p.spaceOf(tag, a).uri, p.spaceOf(tag, b).uri)
 }
 
 // lookup returns what the prefix tag[start:end] is bound to at the current
 // place, nothing if it is not bound.
-func (p *UpParser) lookup(tag []byte, start, end int) namespace {
+func (p *MessageParser) lookup(tag []byte, start, end int) namespace {
 	hash := hashName(tag, start, end)
 	for i := p.latest[bucket(hash)]; i > 0; {
 		d := &p.prefixes[i-1]
@@ -621,7 +621,7 @@ func (p *UpParser) lookup(tag []byte, start, end int) namespace {
 }
 
 // root recognises the root from the tag just scanned, by plainTag or startTag.
-func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
+func (p *MessageParser) root(m *Message, msg []byte, plain bool) error {
 	name := p.name
 	space := spaceClient.uri
 	m.Local = msg[name.start:name.end:name.end]
@@ -634,26 +634,26 @@ func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
 			space = unescaped(space)
 		}
 	}
-	m.Kind = Element
+	m.Kind = KindElement
 	switch string(space) {
 	case NSFraming:
 		switch string(m.Local) {
 		case "open":
-			m.Kind = Header
+			m.Kind = KindHeader
 			for _, a := range p.attributes(msg, plain) {
-				m.Attributes.set(msg[a.name:a.nameEnd], msg[a.value:a.end:a.end])
+				m.Header.set(msg[a.name:a.nameEnd], msg[a.value:a.end:a.end])
 			}
 		case "close":
-			m.Kind = End
+			m.Kind = KindEnd
 		}
 		return nil
 	case NSStreams:
 		if string(m.Local) == "stream" { // a second document inside the first
-			return &Error{NotWellFormed, name.start - 1, errHeader}
+			return &Error{CondNotWellFormed, name.start - 1, errHeader}
 		}
 	}
 	m.Class = classify(m.Local, space)
-	if m.Class == Auth || m.Class == Authenticate2 {
+	if m.Class == ClassSASLAuth || m.Class == ClassSASL2Authenticate {
 		for _, a := range p.attributes(msg, plain) {
 			if string(msg[a.name:a.nameEnd]) == "mechanism" {
 				m.External = bytes.EqualFold(bytes.TrimSpace(value(msg, &a)), []byte("EXTERNAL"))
@@ -665,7 +665,7 @@ func (p *UpParser) root(m *Message, msg []byte, plain bool) error {
 
 // attributes returns the attributes of the root, for which a plain tag is
 // scanned again.
-func (p *UpParser) attributes(msg []byte, plain bool) []attribute {
+func (p *MessageParser) attributes(msg []byte, plain bool) []attribute {
 	if plain {
 		p.startTag(msg, p.name.start-1, 1)
 	}

@@ -19,7 +19,7 @@ func TestPlainTag(t *testing.T) {
 		for range r.IntN(9) {
 			b = append(b, parts[r.IntN(len(parts))]...)
 		}
-		p := UpParser{MaxAttributes: 1 + r.IntN(4)}
+		p := MessageParser{MaxAttributes: 1 + r.IntN(4)}
 		p.begin(b)
 		p.text(b, 0)
 		end, ok := p.plainTag(b, 0)
@@ -43,7 +43,7 @@ func TestPlainTag(t *testing.T) {
 // TestWindows shifts an element over the end of the marker's window. The
 // element breaks off there, in one case, and goes on with the same byte.
 func TestWindows(t *testing.T) {
-	var p UpParser
+	var p MessageParser
 	for _, c := range corpora {
 		if len(c.element) > 1000 {
 			continue

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the outputs of the vectors")
 
 // A vector is one file of testdata. The comment of the archive says what it
 // shows, which behaviours of proxy/testdata/CONFORMANCE.md it belongs to and
-// where the rule stands; a line more may say what fields of Down are set. Its
+// where the rule stands; a line more may say what fields of StreamSplitter are set. Its
 // files, each without its last line end:
 //
 //	in     the input; in.go is the same as a Go string, for odd bytes
@@ -32,24 +32,24 @@ type vector struct {
 	path    string
 	archive *txtar.Archive
 	in      []byte
-	fields  string // of Down, see downFields
+	fields  string // of StreamSplitter, see downFields
 }
 
 func (v vector) name() string { return strings.TrimSuffix(filepath.Base(v.path), ".txtar") }
 
 var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nBehaviour: [a-z0-9, -]+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n(?:Down: (.+)\n)?$`)
 
-// downFields are the fields of Down that the comment of a vector can set.
-var downFields = map[string]func(*Down){
-	"BindingStrip":    func(d *Down) { d.Binding = BindingStrip },
-	"BindingEndPoint": func(d *Down) { d.Binding = BindingEndPoint },
-	"NoExternal":      func(d *Down) { d.NoExternal = true },
+// downFields are the fields of StreamSplitter that the comment of a vector can set.
+var downFields = map[string]func(*StreamSplitter){
+	"BindingStrip":    func(d *StreamSplitter) { d.Binding = ChannelBindingStrip },
+	"BindingEndPoint": func(d *StreamSplitter) { d.Binding = ChannelBindingEndPoint },
+	"NoExternal":      func(d *StreamSplitter) { d.NoExternal = true },
 }
 
-// down returns the Down that v is about.
-func (v vector) down(tb testing.TB) *Down {
+// down returns the StreamSplitter that v is about.
+func (v vector) down(tb testing.TB) *StreamSplitter {
 	tb.Helper()
-	d := &Down{MaxStanza: 65536}
+	d := &StreamSplitter{MaxStanza: 65536}
 	for name := range strings.SplitSeq(v.fields, ", ") {
 		if set := downFields[name]; set != nil {
 			set(d)
@@ -154,25 +154,25 @@ func firstLine(b []byte) string {
 	return line
 }
 
-var kindNames = map[Kind]string{None: "None", Header: "Header", End: "End", Element: "Element"}
+var kindNames = map[Kind]string{KindNone: "None", KindHeader: "Header", KindEnd: "End", KindElement: "Element"}
 
 var classNames = map[Class]string{
-	Other: "Other", MessageStanza: "MessageStanza", PresenceStanza: "PresenceStanza", IQStanza: "IQStanza",
-	Features: "Features", StreamError: "StreamError",
-	Auth: "Auth", Response: "Response", Abort: "Abort", Success: "Success", Failure: "Failure",
-	Authenticate2: "Authenticate2", Success2: "Success2", Failure2: "Failure2",
-	StartTLS: "StartTLS", Proceed: "Proceed", Compress: "Compress", Compressed: "Compressed",
-	SMEnabled: "SMEnabled", SMResumed: "SMResumed",
+	ClassOther: "Other", ClassMessage: "MessageStanza", ClassPresence: "PresenceStanza", ClassIQ: "IQStanza",
+	ClassFeatures: "Features", ClassStreamError: "StreamError",
+	ClassSASLAuth: "Auth", ClassSASLResponse: "Response", ClassSASLAbort: "Abort", ClassSASLSuccess: "Success", ClassSASLFailure: "Failure",
+	ClassSASL2Authenticate: "Authenticate2", ClassSASL2Success: "Success2", ClassSASL2Failure: "Failure2",
+	ClassStartTLS: "StartTLS", ClassTLSProceed: "Proceed", ClassCompress: "Compress", ClassCompressed: "Compressed",
+	ClassSMEnabled: "SMEnabled", ClassSMResumed: "SMResumed",
 }
 
 func kindName(k Kind, c Class) string {
-	if k == Element {
+	if k == KindElement {
 		return kindNames[k] + " " + classNames[c]
 	}
 	return kindNames[k]
 }
 
-func parseUp(p *UpParser, msg []byte) *result {
+func parseUp(p *MessageParser, msg []byte) *result {
 	r := new(result)
 	m, err := parse(p, msg)
 	if err != nil {
@@ -185,18 +185,18 @@ func parseUp(p *UpParser, msg []byte) *result {
 	}
 	r.kinds = []string{kind}
 	switch m.Kind {
-	case Header:
-		r.outs = []string{string(AppendStream(nil, m.Attributes))}
-	case End:
+	case KindHeader:
+		r.outs = []string{string(AppendStreamHeader(nil, m.Header))}
+	case KindEnd:
 		r.outs = []string{EndTag}
-	case Element:
+	case KindElement:
 		r.outs = []string{string(m.Raw)}
 	}
 	return r
 }
 
 func TestUpVectors(t *testing.T) {
-	var p UpParser // one for all: nothing may be left over
+	var p MessageParser // one for all: nothing may be left over
 	for _, v := range vectors(t, "up") {
 		t.Run(v.name(), func(t *testing.T) {
 			v.check(t, parseUp(&p, v.in))
@@ -206,10 +206,10 @@ func TestUpVectors(t *testing.T) {
 
 // runDown feeds in to d in the pieces that size gives, moving the bytes each
 // time, and returns what comes of it.
-func runDown(d *Down, in []byte, size func() int) *result {
+func runDown(d *StreamSplitter, in []byte, size func() int) *result {
 	r := new(result)
 	var b []byte
-	var u Unit
+	var u StreamUnit
 	for fed := 0; ; {
 		n, err := d.Next(b, &u)
 		if err != nil {
@@ -220,7 +220,7 @@ func runDown(d *Down, in []byte, size func() int) *result {
 			r.err = "consumed more than there was"
 			return r
 		}
-		if u.Kind == None {
+		if u.Kind == KindNone {
 			if fed == len(in) {
 				return r
 			}
@@ -236,13 +236,13 @@ func runDown(d *Down, in []byte, size func() int) *result {
 }
 
 // message returns the message for u.
-func message(d *Down, u Unit, filter bool) string {
+func message(d *StreamSplitter, u StreamUnit, filter bool) string {
 	switch {
-	case u.Kind == Header:
-		return string(AppendOpen(nil, u.Attributes))
-	case u.Kind == End:
+	case u.Kind == KindHeader:
+		return string(AppendOpen(nil, u.Header))
+	case u.Kind == KindEnd:
 		return CloseMessage
-	case u.Class == Features && filter:
+	case u.Class == ClassFeatures && filter:
 		return string(d.AppendFeatures(nil, u))
 	}
 	head, tail := u.AppendHead(nil)

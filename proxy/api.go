@@ -48,8 +48,8 @@ type Gateway struct {
 	ChannelBinding framing.ChannelBinding
 	HideExternal   bool
 
-	// StripBindingOverTLS makes ChannelBinding framing.BindingStrip, if it is
-	// framing.BindingPass, for servers that Dial reaches over TLS: what binds
+	// StripBindingOverTLS makes ChannelBinding framing.ChannelBindingStrip, if it is
+	// framing.ChannelBindingPass, for servers that Dial reaches over TLS: what binds
 	// a login to that connection cannot work for a client.
 	StripBindingOverTLS bool
 

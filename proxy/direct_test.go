@@ -32,7 +32,7 @@ type strictServer struct {
 func (s *strictServer) serve(conn net.Conn) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patience))
-	header := string(framing.AppendStream(nil, framing.Attributes{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
+	header := string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
 	read := func(n int) string {
 		b := make([]byte, n)
 		n, _ = io.ReadFull(conn, b)

@@ -26,8 +26,8 @@
 // # The path of a byte
 //
 // Up: the payload of a frame is unmasked and checked in the buffer that it was
-// read into (websocket.go, framing.UpParser) and leaves from there. Down: the
-// stream is cut into elements (framing.Down); each is one message, made of a
+// read into (websocket.go, framing.MessageParser) and leaves from there. Down: the
+// stream is cut into elements (framing.StreamSplitter); each is one message, made of a
 // small head with the restored declarations and the rest of the element where
 // it lies. Small pieces are copied together, large ones are referenced
 // (outbox.go); all that one read brings leaves in one write.

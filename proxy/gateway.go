@@ -192,8 +192,8 @@ func (g *Gateway) admit(remote netip.AddrPort) *session {
 	return s
 }
 
-func (g *Gateway) newDown() framing.Down {
-	return framing.Down{MaxStanza: g.maxStanza, Binding: g.ChannelBinding, NoExternal: g.HideExternal}
+func (g *Gateway) newDown() framing.StreamSplitter {
+	return framing.StreamSplitter{MaxStanza: g.maxStanza, Binding: g.ChannelBinding, NoExternal: g.HideExternal}
 }
 
 // started looks whether a Shutdown has missed s: it may have listed the
@@ -465,7 +465,7 @@ func (g *Gateway) domain(to []byte) (string, framing.Condition) {
 	if to != nil {
 		s, err := framing.Unquote(to)
 		if err != nil {
-			return "", framing.ImproperAddressing
+			return "", framing.CondImproperAddressing
 		}
 		// Without a list there is nothing to compare with but itself.
 		if name = s; g.domains != nil {
@@ -477,9 +477,9 @@ func (g *Gateway) domain(to []byte) (string, framing.Condition) {
 		// One server for all: let it answer.
 		return name, ""
 	case name == "":
-		return "", framing.ImproperAddressing
+		return "", framing.CondImproperAddressing
 	case !slices.Contains(g.domains, name):
-		return name, framing.HostUnknown
+		return name, framing.CondHostUnknown
 	}
 	return name, ""
 }

@@ -41,16 +41,16 @@ func (s *session) sendControl(w *workspace, op ws.OpCode, p []byte) {
 }
 
 // sendFeatures sends features without those that cannot cross the gateway.
-func (s *session) sendFeatures(w *workspace, u framing.Unit) {
+func (s *session) sendFeatures(w *workspace, u framing.StreamUnit) {
 	s.sendText(w, s.down.AppendFeatures(nil, u))
 }
 
 // sendElement restores the declarations that the element inherits from the
 // stream header; its other bytes pass unchanged.
-func (s *session) sendElement(w *workspace, u *framing.Unit) {
+func (s *session) sendElement(w *workspace, u *framing.StreamUnit) {
 	size := u.Size()
 	o := &w.out[client]
-	if u.Kind != framing.Element || size > maxWhole {
+	if u.Kind != framing.KindElement || size > maxWhole {
 		s.sendParts(w, u, size)
 		return
 	}
@@ -62,16 +62,16 @@ func (s *session) sendElement(w *workspace, u *framing.Unit) {
 // sendParts sends a part of a large element, or all of it in two frames. Frames do
 // not divide characters: that would be legal, and there are clients that check
 // each frame by itself.
-func (s *session) sendParts(w *workspace, u *framing.Unit, size int) {
+func (s *session) sendParts(w *workspace, u *framing.StreamUnit, size int) {
 	first, last := ws.OpContinuation, false
 	switch u.Kind {
-	case framing.Element, framing.ElementStart:
+	case framing.KindElement, framing.KindElementStart:
 		first = ws.OpText
-	case framing.ElementEnd:
+	case framing.KindElementEnd:
 		last = true
 	}
 	n := size // of the first frame
-	if u.Kind == framing.Element {
+	if u.Kind == framing.KindElement {
 		n /= 2
 		for added := size - len(u.Raw); !utf8.RuneStart(u.Raw[n-added]); {
 			n--
@@ -80,7 +80,7 @@ func (s *session) sendParts(w *workspace, u *framing.Unit, size int) {
 	o := &w.out[client]
 	head, tail := u.AppendHead(appendFragmentHeader(o.grow(), first, last, n))
 	o.keep(head)
-	if u.Kind == framing.Element {
+	if u.Kind == framing.KindElement {
 		cut := len(tail) - (size - n)
 		o.add(tail[:cut])
 		tail = tail[cut:]

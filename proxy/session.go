@@ -87,7 +87,7 @@ const (
 // workspaces; a session at rest has none.
 type workspace struct {
 	now    time.Duration // since the gateway's epoch
-	parser framing.UpParser
+	parser framing.MessageParser
 	head   http1.Head // of the request, while it is looked at
 	out    [2]outbox
 
@@ -144,7 +144,7 @@ type session struct {
 	partial   int
 
 	rare     *rare // nil while none of it is needed
-	down     framing.Down
+	down     framing.StreamSplitter
 	lastIn   [2]time.Duration
 	pingSent time.Duration // zero when no pong is due
 	ping     time.Duration // last round trip
@@ -385,7 +385,7 @@ func (s *session) tooLarge(w *workspace, size int) {
 		s.endWith(w, endOpenTooLarge, nil)
 		return
 	}
-	s.refuse(w, endTooLarge, framing.PolicyViolation, "stanza too large", framing.StanzaTooBig)
+	s.refuse(w, endTooLarge, framing.CondPolicyViolation, "stanza too large", framing.StanzaTooBig)
 }
 
 // control answers a control frame (RFC 6455, section 5.5).
@@ -468,9 +468,9 @@ func (s *session) message(w *workspace, b []byte, m *framing.Message) {
 		return
 	}
 	switch m.Kind {
-	case framing.Header:
+	case framing.KindHeader:
 		s.clientHeader(w, m)
-	case framing.End:
+	case framing.KindEnd:
 		s.clientEnd(w)
 	default:
 		s.clientElement(w, m)
@@ -484,7 +484,7 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 		s.endWith(w, endNotText, err)
 		return
 	}
-	condition, e := framing.NotWellFormed, endBadXML
+	condition, e := framing.CondNotWellFormed, endBadXML
 	var bad *framing.Error
 	if errors.As(err, &bad) {
 		condition = bad.Condition
@@ -493,7 +493,7 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 		e = endBadOpen
 		if framing.IsLegacyHeader(b) {
 			s.need().cause = errLegacyHeader
-			s.refuse(w, e, framing.InvalidNamespace, "use <open/> (RFC 7395)", "")
+			s.refuse(w, e, framing.CondInvalidNamespace, "use <open/> (RFC 7395)", "")
 			return
 		}
 	}
@@ -504,13 +504,13 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 // clientHeader takes <open/>: the first one leads to the dial, one after SASL
 // restarts the stream.
 func (s *session) clientHeader(w *workspace, m *framing.Message) {
-	domain, condition := s.g.domain(m.Attributes.To)
+	domain, condition := s.g.domain(m.Header.To)
 	first := s.phase[up] == idle
 	if first {
 		s.domain = unique.Make(domain)
 	} else if condition == "" && domain != "" && domain != s.domainName() {
 		// The session belongs to the domain that it started with.
-		condition = framing.ImproperAddressing
+		condition = framing.CondImproperAddressing
 	}
 	// A header that reaches a server together with the end of SASL is not
 	// well-formed for it: one that comes early is held until <success/> was
@@ -524,7 +524,7 @@ func (s *session) clientHeader(w *workspace, m *framing.Message) {
 		s.refuse(w, endBadOpen, condition, "", "")
 		return
 	}
-	s.hold(m.Attributes)
+	s.hold(m.Header)
 	if first {
 		s.dial(w)
 		return
@@ -536,11 +536,11 @@ func (s *session) clientHeader(w *workspace, m *framing.Message) {
 // request describes the session to whoever finds its server.
 func (s *session) request() *upstream.Request {
 	header := bytes.Clone(s.rare.header)
-	var u framing.Unit
-	new(framing.Down).Next(header, &u)
+	var u framing.StreamUnit
+	new(framing.StreamSplitter).Next(header, &u)
 	q := &upstream.Request{
 		Domain:   NormalDomain(s.domainName()),
-		Header:   u.Attributes,
+		Header:   u.Header,
 		Client:   s.remote,
 		Listener: s.rare.listener,
 		Secure:   s.secure,
@@ -550,7 +550,7 @@ func (s *session) request() *upstream.Request {
 	if !q.Listener.IsValid() {
 		q.Listener = s.link.local()
 	}
-	if from := u.Attributes.From; from != nil {
+	if from := u.Header.From; from != nil {
 		if jid, err := framing.Unquote(from); err == nil {
 			q.JID, _, _ = strings.Cut(jid, "/")
 		}
@@ -614,9 +614,9 @@ func (s *session) leave() {
 func (s *session) waitForSASL(w *workspace) { s.wait(w, endServerSilent, saslTimeout) }
 
 // hold keeps a header and stops reading the client.
-func (s *session) hold(a framing.Attributes) {
+func (s *session) hold(a framing.Header) {
 	r := s.need()
-	r.header, r.held = framing.AppendStream(nil, a), true
+	r.header, r.held = framing.AppendStreamHeader(nil, a), true
 }
 
 // release writes the held header unless something still holds it. It is always
@@ -671,30 +671,30 @@ func (s *session) sendEndTag(w *workspace) {
 func (s *session) clientElement(w *workspace, m *framing.Message) {
 	if s.phase[up] == idle && string(m.Local) == "open" {
 		s.need().cause = errOpenNamespace
-		s.refuse(w, endBadOpen, framing.InvalidNamespace, "", "")
+		s.refuse(w, endBadOpen, framing.CondInvalidNamespace, "", "")
 		return
 	}
 	if !s.step(w, up, element) {
 		return
 	}
 	switch m.Class {
-	case framing.StartTLS:
+	case framing.ClassStartTLS:
 		if !s.dividing() {
 			s.sendString(w, framing.StartTLSFailure)
 		}
 		s.endWith(w, endStartTLS, nil)
 		return
-	case framing.Compress:
+	case framing.ClassCompress:
 		s.reply(w, framing.CompressFailure)
 		return
-	case framing.Auth, framing.Authenticate2:
+	case framing.ClassSASLAuth, framing.ClassSASL2Authenticate:
 		// The gateway vouches for nobody: what EXTERNAL would prove to the
 		// server is who the gateway is.
 		if m.External {
 			s.reply(w, externalFailure[m.Class])
 			return
 		}
-		s.saslRunning = m.Class == framing.Auth
+		s.saslRunning = m.Class == framing.ClassSASLAuth
 	}
 	if r := s.rare; r != nil && r.header != nil {
 		r.header = nil // no other server knows what this one is told
@@ -729,8 +729,8 @@ func (s *session) reply(w *workspace, m string) {
 }
 
 var externalFailure = map[framing.Class]string{
-	framing.Auth:          framing.ExternalFailure,
-	framing.Authenticate2: framing.ExternalFailure2,
+	framing.ClassSASLAuth:          framing.SASLExternalFailure,
+	framing.ClassSASL2Authenticate: framing.SASL2ExternalFailure,
 }
 
 // ---- server to client
@@ -739,7 +739,7 @@ var externalFailure = map[framing.Class]string{
 // message (RFC 7395, section 3.3.3). It stops when the client's side has enough;
 // the rest is input that was not read yet.
 func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
-	var u framing.Unit // one for all, for it is large
+	var u framing.StreamUnit // one for all, for it is large
 	s.leftOver = false
 	for s.ending == endNone && s.phase[down] != closed {
 		if len(b) > 0 && (w.out[client].size >= maxOutput || s.blocked[client]) {
@@ -748,7 +748,7 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 		}
 		n, err := s.down.Next(b, &u)
 		b = b[n:]
-		if err == nil && u.Kind == framing.None && s.divides(w, len(b)) {
+		if err == nil && u.Kind == framing.KindNone && s.divides(w, len(b)) {
 			n, err = s.down.Part(b, &u)
 			b = b[n:]
 		}
@@ -757,14 +757,14 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 			return nil
 		}
 		switch u.Kind {
-		case framing.None:
+		case framing.KindNone:
 			if s.ending != endNone {
 				return nil
 			}
 			return b
-		case framing.Header:
-			s.serverHeader(w, u.Attributes)
-		case framing.End:
+		case framing.KindHeader:
+			s.serverHeader(w, u.Header)
+		case framing.KindEnd:
 			s.serverEnd(w)
 		default:
 			s.serverElement(w, &u)
@@ -807,7 +807,7 @@ func (s *session) badStream(w *workspace, err error) {
 	s.endWith(w, e, err)
 }
 
-func (s *session) serverHeader(w *workspace, a framing.Attributes) {
+func (s *session) serverHeader(w *workspace, a framing.Header) {
 	s.answered(w, endNone)
 	if !s.step(w, down, header) {
 		return
@@ -853,7 +853,7 @@ func (s *session) serverEnd(w *workspace) {
 
 // serverElement takes an element, or a part of one. An element is judged by its
 // start and takes effect at its end.
-func (s *session) serverElement(w *workspace, u *framing.Unit) {
+func (s *session) serverElement(w *workspace, u *framing.StreamUnit) {
 	size := u.Size()
 	if s.dividing() {
 		size += s.rare.divided
@@ -862,7 +862,7 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 		s.serverTooLarge(w)
 		return
 	}
-	if u.Kind == framing.Element || u.Kind == framing.ElementStart {
+	if u.Kind == framing.KindElement || u.Kind == framing.KindElementStart {
 		if !s.elementStarts(w, u) {
 			return
 		}
@@ -874,7 +874,7 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 		return
 	}
 	switch u.Class {
-	case framing.Success:
+	case framing.ClassSASLSuccess:
 		s.authenticated, s.saslRunning = true, false
 		if s.phase[up] == open {
 			s.phase[up] = restart
@@ -882,16 +882,16 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 		if s.holds() && s.step(w, up, header) {
 			s.release(w)
 		}
-	case framing.Failure:
+	case framing.ClassSASLFailure:
 		s.saslRunning = false
 		if s.holds() {
 			s.step(w, up, header)
 		}
-	case framing.Success2:
+	case framing.ClassSASL2Success:
 		s.authenticated = true
-	case framing.SMEnabled, framing.SMResumed:
+	case framing.ClassSMEnabled, framing.ClassSMResumed:
 		s.resumable = true
-	case framing.StreamError:
+	case framing.ClassStreamError:
 		s.closing = endServerError
 		s.wait(w, s.closing, closeTimeout)
 	}
@@ -899,12 +899,12 @@ func (s *session) serverElement(w *workspace, u *framing.Unit) {
 
 // elementStarts looks at an element before any of it is sent. It reports false if
 // the client gets nothing of it, or something else.
-func (s *session) elementStarts(w *workspace, u *framing.Unit) bool {
+func (s *session) elementStarts(w *workspace, u *framing.StreamUnit) bool {
 	if !s.step(w, down, element) {
 		return false
 	}
-	if u.Class == framing.StreamError {
-		condition := cmp.Or(s.down.StreamErrorCondition(*u), framing.UndefinedCondition)
+	if u.Class == framing.ClassStreamError {
+		condition := cmp.Or(s.down.StreamErrorCondition(*u), framing.CondUndefinedCondition)
 		s.need().cause = fmt.Errorf("the server sent the stream error %s", condition)
 		s.rare.condition = condition
 		if s.elsewhere(w, *u, condition) {
@@ -914,23 +914,23 @@ func (s *session) elementStarts(w *workspace, u *framing.Unit) bool {
 			return false
 		}
 	}
-	if u.Class == framing.Features && (!s.featuresSent || s.known.features) && s.leadsNowhere(*u) {
+	if u.Class == framing.ClassFeatures && (!s.featuresSent || s.known.features) && s.leadsNowhere(*u) {
 		s.tlsRequired(w)
 		return false
 	}
-	if s.known.features && u.Class == framing.Features {
+	if s.known.features && u.Class == framing.ClassFeatures {
 		s.known.features = false
 		return false
 	}
 	s.count(down, u.Class, len(u.Raw))
 	switch u.Class {
-	case framing.Proceed, framing.Compressed:
+	case framing.ClassTLSProceed, framing.ClassCompressed:
 		// What follows would be no XML any more; nobody asked for it.
 		s.endWith(w, endServerBroken, errUpgradedStream)
 		return false
-	case framing.Features:
+	case framing.ClassFeatures:
 		s.saslOffered, s.featuresSent = s.down.OffersSASL(*u), true
-		if s.saslOffered && s.down.Binding == framing.BindingPass && s.down.OffersBinding(*u) {
+		if s.saslOffered && s.down.Binding == framing.ChannelBindingPass && s.down.OffersChannelBinding(*u) {
 			s.g.bindingOffered()
 		}
 		s.sendFeatures(w, *u)
@@ -941,20 +941,20 @@ func (s *session) elementStarts(w *workspace, u *framing.Unit) bool {
 
 // elsewhere acts on a stream error that speaks of another server: the client
 // cannot, for it names a TCP endpoint (RFC 6120, section 4.9.3.19).
-func (s *session) elsewhere(w *workspace, u framing.Unit, condition framing.Condition) bool {
+func (s *session) elsewhere(w *workspace, u framing.StreamUnit, condition framing.Condition) bool {
 	switch condition {
-	case framing.SeeOtherHost:
+	case framing.CondSeeOtherHost:
 		if !s.followed() && s.redial(w) {
 			return true
 		}
 		uri, ok := s.g.SeeOther[s.down.SeeOtherHost(u)]
 		if ok && !s.closeSent {
 			s.closeSent = true
-			s.sendText(w, framing.AppendSeeOther(nil, uri))
+			s.sendText(w, framing.AppendSeeOtherURI(nil, uri))
 			s.endWith(w, endServerError, nil)
 		}
 		return ok
-	case framing.SystemShutdown:
+	case framing.CondSystemShutdown:
 		return s.chosen() && !s.followed() && s.redial(w)
 	}
 	return false
@@ -973,8 +973,8 @@ func (s *session) chosen() bool { return s.stream != nil && s.stream.Server != "
 
 // leadsNowhere reports whether a client that is shown the features, without
 // <starttls/>, would wait for ever.
-func (s *session) leadsNowhere(u framing.Unit) bool {
-	return s.down.RequiresSTARTTLS(u) && !s.down.OffersSASL(u)
+func (s *session) leadsNowhere(u framing.StreamUnit) bool {
+	return s.down.RequiresStartTLS(u) && !s.down.OffersSASL(u)
 }
 
 // tlsRequired acts on first features that demand TLS, which the stream is too far
@@ -1001,7 +1001,7 @@ var (
 // domainError says why a header may not lead to the domain that it names.
 func domainError(condition framing.Condition, first bool) error {
 	switch {
-	case condition == framing.HostUnknown:
+	case condition == framing.CondHostUnknown:
 		return errors.New("the domain is not one that clients may name")
 	case first:
 		return errors.New("the header names no domain")
@@ -1033,9 +1033,9 @@ func (s *session) attached(w *workspace, stream *upstream.Stream) {
 	s.stream = stream
 	s.leg[server] = legOpen
 	s.lastIn[server] = w.now
-	if stream != nil && s.g.StripBindingOverTLS && s.down.Binding == framing.BindingPass {
+	if stream != nil && s.g.StripBindingOverTLS && s.down.Binding == framing.ChannelBindingPass {
 		if _, secure := stream.Conn.(*tls.Conn); secure {
-			s.down.Binding = framing.BindingStrip
+			s.down.Binding = framing.ChannelBindingStrip
 		}
 	}
 	if stream != nil && stream.Early != nil {
@@ -1371,7 +1371,7 @@ func (s *session) setLeg(w *workspace, sd side, l leg, d time.Duration) {
 // occurs before the server's header came.
 func (s *session) sendOwnOpen(w *workspace) {
 	s.openSent = true
-	a := framing.Attributes{ID: framing.Quote(s.g.streamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
+	a := framing.Header{ID: framing.Quote(s.g.streamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
 	if d := s.domainName(); d != "" {
 		a.From = framing.Quote(d)
 	}
@@ -1387,11 +1387,11 @@ func (s *session) count(d direction, c framing.Class, n int) {
 	s.countBytes(d, n)
 	t := &s.relayed[d]
 	switch c {
-	case framing.MessageStanza:
+	case framing.ClassMessage:
 		t.messages++
-	case framing.PresenceStanza:
+	case framing.ClassPresence:
 		t.presences++
-	case framing.IQStanza:
+	case framing.ClassIQ:
 		t.iqs++
 	default:
 		t.nonzas++

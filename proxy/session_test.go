@@ -148,7 +148,7 @@ func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
 		t.Fatalf("before success: %q", join(w.out[server].take()))
 	}
 	s.receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
-	header := string(framing.AppendStream(nil, framing.Attributes{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
+	header := string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
 	if got := join(w.out[server].take()); got != header {
 		t.Fatalf("on success: %q", got)
 	}
@@ -341,7 +341,7 @@ func TestLongDomains(t *testing.T) {
 	to := framing.Quote(long.String())
 	g := &Gateway{Domains: []string{"proto.test"}}
 	g.init()
-	if _, c := g.domain(to); c != framing.HostUnknown {
+	if _, c := g.domain(to); c != framing.CondHostUnknown {
 		t.Errorf("got %q", c)
 	}
 	if n := testing.AllocsPerRun(10, func() { NormalDomain(long.String()) }); n > 0 {
@@ -525,7 +525,7 @@ func BenchmarkRelayDown(b *testing.B) {
 // client.
 func TestBindingIsWarnedOfOnce(t *testing.T) {
 	var log strings.Builder
-	for _, binding := range []framing.ChannelBinding{framing.BindingPass, framing.BindingStrip} {
+	for _, binding := range []framing.ChannelBinding{framing.ChannelBindingPass, framing.ChannelBindingStrip} {
 		log.Reset()
 		g := &Gateway{Dial: neverDial, ChannelBinding: binding, Log: slog.New(slog.NewTextHandler(&log, nil))}
 		g.init()
@@ -534,7 +534,7 @@ func TestBindingIsWarnedOfOnce(t *testing.T) {
 			s.receive(w, server, []byte(`<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism></mechanisms></stream:features>`))
 		}
 		want := 1
-		if binding == framing.BindingStrip {
+		if binding == framing.ChannelBindingStrip {
 			want = 0
 		}
 		if n := strings.Count(log.String(), "channel binding"); n != want {
@@ -601,7 +601,7 @@ func TestTallyIsCarried(t *testing.T) {
 	const half = math.MaxInt32
 	want := Traffic{}
 	for i, n := range []int{half, half - 9, 10, 1, half, half, 22, 5} {
-		s.count(down, framing.MessageStanza, n)
+		s.count(down, framing.ClassMessage, n)
 		want.Messages++
 		want.Bytes += uint64(n)
 		if got := s.traffic(down); got != want {

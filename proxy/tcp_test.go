@@ -204,7 +204,7 @@ func (b *bench) connectWith(header string) (cl *net.TCPConn, srv serverConn) {
 	srv = up.(serverConn)
 	srv.SetDeadline(time.Now().Add(patience))
 	b.t.Cleanup(func() { srv.Close() })
-	b.expect(srv, string(framing.AppendStream(nil, framing.Attributes{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
+	b.expect(srv, string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
 	io.WriteString(srv, header)
 	if m := b.message(cl); !strings.HasPrefix(m, "<open ") {
 		b.t.Fatalf("got %q instead of <open/>", m)

@@ -357,7 +357,7 @@ func env(t *testing.T, src []byte) *Gateway {
 			from, to, _ := strings.Cut(v, "=")
 			g.SeeOther = map[string]string{from: to}
 		case "XMPPGATE_CHANNEL_BINDING":
-			g.ChannelBinding = map[string]framing.ChannelBinding{"strip": framing.BindingStrip, "end-point": framing.BindingEndPoint}[v]
+			g.ChannelBinding = map[string]framing.ChannelBinding{"strip": framing.ChannelBindingStrip, "end-point": framing.ChannelBindingEndPoint}[v]
 		case "XMPPGATE_TRUSTED_PROXIES":
 			g.ClientAddress.Unix = v == "unix" // a pipe has no address, either
 		case "XMPPGATE_UPSTREAM": // see stage.upstream

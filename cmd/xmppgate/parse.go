@@ -51,10 +51,10 @@ const (
 
 // bindings are the values of CHANNEL_BINDING.
 var bindings = map[string]framing.ChannelBinding{
-	bindingAuto: framing.BindingPass, // and see proxy.Gateway.StripBindingOverTLS
-	bindingPass: framing.BindingPass,
-	"strip":     framing.BindingStrip,
-	"end-point": framing.BindingEndPoint,
+	bindingAuto: framing.ChannelBindingPass, // and see proxy.Gateway.StripBindingOverTLS
+	bindingPass: framing.ChannelBindingPass,
+	"strip":     framing.ChannelBindingStrip,
+	"end-point": framing.ChannelBindingEndPoint,
 }
 
 // checkServers finds out where sessions may go.

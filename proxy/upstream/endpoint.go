@@ -197,7 +197,7 @@ func (a *attempt) greet(context.Context) error {
 	if err := a.conn.SetDeadline(in.deadline); err != nil {
 		return err
 	}
-	header := framing.AppendStream(nil, a.request.Header)
+	header := framing.AppendStreamHeader(nil, a.request.Header)
 	if a.request.probe {
 		header = append(header, lineEnds...)
 	}
@@ -213,15 +213,15 @@ func (a *attempt) greet(context.Context) error {
 	switch {
 	case err != nil && !enough(err):
 		return err
-	case u.Kind == framing.End:
+	case u.Kind == framing.KindEnd:
 		return &failure{result: ResultClosed, err: errEnd}
-	case u.Kind == framing.Header:
+	case u.Kind == framing.KindHeader:
 		return badStream(errTwoHeaders)
-	case u.Class == framing.StreamError:
+	case u.Class == framing.ClassStreamError:
 		if err := judge(&in.down, u); err != nil {
 			return err
 		}
-	case u.Class == framing.Features && err == nil:
+	case u.Class == framing.ClassFeatures && err == nil:
 		a.features = true
 		if !a.encrypted {
 			a.clear = in
@@ -235,11 +235,11 @@ func (a *attempt) greet(context.Context) error {
 // offer TLS and nothing to authenticate with. Where they offer both and call TLS
 // required, servers differ in what they mean: on this machine TLS is always right;
 // elsewhere the operator has said to do without.
-func (a *attempt) demand(features framing.Unit) error {
+func (a *attempt) demand(features framing.StreamUnit) error {
 	down := &a.clear.down
-	only := down.OffersSTARTTLS(features) && !down.OffersSASL(features)
+	only := down.OffersStartTLS(features) && !down.OffersSASL(features)
 	if sameMachine(a.conn) {
-		a.wantsTLS = only || down.RequiresSTARTTLS(features)
+		a.wantsTLS = only || down.RequiresStartTLS(features)
 		return nil
 	}
 	if only {
@@ -260,9 +260,9 @@ func sameMachine(conn net.Conn) bool {
 
 // judge looks at a stream error that came in the place of features. What the
 // client is to be told about its own request is no error.
-func judge(d *framing.Down, u framing.Unit) error {
+func judge(d *framing.StreamSplitter, u framing.StreamUnit) error {
 	c := d.StreamErrorCondition(u)
-	if c == framing.SeeOtherHost {
+	if c == framing.CondSeeOtherHost {
 		// Nonsense is the client's to see.
 		if to, ok := normalHost(d.SeeOtherHost(u)); ok {
 			return &failure{result: ResultStreamError, err: &redirect{to}, relay: true}
@@ -281,13 +281,13 @@ func judge(d *framing.Down, u framing.Unit) error {
 // it; another may (RFC 6120, section 4.9.3). All other conditions answer the
 // request.
 var unableConditions = []framing.Condition{
-	framing.ConnectionTimeout,
-	framing.InternalServerError,
-	framing.RemoteConnectionFailed,
-	framing.Reset,
-	framing.ResourceConstraint,
-	framing.SystemShutdown,
-	framing.UndefinedCondition,
+	framing.CondConnectionTimeout,
+	framing.CondInternalServerError,
+	framing.CondRemoteConnectionFailed,
+	framing.CondReset,
+	framing.CondResourceConstraint,
+	framing.CondSystemShutdown,
+	framing.CondUndefinedCondition,
 }
 
 // An Observer is told what happens while streams are opened. Its methods must

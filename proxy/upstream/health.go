@@ -261,7 +261,7 @@ func (r *Router) check(ctx context.Context, c candidate) {
 // itself. Servers say what they demand only to those who ask for a domain that
 // they serve: one that the operator has named or that a session has found.
 func (c candidate) probe() *Request {
-	q := &Request{Domain: c.domain, ID: "health-check", Header: framing.Attributes{Version: []byte(`"1.0"`)}, probe: true}
+	q := &Request{Domain: c.domain, ID: "health-check", Header: framing.Header{Version: []byte(`"1.0"`)}, probe: true}
 	if q.Domain == "" {
 		c.mu.Lock()
 		q.Domain = cmp.Or(c.served, c.asked, c.server.likelyDomain())

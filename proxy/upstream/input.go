@@ -46,7 +46,7 @@ type input struct {
 	patience time.Duration // for each read; zero leaves it to the deadline
 	limit    int           // of len(buf)
 
-	down framing.Down
+	down framing.StreamSplitter
 	buf  []byte // all that was read
 	seen int    // how much of it the units so far are
 	err  error  // of the last read
@@ -54,8 +54,8 @@ type input struct {
 
 // next returns the next unit, which is valid until the next call. The error is
 // a *failure, errFull, or what reading says.
-func (in *input) next() (framing.Unit, error) {
-	var u framing.Unit
+func (in *input) next() (framing.StreamUnit, error) {
+	var u framing.StreamUnit
 	for {
 		if in.seen == 0 && isHTTP(in.buf) {
 			return u, badStream(errHTTP)
@@ -69,7 +69,7 @@ func (in *input) next() (framing.Unit, error) {
 		switch {
 		case err != nil:
 			return u, badStream(err)
-		case u.Kind != framing.None:
+		case u.Kind != framing.KindNone:
 			return u, nil
 		case in.err != nil:
 			return u, in.err
@@ -110,7 +110,7 @@ func (in *input) header() error {
 		return badStream(err)
 	case err != nil:
 		return err
-	case u.Kind != framing.Header:
+	case u.Kind != framing.KindHeader:
 		return badStream(errNoHeader)
 	}
 	return nil

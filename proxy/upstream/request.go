@@ -15,7 +15,7 @@ type Request struct {
 	// JID is the bare JID that the client's header names in from, or empty.
 	JID string
 	// Header are the attributes of the header that the server gets.
-	Header framing.Attributes
+	Header framing.Header
 	// Client and Listener are the ends of the client's connection; invalid
 	// on a Unix socket.
 	Client, Listener netip.AddrPort

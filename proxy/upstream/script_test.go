@@ -33,7 +33,7 @@ func chatRequest() *Request {
 	return &Request{
 		Domain: "chat.example",
 		JID:    "juliet@chat.example",
-		Header: framing.Attributes{
+		Header: framing.Header{
 			To:      []byte(`'chat.example'`),
 			From:    []byte(`'juliet@chat.example'`),
 			Version: []byte(`'1.0'`),

@@ -28,7 +28,7 @@ var (
 // <starttls/> does not wait for the features, which saves a round trip. Servers
 // drop what else comes before the handshake, so nothing does.
 func (a *attempt) startTLS(in *input) error {
-	out := framing.AppendStream(nil, framing.Attributes{To: a.request.Header.To, Version: []byte(`'1.0'`)})
+	out := framing.AppendStreamHeader(nil, framing.Header{To: a.request.Header.To, Version: []byte(`'1.0'`)})
 	if err := a.write(append(out, startTLSElement...)); err != nil {
 		return err
 	}
@@ -39,9 +39,9 @@ func (a *attempt) startTLS(in *input) error {
 	switch {
 	case err != nil:
 		return err
-	case u.Class != framing.Features:
+	case u.Class != framing.ClassFeatures:
 		return badStream(errNoFeatures)
-	case !in.down.OffersSTARTTLS(u):
+	case !in.down.OffersStartTLS(u):
 		return &failure{result: ResultNoSTARTTLS, err: errNoSTARTTLS}
 	}
 	return in.proceed()
@@ -69,7 +69,7 @@ func (in *input) proceed() error {
 	switch {
 	case err != nil:
 		return err
-	case u.Class != framing.Proceed:
+	case u.Class != framing.ClassTLSProceed:
 		return &failure{result: ResultNoSTARTTLS, err: errRefused}
 	}
 	// What came in the clear must not be taken for what came under TLS, not
@@ -81,18 +81,18 @@ func (in *input) proceed() error {
 }
 
 // element returns the next unit, which must be an element and no stream error.
-func (in *input) element() (framing.Unit, error) {
+func (in *input) element() (framing.StreamUnit, error) {
 	u, err := in.next()
 	switch {
 	case err == errFull:
 		return u, badStream(err)
 	case err != nil:
 		return u, err
-	case u.Kind == framing.Header:
+	case u.Kind == framing.KindHeader:
 		return u, badStream(errTwoHeaders)
-	case u.Kind == framing.End:
+	case u.Kind == framing.KindEnd:
 		return u, &failure{result: ResultClosed, err: errClosedEarly}
-	case u.Class == framing.StreamError:
+	case u.Class == framing.ClassStreamError:
 		c := in.down.StreamErrorCondition(u)
 		return u, &failure{result: ResultStreamError, err: fmt.Errorf("stream error %s before TLS", c)}
 	}
