@@ -61,7 +61,7 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime 15s ./framing
 	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
 	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy
-	go test -run '^$$' -fuzz '^FuzzHead$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/http1
+	go test -run '^$$' -fuzz '^FuzzHead$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/http1
 	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 

@@ -19,8 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xmppgate/proxy/polltls"
-	"xmppgate/proxy/socket"
+	"xmppgate/proxy/internal/loop/polltls"
+	"xmppgate/proxy/internal/loop/socket"
 	"xmppgate/proxy/upstream"
 )
 

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"xmppgate/proxy/socket"
+	"xmppgate/proxy/internal/loop/socket"
 	"xmppgate/proxy/upstream"
 )
 

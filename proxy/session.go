@@ -18,7 +18,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
-	"xmppgate/proxy/http1"
+	"xmppgate/proxy/internal/http1"
 	"xmppgate/proxy/upstream"
 )
 

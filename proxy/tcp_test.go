@@ -26,7 +26,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
-	"xmppgate/proxy/polltls"
+	"xmppgate/proxy/internal/loop/polltls"
 	"xmppgate/proxy/upstream"
 )
 

@@ -10,7 +10,7 @@ import (
 	"slices"
 
 	"xmppgate/proxy/clientaddr"
-	"xmppgate/proxy/http1"
+	"xmppgate/proxy/internal/http1"
 )
 
 // subprotocol is what a client has to offer (RFC 7395, section 3.1).

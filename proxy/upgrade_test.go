@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/tools/txtar"
 
-	"xmppgate/proxy/http1"
+	"xmppgate/proxy/internal/http1"
 	"xmppgate/proxy/upstream"
 )
 

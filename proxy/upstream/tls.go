@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"xmppgate/proxy/polltls"
+	"xmppgate/proxy/internal/loop/polltls"
 )
 
 // alpn is the protocol of direct TLS (XEP-0368, section 3).

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"xmppgate/proxy/socket"
+	"xmppgate/proxy/internal/loop/socket"
 )
 
 // Sizes in bytes.
