@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,19 +245,19 @@ func TestAdminTimeouts(t *testing.T) {
 			a := newAdmin(&fakeGateway{})
 			s := newAdminServer(a, slog.New(slog.DiscardHandler))
 			guarded := s.Handler
-			over := time.Duration(0)
+			var over atomic.Int64 // the fake clock gives no happens-before
 			start := time.Now()
 			s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/body" {
 					_, _ = io.Copy(io.Discard, r.Body)
-					over = time.Since(start)
+					over.Store(int64(time.Since(start)))
 					return
 				}
 				guarded.ServeHTTP(w, r)
 			})
 			s.ConnState = func(_ net.Conn, state http.ConnState) {
 				if state == http.StateClosed {
-					over = time.Since(start)
+					over.Store(int64(time.Since(start)))
 				}
 			}
 			go func() { defer close(ended); _ = s.Serve(l) }()
@@ -266,8 +267,8 @@ func TestAdminTimeouts(t *testing.T) {
 				go func() { _, _ = io.Copy(io.Discard, near) }()
 			}
 			time.Sleep(10 * time.Minute)
-			if over != c.within {
-				t.Errorf("%s: over after %v, want %v", c.name, over, c.within)
+			if took := time.Duration(over.Load()); took != c.within {
+				t.Errorf("%s: over after %v, want %v", c.name, took, c.within)
 			}
 			near.Close()
 			s.Close()
