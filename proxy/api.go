@@ -72,11 +72,12 @@ type Gateway struct {
 	AllowedOrigins []OriginPattern
 
 	// MaxSessions bounds the sessions that live at once; further
-	// connections are refused with 503. Zero means no bound.
+	// connections are refused with 503. Zero means no bound; MostSessions is the
+	// most.
 	MaxSessions int
 
 	// MaxStanza is the largest message of a client in bytes. Zero means
-	// DefaultMaxStanza.
+	// DefaultMaxStanza; LargestStanza is the most.
 	MaxStanza int
 
 	// MaxServerStanza is the largest element of a server in bytes, as the
@@ -87,7 +88,7 @@ type Gateway struct {
 
 	// PingInterval is how long a client may be silent before it gets a
 	// WebSocket ping; after two intervals without a byte the session ends.
-	// Zero means DefaultPingInterval.
+	// Zero means DefaultPingInterval; LongestPingInterval is the most.
 	PingInterval time.Duration
 
 	// Loop names what drives the sessions: LoopAuto or LoopGoroutine. Empty

@@ -30,8 +30,14 @@ const (
 	DefaultPingInterval    = 30 * time.Second
 )
 
-// LargestServerStanza bounds Gateway.MaxServerStanza.
-const LargestServerStanza = 1 << 30
+// The most that the fields of Gateway may be; what is above counts as that. A
+// message of a client is held as a whole, an element of a server is not.
+const (
+	LargestStanza       = 64 << 20    // bytes
+	LargestServerStanza = 1 << 30     // bytes
+	MostSessions        = 500_000_000 // for no process has more than 2^30 descriptors
+	LongestPingInterval = 24 * time.Hour
+)
 
 // DefaultPaths are the usual paths of Prosody and ejabberd.
 var DefaultPaths = []string{"/xmpp-websocket", "/ws"}
@@ -47,6 +53,7 @@ type state struct {
 	paths           []pathPattern
 	domains         []string // in the form of NormalDomain; nil means any
 	maxStanza       int
+	maxSessions     int // zero or less for no bound
 	maxServerStanza int
 	pingInterval    time.Duration
 	streamID        func() string
@@ -85,9 +92,10 @@ func (g *Gateway) init() {
 		for _, d := range g.Domains {
 			g.domains = append(g.domains, NormalDomain(d))
 		}
-		g.maxStanza = orDefault(g.MaxStanza, DefaultMaxStanza)
-		g.maxServerStanza = min(orDefault(g.MaxServerStanza, DefaultMaxServerStanza), LargestServerStanza)
-		g.pingInterval = orDefault(g.PingInterval, DefaultPingInterval)
+		g.maxStanza = bounded(g.MaxStanza, DefaultMaxStanza, LargestStanza)
+		g.maxServerStanza = bounded(g.MaxServerStanza, DefaultMaxServerStanza, LargestServerStanza)
+		g.pingInterval = bounded(g.PingInterval, DefaultPingInterval, LongestPingInterval)
+		g.maxSessions = min(g.MaxSessions, MostSessions)
 		if g.streamID == nil {
 			g.streamID = randomID
 		}
@@ -96,11 +104,12 @@ func (g *Gateway) init() {
 	})
 }
 
-func orDefault[T int | time.Duration](v, d T) T {
-	if v == 0 {
-		return d
+// bounded is a field of Gateway as it is used: its default when it is not set.
+func bounded[T int | time.Duration](v, standard, most T) T {
+	if v <= 0 {
+		return standard
 	}
-	return v
+	return min(v, most)
 }
 
 func randomID() string {
@@ -183,11 +192,11 @@ func (g *Gateway) admit(remote netip.AddrPort) *session {
 	g.init()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.MaxSessions > 0 && g.conns >= g.MaxSessions+maxRefused {
+	if g.maxSessions > 0 && g.conns >= g.maxSessions+maxRefused {
 		return nil
 	}
 	g.conns++
-	s := &session{g: g, remote: remote, busy: g.MaxSessions > 0 && g.conns > g.MaxSessions}
+	s := &session{g: g, remote: remote, busy: g.maxSessions > 0 && g.conns > g.maxSessions}
 	s.down = g.newDown()
 	return s
 }

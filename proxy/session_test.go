@@ -630,3 +630,31 @@ func TestQuietSessionHasNothingRare(t *testing.T) {
 		t.Errorf("it has %+v", *s.rare)
 	}
 }
+
+// A Gateway whose numbers are out of bounds works with the bounds.
+func TestNumbersAreBounded(t *testing.T) {
+	for _, n := range []int{math.MaxInt, math.MaxInt - 1, math.MinInt, -1, 0} {
+		g := &Gateway{Dial: neverDial, MaxStanza: n, MaxServerStanza: n, MaxSessions: n, PingInterval: time.Duration(n)}
+		g.init()
+		s, w := newTestSessionOf(t, g)
+		if g.admit(netip.AddrPort{}) == nil {
+			t.Errorf("%d: no client is admitted", n)
+		}
+		fragment := maskedFrame(ws.OpText, false, []byte("<iq>"))
+		window := s.receive(w, client, fragment)
+		// The length of this frame and of what came before overflow together.
+		s.receive(w, client, append(window, 0x80, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0))
+		if s.ending != endTooLarge {
+			t.Errorf("%d: ending %d", n, s.ending)
+		}
+		s, w = newTestSessionOf(t, g)
+		s.receive(w, server, []byte("<iq><a/>"))
+		if at := s.pingAt(); s.ending != endNone || at <= w.now || at > w.now+LongestPingInterval {
+			t.Errorf("%d: ending %d, ping at %v", n, s.ending, at)
+		}
+		s.asked = true
+		if at := s.pingAt(); at <= w.now {
+			t.Errorf("%d: given up at %v", n, at)
+		}
+	}
+}

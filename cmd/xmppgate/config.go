@@ -43,11 +43,11 @@ type config struct {
 	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, comma separated: https://chat.example.org, https://*.example.org for its subdomains, null, file://, or those of apps such as capacitor://localhost; empty means any"`
 	AdminListen            list          `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
 	AdminHosts             list          `env:"ADMIN_HOSTS" help:"names by which the admin address is called, comma separated; IP addresses and localhost always are"`
-	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message of a client in bytes; at least 10000"`
+	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message of a client in bytes"`
 	MaxServerStanzaBytes   int           `env:"MAX_SERVER_STANZA_BYTES" envDefault:"16777216" help:"largest element of a server in bytes; above 256 KiB it reaches the client in fragments of one message, while it comes; at least XMPPGATE_MAX_STANZA_BYTES"`
 	MaxSessions            int           `env:"MAX_SESSIONS" envDefault:"0" help:"sessions that may live at once; 0 means what the limit of open files allows, at 2 a session"`
-	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends; at least 1s"`
-	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end; at least 1s"`
+	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends"`
+	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end"`
 	ConnectionMetricsLimit int           `env:"CONNECTION_METRICS_LIMIT" envDefault:"1000" help:"most sessions that /metrics/connections and /connections show"`
 	Loop                   string        `env:"LOOP" envDefault:"auto" help:"what drives the sessions: auto (epoll on Linux) or goroutine, to compare"`
 	Profile                bool          `env:"PROFILE" envDefault:"false" help:"serve Go profiles below /debug/pprof/ of the admin address"`
@@ -88,7 +88,11 @@ type variable struct {
 func variables() (vars []variable) {
 	for f := range reflect.TypeFor[config]().Fields() {
 		if name, ok := f.Tag.Lookup("env"); ok {
-			vars = append(vars, variable{prefix + name, f.Tag.Get("envDefault"), f.Tag.Get("help"), f.Index[0]})
+			help := f.Tag.Get("help")
+			if b, ok := bounds[name]; ok {
+				help += "; " + b.limits(f.Type)
+			}
+			vars = append(vars, variable{prefix + name, f.Tag.Get("envDefault"), help, f.Index[0]})
 		}
 	}
 	return vars
@@ -148,26 +152,8 @@ func (c *config) check(r *report) {
 	}
 	c.checkListeners(r)
 	c.checkHosts(r)
-	if c.MaxStanzaBytes < 10000 {
-		r.add("MAX_STANZA_BYTES", "too small: write at least 10000, which every server must accept (RFC 6120, section 13.12)")
-	}
-	switch {
-	case c.MaxServerStanzaBytes < c.MaxStanzaBytes:
+	if c.checkNumbers(r) && c.MaxServerStanzaBytes < c.MaxStanzaBytes {
 		r.add("MAX_SERVER_STANZA_BYTES", "too small: write at least as much as %sMAX_STANZA_BYTES (%d), for what one client may send another has to get", prefix, c.MaxStanzaBytes)
-	case c.MaxServerStanzaBytes > proxy.LargestServerStanza:
-		r.add("MAX_SERVER_STANZA_BYTES", "too large: write at most %d", proxy.LargestServerStanza)
-	}
-	if c.MaxSessions < 0 {
-		r.add("MAX_SESSIONS", "negative: write 0 for what the limit of open files allows")
-	}
-	if c.PingInterval < time.Second {
-		r.add("PING_INTERVAL", "too short: write at least 1s")
-	}
-	if c.DrainTimeout < time.Second {
-		r.add("DRAIN_TIMEOUT", "too short: write at least 1s")
-	}
-	if c.ConnectionMetricsLimit < 0 {
-		r.add("CONNECTION_METRICS_LIMIT", "negative: write 0 to show none")
 	}
 	for _, v := range []struct {
 		name, value string

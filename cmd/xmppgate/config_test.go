@@ -73,6 +73,31 @@ func TestVariablesAreDescribed(t *testing.T) {
 	}
 }
 
+// Every number has bounds, the default is within them, and the help says so.
+func TestNumbersAreBounded(t *testing.T) {
+	c, err := loadConfig(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	numbers := 0
+	for _, v := range variables() {
+		if _, ok := number(reflect.ValueOf(*c).Field(v.field)); !ok {
+			continue
+		}
+		numbers++
+		b, ok := bounds[strings.TrimPrefix(v.name, prefix)]
+		if !ok || b.least >= b.most {
+			t.Errorf("%s has no bounds: %+v", v.name, b)
+		}
+		if want := b.limits(reflect.TypeFor[config]().Field(v.field).Type); !strings.HasSuffix(v.help, "; "+want) {
+			t.Errorf("%s: the help does not say %q: %s", v.name, want, v.help)
+		}
+	}
+	if numbers != len(bounds) {
+		t.Errorf("%d numbers, %d bounds", numbers, len(bounds))
+	}
+}
+
 // An empty value is what compose files write for "not set".
 func TestEmptyIsUnset(t *testing.T) {
 	environ := map[string]string{}
@@ -251,11 +276,18 @@ func TestRefused(t *testing.T) {
 		{"MAX_SERVER_STANZA_BYTES", "1073741825", `at most 1073741824`},
 		{"MAX_STANZA_BYTES", "256k", `not a number, or too large: write digits only`},
 		{"MAX_STANZA_BYTES", "99999999999", `too large`},
-		{"MAX_SESSIONS", "-1", `negative`},
+		{"MAX_STANZA_BYTES", "67108865", `at most 67108864`},
+		{"MAX_SERVER_STANZA_BYTES", "-1", `at least 10000`},
+		{"MAX_SESSIONS", "-1", `at least 0`},
+		{"MAX_SESSIONS", "2147483647", `at most 500000000`},
+		{"PING_INTERVAL", "2540400h", `at most 24h`},
+		{"PING_INTERVAL", "-30s", `at least 1s`},
+		{"DRAIN_TIMEOUT", "24h0m1s", `at least 1s and at most 24h`},
+		{"CONNECTION_METRICS_LIMIT", "2147483647", `at most 100000`},
 		{"PING_INTERVAL", "30", `not a duration: write one with its unit, such as 30s or 2m`},
 		{"PING_INTERVAL", "999ms", `at least 1s`},
 		{"DRAIN_TIMEOUT", "0s", `at least 1s`},
-		{"CONNECTION_METRICS_LIMIT", "-1", `negative`},
+		{"CONNECTION_METRICS_LIMIT", "-1", `at least 0`},
 		{"PROFILE", "yes", `neither true nor false`},
 		{"LOG_LEVEL", "loud", `write debug, info, warn or error`},
 		{"CLIENT_ADDRESS_HEADER", "X-Client", `write X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP`},
