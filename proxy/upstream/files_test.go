@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -81,13 +82,12 @@ func TestFilesChange(t *testing.T) {
 	oldCA, nextCA := bytesOf(t, old.file), bytesOf(t, next.file)
 
 	server := map[string]tls.Certificate{"old": old.issue(t, dnsNames("chat.example")), "next": next.issue(t, dnsNames("chat.example"))}
-	shown := ""
-	present := "old"
+	var shown, present atomic.Value // names
 	address := serve(t, func(p *peer) {
-		cfg := serverConfig(server[present])
+		cfg := serverConfig(server[present.Load().(string)])
 		cfg.ClientAuth = tls.RequireAnyClientCert
 		cfg.NextProtos = []string{alpn}
-		shown = p.secure(cfg).ConnectionState().PeerCertificates[0].DNSNames[0]
+		shown.Store(p.secure(cfg).ConnectionState().PeerCertificates[0].DNSNames[0])
 		p.expect(t, chatHeader)
 		p.send(reply + noFeatures)
 		p.drain()
@@ -98,14 +98,16 @@ func TestFilesChange(t *testing.T) {
 	e, seen := endpointAt(t, "tls://%s?ca="+d.file("ca")+"&cert="+d.file("cert")+"&key="+d.file("key"), address)
 	expect := func(step, serverCert, result, gatewayCert, told string) {
 		t.Helper()
-		present, shown, seen.opened = serverCert, "", nil
+		present.Store(serverCert)
+		shown.Store("")
+		seen.opened = nil
 		lookNow(&e)
 		_, err := open(t, &e, chatRequest())
 		if got := resultOf(err); got != result {
 			t.Errorf("%s: %s, %v", step, got, err)
 		}
-		if result == ResultOK && shown != gatewayCert {
-			t.Errorf("%s: the gateway shows %q", step, shown)
+		if result == ResultOK && shown.Load() != gatewayCert {
+			t.Errorf("%s: the gateway shows %q", step, shown.Load())
 		}
 		reads := ""
 		for _, event := range seen.opened {
