@@ -18,10 +18,10 @@ const (
 	ejectAfter = 3
 	// probeInterval is how long a server may go without an open that
 	// succeeds before a health check is due, probeTimeout how long that may
-	// take. Together they bound for how long a server counts as up that is
-	// not, or the reverse: 10 s.
+	// take, and a diagnosis may follow. Together they bound for how long a
+	// server counts as up that is not, or the reverse: 10 s.
 	probeInterval = 5 * time.Second
-	probeTimeout  = 4 * time.Second
+	probeTimeout  = 3 * time.Second
 	// A server that is down is checked after minBackoff, then after twice
 	// as long each time, up to probeInterval.
 	minBackoff = time.Second

@@ -317,6 +317,9 @@ func (s *search) endpoints(ctx context.Context, c candidate, q *Request) *Stream
 		e.server, e.resolver = c.name, s.resolver
 		stream, failure := s.follow(ctx, q, e, nil)
 		if failure != nil {
+			if s.probe && c.up() {
+				failure = e.diagnose(ctx, q, failure)
+			}
 			s.failed = append(s.failed, failure)
 		}
 		return stream
