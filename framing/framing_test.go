@@ -279,6 +279,27 @@ func TestStanza(t *testing.T) {
 	}
 }
 
+// An XML declaration is short, so its bytes are looked at again when more of them
+// arrive. That must not go on for long, nor be waited for.
+func TestDeclarationSize(t *testing.T) {
+	const start, end = "<?xml version='1.0'", "?>"
+	sized := func(n int) string { return start + strings.Repeat(" ", n-len(start)-len(end)) + end }
+	const header = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
+	for name, c := range map[string]struct{ in, err string }{
+		"the largest":           {sized(maxDeclaration) + header, ""},
+		"one more":              {sized(maxDeclaration+1) + header, "not-well-formed 0"},
+		"without an end":        {start + strings.Repeat(" ", maxDeclaration-len(start)), "not-well-formed 0"},
+		"without an end so far": {start + strings.Repeat(" ", maxDeclaration-len(start)-1), ""},
+		"in a later stream":     {header + "<a/>" + sized(maxDeclaration+1) + header, fmt.Sprintf("not-well-formed %d", len(header)+4)},
+	} {
+		for _, size := range []int{len(c.in), 1, 100} {
+			if r := runDown(new(Down), []byte(c.in), func() int { return size }); r.err != c.err {
+				t.Errorf("%s, in reads of %d bytes: %q", name, size, r.err)
+			}
+		}
+	}
+}
+
 func TestManyBindings(t *testing.T) {
 	var b strings.Builder
 	for i := range DefaultMaxAttributes - 1 {
