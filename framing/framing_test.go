@@ -293,7 +293,7 @@ func TestDeclarationSize(t *testing.T) {
 		"in a later stream":     {header + "<a/>" + sized(maxDeclaration+1) + header, fmt.Sprintf("not-well-formed %d", len(header)+4)},
 	} {
 		for _, size := range []int{len(c.in), 1, 100} {
-			if r := runDown(new(Down), []byte(c.in), func() int { return size }); r.err != c.err {
+			if r := runDown(new(StreamSplitter), []byte(c.in), func() int { return size }); r.err != c.err {
 				t.Errorf("%s, in reads of %d bytes: %q", name, size, r.err)
 			}
 		}

@@ -198,6 +198,12 @@ func (s *session) need() *rare {
 // of SASL, or for earlier bytes. Until it has left the client is not read.
 func (s *session) holds() bool { return s.rare != nil && s.rare.held }
 
+// unanswered reports whether the server has yet to answer its first header. What a
+// client sends early (XEP-0509) waits for that, as it does where Gateway.Dial
+// exchanges the headers: the server may be lost or send the session elsewhere,
+// and another one is to get it then.
+func (s *session) unanswered() bool { return s.headerSent && s.phase[down] == idle }
+
 func (s *session) cause() error {
 	if s.rare == nil {
 		return nil
@@ -242,7 +248,7 @@ func (s *session) heard(w *workspace) { s.lastIn[client], s.asked = w.now, false
 func (s *session) reads(sd side) bool {
 	switch s.leg[sd] {
 	case legOpen:
-		return !(sd == client && s.holds())
+		return !(sd == client && (s.holds() || s.unanswered()))
 	case legClosing, legFinishing:
 		return true
 	}
@@ -297,7 +303,7 @@ func (s *session) step(w *workspace, d direction, e event) bool {
 func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 	start, pos := 0, s.partial
 	var m framing.Message // one for all, for it is large
-	for s.ending == endNone && s.leg[client] == legOpen && !s.holds() {
+	for s.ending == endNone && s.leg[client] == legOpen && !s.holds() && !s.unanswered() {
 		f, size, err := parseFrame(b[pos:], s.fragments > 0)
 		if err != nil {
 			s.endWith(w, endBadFrame, err)

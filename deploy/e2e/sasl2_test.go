@@ -1,6 +1,11 @@
 package e2e
 
-import "testing"
+import (
+	"encoding/base64"
+	"testing"
+
+	"github.com/gobwas/ws"
+)
 
 // SASL2 with Bind2, XEP-0388 and XEP-0386: no second stream after the login. xmpp.js logs in with both, loses its
 // connection, logs in again and talks, by every way to Prosody. FAST and inline resumption (sasl2_fast and sasl2_sm of
@@ -34,6 +39,49 @@ func TestSASL2(t *testing.T) {
 	for _, c := range cells {
 		if err, ran := failed[c.Name]; !ran || err != "" {
 			t.Errorf("%s: ran: %v; %s", c.Name, ran, err)
+		}
+	}
+}
+
+// XEP-0509: <authenticate/> in one write with <open/>, by every way to Prosody, and where the first server is down.
+func TestEarlyAuthenticate(t *testing.T) {
+	needGateway(t)
+	t.Parallel()
+	for _, s := range servers {
+		if s.name != "prosody" {
+			continue
+		}
+		for _, r := range append(s.routes(), route{"failover", "tcp://127.0.0.1:1,tcp://" + s.c2s, domain}) {
+			if r.domain != domain {
+				continue
+			}
+			t.Run(r.name, func(t *testing.T) {
+				c, err := dial(gatewayFor(t, r.upstream).url())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.conn().Close()
+				secret := base64.StdEncoding.EncodeToString([]byte("\x00" + s.newUser(t, "early") + "\x00" + password))
+				var frames []byte
+				for _, m := range []string{
+					`<open xmlns="` + nsFraming + `" to="` + sasl2Domain + `" version="1.0"/>`,
+					`<authenticate xmlns="urn:xmpp:sasl:2" mechanism="PLAIN"><initial-response>` + secret + `</initial-response><bind xmlns="urn:xmpp:bind:0"/></authenticate>`,
+				} {
+					f, err := ws.CompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte(m))))
+					if err != nil {
+						t.Fatal(err)
+					}
+					frames = append(frames, f...)
+				}
+				if _, err := c.conn().Write(frames); err != nil {
+					t.Fatal(err)
+				}
+				for _, want := range []string{"open", "features", "success"} {
+					if e, err := c.receive(); err != nil || !e.is(want) {
+						t.Fatalf("%v, %v; want %s", e, err, want)
+					}
+				}
+			})
 		}
 	}
 }
