@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gobwas/ws"
 
@@ -656,5 +657,67 @@ func TestNumbersAreBounded(t *testing.T) {
 		if at := s.pingAt(); at <= w.now {
 			t.Errorf("%d: given up at %v", n, at)
 		}
+	}
+}
+
+// An element of maxWhole, with what it inherits, is one frame. One byte more makes
+// two, even where all of it has come, and they do not divide a character.
+//
+// Behaviour: server-large. RFC 6455, section 5.4.
+func TestFramesOfLargeElements(t *testing.T) {
+	const inherited = len(` xmlns="jabber:client"`)
+	for _, test := range []struct {
+		text   string
+		size   int
+		frames int
+	}{
+		{"a", maxWhole, 1}, {"a", maxWhole + 1, 2}, {"é", maxWhole, 1}, {"é", maxWhole + 2, 2}, {"€", maxWhole + 9, 2}, {"😀", maxWhole + 40, 2},
+	} {
+		s, w := newTestSession(t)
+		in := "<iq><b>" + strings.Repeat(test.text, (test.size-inherited-len("<iq><b></b></iq>"))/len(test.text)) + "</b></iq>"
+		if rest := s.receive(w, server, []byte(in)); len(rest) > 0 || s.ending != endNone || s.rare != nil && s.rare.divided > 0 {
+			t.Fatalf("%s, %d bytes: %d are left, ending %d", test.text, test.size, len(rest), s.ending)
+		}
+		out := bytes.NewReader([]byte(join(w.out[client].take())))
+		var got []byte
+		frames := 0
+		for ; out.Len() > 0; frames++ {
+			h, err := ws.ReadHeader(out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := make([]byte, h.Length)
+			if _, err := io.ReadFull(out, p); err != nil {
+				t.Fatal(err)
+			}
+			want := ws.OpText
+			if frames > 0 {
+				want = ws.OpContinuation
+			}
+			if h.OpCode != want || h.Fin != (out.Len() == 0) || !utf8.Valid(p) {
+				t.Errorf("%s, %d bytes: frame %d: %+v", test.text, test.size, frames, h)
+			}
+			got = append(got, p...)
+		}
+		if frames != test.frames || string(got) != strings.Replace(in, "<iq", `<iq xmlns="jabber:client"`, 1) {
+			t.Errorf("%s, %d bytes: %d frames, want %d", test.text, test.size, frames, test.frames)
+		}
+		if n := s.traffic(down); n.IQs != 1 || n.Bytes != uint64(len(in)) {
+			t.Errorf("%s, %d bytes: counted %+v", test.text, test.size, n)
+		}
+	}
+}
+
+// The parts of an element are counted as one element of all their bytes.
+func TestPartsAreCounted(t *testing.T) {
+	s, w := newTestSession(t)
+	in := []byte("<message>" + strings.Repeat("a", 3*maxWhole) + "</message>")
+	var rest []byte
+	for piece := range slices.Chunk(in, readSize) {
+		rest = bytes.Clone(s.receive(w, server, append(rest, piece...)))
+		w.out[client].reset()
+	}
+	if n := s.traffic(down); n != (Traffic{Messages: 1, Bytes: uint64(len(in))}) || len(rest) > 0 {
+		t.Errorf("counted %+v, %d bytes are left", n, len(rest))
 	}
 }

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -28,10 +31,16 @@ func nodeJS() string {
 // runScript runs a client script with two fresh accounts, and with rooms at a domain unless that is empty, and checks that it reports these steps, in this order.
 func runScript(t *testing.T, s *server, script, rooms string, steps ...string) {
 	t.Helper()
+	runScriptAs(t, s, script, rooms, s.newUser(t, "alice"), s.newUser(t, "bob"), steps...)
+}
+
+// runScriptAs is runScript with accounts that are there.
+func runScriptAs(t *testing.T, s *server, script, rooms, alice, bob string, steps ...string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, nodeJS(), script, s.websocket(), domain, rooms, s.newUser(t, "alice"), s.newUser(t, "bob"), password)
+	cmd := exec.CommandContext(ctx, nodeJS(), script, s.websocket(), domain, rooms, alice, bob, password)
 	cmd.Dir = "clients"
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = 5 * time.Second
@@ -67,4 +76,64 @@ func TestConverse(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		runScript(t, s, "converse.mjs", mucDomain, "login", "chat", "room", "cut", "resumed", "replayed", "close", "close")
 	})
+}
+
+// Behaviour: server-large, real-clients. RFC 6455, section 5.4. A roster of 8,000 contacts is one element of more than a megabyte, which comes in fragments; a page of an archive is 2 MiB in many elements.
+func TestClientsReadLargeElements(t *testing.T) {
+	eachServer(t, func(t *testing.T, s *server) {
+		alice, bob := s.newUser(t, "alice"), s.newUser(t, "bob")
+		if err := s.fillRoster(alice, 8000); err != nil {
+			t.Fatal(err)
+		}
+		reader, writer := as(t, "tcp://"+s.c2s, alice, "tcp"), as(t, "tcp://"+s.c2s, bob, "tcp")
+		reader.ask("", "set", `<prefs xmlns="urn:xmpp:mam:2" default="always"><always/><never/></prefs>`)
+		body := strings.Repeat("x", 40<<10)
+		for range 50 {
+			writer.say(`<message type="chat" to="` + reader.jid + `"><body>` + body + `</body></message>`)
+			reader.hearBody(body)
+		}
+		reader.leave()
+		writer.leave()
+		for _, library := range []string{"strophe", "xmppjs", "stanza"} {
+			t.Run(library, func(t *testing.T) {
+				runScriptAs(t, s, "large.mjs", library, alice, bob, "login", "roster", "archive")
+			})
+		}
+	})
+}
+
+// fillRoster gives a user n contacts who know nothing of it, so that nobody asks for their presence.
+func (s *server) fillRoster(localpart string, n int) error {
+	contact := func(i int) (user, name string) {
+		return fmt.Sprintf("colleague.number%d", i), fmt.Sprintf("Colleague Number %d, Zo\u00eb", i)
+	}
+	const host = "sales.department.example"
+	if s.name == "prosody" {
+		var b strings.Builder
+		b.WriteString("return { [false] = { version = 1; pending = {}; };\n")
+		for i := range n {
+			user, name := contact(i)
+			fmt.Fprintf(&b, "[\"%s@%s\"] = { subscription = \"none\"; groups = { [\"Sales\"] = true; }; name = \"%s\"; };\n", user, host, name)
+		}
+		b.WriteString("};\n")
+		dir := filepath.Join(s.dir, "data", strings.ReplaceAll(domain, ".", "%2e"), "roster")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, localpart+".dat"), []byte(b.String()), 0o644)
+	}
+	const workers = 8
+	var group sync.WaitGroup
+	var failed [workers]error
+	for w := range workers {
+		group.Go(func() {
+			for i := w; i < n && failed[w] == nil; i += workers {
+				user, name := contact(i)
+				failed[w] = s.call("add_rosteritem", map[string]string{"localuser": localpart, "localhost": domain,
+					"user": user, "host": host, "nick": name, "group": "Sales", "subs": "none"}, new(any))
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(failed[:]...)
 }
