@@ -37,25 +37,31 @@ func (e *endpoint) diagnose(ctx context.Context, r *Request, failure *Error) *Er
 		if language.excluded {
 			continue
 		}
-		if e.hears(ctx, r, language.spoken) {
+		spoken, err := e.hears(ctx, r, language.spoken)
+		if err != nil {
+			failure.Err = errors.Join(failure.Err, err)
+		}
+		if spoken {
 			return &Error{Server: failure.Server, Phase: failure.Phase, Result: ResultBadStream, Err: language.err}
 		}
 	}
 	return failure
 }
 
-// hears connects and tells whether the server speaks a language.
-func (e *endpoint) hears(ctx context.Context, r *Request, spoken func(context.Context, net.Conn) bool) bool {
+// hears connects and tells whether the server speaks a language. The error is a
+// panic.
+func (e *endpoint) hears(ctx context.Context, r *Request, spoken func(context.Context, net.Conn) bool) (yes bool, err error) {
+	defer CatchPanic(&err)
 	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout/2)
 	defer cancel()
 	a := attempt{endpoint: e, request: r}
 	if a.dial(ctx) != nil {
-		return false
+		return false, nil
 	}
 	defer a.conn.Close()
 	deadline, _ := ctx.Deadline()
 	a.conn.SetDeadline(deadline)
-	return a.write(nil) == nil && spoken(ctx, a.conn)
+	return a.write(nil) == nil && spoken(ctx, a.conn), nil
 }
 
 // speaksTLS tells whether the server goes through a handshake, or refuses one in
