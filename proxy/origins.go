@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -63,9 +63,13 @@ func ParseOriginPattern(s string) (OriginPattern, error) {
 		if scheme, _, ok := strings.Cut(s, ":"); ok && opaqueSchemes[strings.ToLower(scheme)] != "" {
 			return refuse("write %s", opaqueSchemes[strings.ToLower(scheme)])
 		}
-		return refuse("write scheme and host, such as https://%s", strings.TrimRight(s, "/"))
+		return refuse("write scheme and host, such as %s", orExample("https://"+strings.Trim(s, "/")))
 	}
 	scheme = strings.ToLower(scheme)
+	// Those of pages that another page made, such as blob:https://host.
+	if outer, _, nested := strings.Cut(scheme, ":"); nested && opaqueSchemes[outer] != "" {
+		return refuse("write %s", opaqueSchemes[outer])
+	}
 	if instead, ok := opaqueSchemes[scheme]; ok {
 		if strings.HasSuffix(instead, "://") {
 			instead += rest
@@ -77,7 +81,7 @@ func ParseOriginPattern(s string) (OriginPattern, error) {
 	}
 	// The error of the parser is about URLs; what matters is left below.
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		return refuse("no browser sends a path, not even a slash: write %s://%s", scheme, rest[:i])
+		return refuse("no browser sends a path, not even a slash: write %s", orExample(scheme+"://"+rest[:i]))
 	}
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		return refuse("no browser sends a user: write %s://%s", scheme, rest[i+1:])
@@ -91,7 +95,7 @@ func ParseOriginPattern(s string) (OriginPattern, error) {
 	}
 	origin, err := normalOrigin(scheme + "://" + parent)
 	if err != nil {
-		return refuse("%w: write scheme and host, such as https://chat.example.org", err)
+		return refuse("%w: write scheme and host, such as %s", err, exampleOrigin)
 	}
 	if !wildcard {
 		return OriginPattern{prefix: origin}, nil
@@ -101,6 +105,16 @@ func ParseOriginPattern(s string) (OriginPattern, error) {
 		return refuse("an address has no subdomains")
 	}
 	return OriginPattern{prefix: scheme + "://", suffix: "." + host}, nil
+}
+
+const exampleOrigin = "https://chat.example.org"
+
+// orExample returns s if it is an origin, for it may be what was meant.
+func orExample(s string) string {
+	if _, err := normalOrigin(s); err != nil {
+		return exampleOrigin
+	}
+	return s
 }
 
 // String returns the pattern in the spelling that browsers use.
@@ -163,7 +177,7 @@ var (
 // shortest form, no default port.
 func normalOrigin(s string) (string, error) {
 	scheme, host, ok := strings.Cut(s, "://")
-	if _, err := url.Parse(scheme + ":"); !ok || err != nil || scheme == "" {
+	if !ok || !validScheme(scheme) {
 		return "", errOriginScheme
 	}
 	scheme = strings.ToLower(scheme)
@@ -187,7 +201,7 @@ func normalOrigin(s string) (string, error) {
 		}
 		host = "[" + a.String() + "]"
 	case web || host != "":
-		if len(host) > maxDomain {
+		if len(host) > maxDomain || !utf8.ValidString(host) { // else idna makes U+FFFD of it
 			return "", errOriginHost
 		}
 		ascii, err := hosts.ToASCII(host)
@@ -201,6 +215,17 @@ func normalOrigin(s string) (string, error) {
 		return "", errOriginHost
 	}
 	return scheme + "://" + host + port, nil
+}
+
+// validScheme reports whether s is the scheme of a URL (RFC 3986, section 3.1).
+func validScheme(s string) bool {
+	for i, c := range []byte(s) {
+		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
+		if !letter && (i == 0 || !('0' <= c && c <= '9') && c != '+' && c != '-' && c != '.') {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // validHostName reports whether s consists of labels of letters, digits,

@@ -29,7 +29,7 @@ func TestOrigins(t *testing.T) {
 			"https://example.org https://.example.org http://a.example.org https://a.example.org:8443 https://a.example.org.evil.example " +
 				"https://evilexample.org https://evil.example/.example.org https://evil.example?.example.org https://evil.example#.example.org " +
 				"https://evil.example:443.example.org https://u@a.example.org https://evil.example@a.example.org https://[::1].example.org " +
-				"https://a..example.org https://evil.example\\.example.org https://evil.example%2f.example.org https://a\x00.example.org"},
+				"https://a..example.org https://\xe4.example.org https://evil.example\\.example.org https://evil.example%2f.example.org https://a\x00.example.org"},
 		{"https://*.Bücher.example:8443", "https://*.xn--bcher-kva.example:8443", "https://a.xn--bcher-kva.example:8443", "https://a.xn--bcher-kva.example"},
 		{"https://*.example.org:443", "https://*.example.org", "https://a.example.org", ""},
 		{"null", "null", "null", "NULL https://null Null file://"},
@@ -84,7 +84,15 @@ func TestOriginHints(t *testing.T) {
 		"https://*.":                   "invalid host",
 		"chat.example.org":             "such as https://chat.example.org",
 		"chat.example.org:8443":        "such as https://chat.example.org:8443",
-		"//chat.example.org":           "scheme and host",
+		"//chat.example.org":           "such as https://chat.example.org",
+		"https:chat.example.org":       "such as https://chat.example.org",
+		"https//chat.example.org":      "such as https://chat.example.org",
+		"https:///chat.example.org":    "write https://chat.example.org",
+		"null null":                    "such as https://chat.example.org",
+		"blob:https://x.org":           "the origin of the page itself",
+		"View-Source:https://x.org":    "the origin of the page itself",
+		"x:https://x.org":              "invalid scheme",
+		"x!://x.org":                   "invalid scheme",
 		"https:/chat.example.org":      "write scheme://host",
 		"https://chat.example.org/":    "write https://chat.example.org",
 		"https://chat.example.org/c":   "write https://chat.example.org",
