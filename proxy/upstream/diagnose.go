@@ -42,7 +42,7 @@ func (e *endpoint) diagnose(ctx context.Context, r *Request, failure *Error) *Er
 			failure.Err = errors.Join(failure.Err, err)
 		}
 		if spoken {
-			return &Error{Server: failure.Server, Phase: failure.Phase, Result: ResultBadStream, Err: language.err}
+			return &Error{Server: failure.Server, Phase: failure.Phase, Result: ResultBadStream, Err: language.err, symptom: failure.Result}
 		}
 	}
 	return failure

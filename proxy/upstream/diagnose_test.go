@@ -38,8 +38,8 @@ func TestDiagnose(t *testing.T) {
 		r := newTestRouter(t, Config{Default: parse(t, strings.Replace(test.url, "%s", address, 1)), AllowList: []string{"chat.example"}}, nil)
 		for i, more := range []int{test.connections, 1} { // the second time it is known
 			err := r.Check(t.Context())
-			if err == nil || i == 0 && !strings.Contains(err.Error(), test.says) {
-				t.Errorf("%s, %s: %v", test.name, test.url, err)
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("%s, %s, check %d: %v", test.name, test.url, i+1, err)
 			}
 			if n := len(connections); n != more {
 				t.Errorf("%s, %s: %d connections", test.name, test.url, n)

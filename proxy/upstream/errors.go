@@ -69,6 +69,8 @@ type Error struct {
 
 	relay bool // whether the client may see what the server said
 
+	symptom string // the result that a diagnosis has explained; empty without one
+
 	// stream is set if the server said in a stream error, which is in Early,
 	// that it cannot serve now or that another host can. If there is no other,
 	// the client may as well have it from this one. The connection is open:

@@ -65,7 +65,11 @@ type health struct {
 // It tells whether the server went up or down by that.
 func (h *health) note(now time.Time, failure *Error, probe bool) (changed bool) {
 	was := h.down
-	h.known, h.last = true, failure
+	h.known = true
+	// What a diagnosis has found out explains the same failure again.
+	if failure == nil || h.last == nil || h.last.symptom != failure.Result {
+		h.last = failure
+	}
 	switch {
 	case failure == nil:
 		h.down, h.failed, h.backoff = false, 0, 0
