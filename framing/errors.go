@@ -153,7 +153,7 @@ func (d *StreamSplitter) SeeOtherHost(u StreamUnit) string {
 	}
 	for e := range d.tree(u).children() {
 		if e.is(string(CondSeeOtherHost), nsStreamErrors) {
-			if host := e.text(); len(host) <= maxHost {
+			if host := e.appendText(nil); len(host) <= maxHost {
 				return string(host)
 			}
 			break

@@ -2,6 +2,7 @@ package framing
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -35,6 +36,7 @@ type filter struct {
 	maxStanza  int
 	binding    ChannelBinding
 	noExternal bool
+	text       []byte // of the element that a rule looks at, its memory used again
 }
 
 // A rule says what becomes of the elements of one name. Its functions may be
@@ -103,10 +105,11 @@ var saslLists = [...]name{
 // bytes are as AppendHead gives them.
 func (d *StreamSplitter) AppendFeatures(dst []byte, u StreamUnit) []byte {
 	root := d.tree(u)
-	f := filter{d.MaxStanza, d.Binding, d.NoExternal}
+	f := filter{maxStanza: d.MaxStanza, binding: d.Binding, noExternal: d.NoExternal}
 	if f.binding == ChannelBindingEndPoint && !offersEndPoint(root) {
 		f.binding = ChannelBindingStrip
 	}
+	dst = slices.Grow(dst, u.Size()) // no rule makes anything longer
 	dst, _ = u.AppendHead(dst)
 	dst, _ = f.apply(dst, root, u.nameEnd, rules)
 	return dst
@@ -118,13 +121,13 @@ func (d *StreamSplitter) AppendFeatures(dst []byte, u StreamUnit) []byte {
 func (f *filter) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
 	left, lost := 0, 0 // vital children
 	for c := range e.children() {
-		r := find(rules, &c)
+		r := find(rules, c)
 		if r == nil {
 			continue
 		}
 		dst = append(dst, e.raw[from:c.start]...)
 		from = c.end
-		out, stays := f.child(dst, &c, r)
+		out, stays := f.child(dst, c, r)
 		if stays {
 			dst = out
 		}
@@ -168,7 +171,8 @@ func always(*filter, *element) bool { return true }
 // not share: a TLS connection, or its certificates (RFC 4422, appendix A: the
 // one that the server sees with EXTERNAL is the gateway's).
 func unusable(f *filter, e *element) bool {
-	mechanism := string(e.text())
+	f.text = e.appendText(f.text[:0])
+	mechanism := string(f.text) // a short one takes no memory
 	if mechanism == "EXTERNAL" {
 		return f.noExternal
 	}

@@ -258,3 +258,32 @@ func TestStatements(t *testing.T) {
 	}
 	w.run(t, []byte(w.table[os.Getenv(envInput)](size)))
 }
+
+// TestInspectionAllocates: a server may send large features and errors as often as
+// it likes, so what looking into them takes is bounded by their depth, not by the
+// number of their children.
+func TestInspectionAllocates(t *testing.T) {
+	for input, f := range inspected {
+		var u StreamUnit
+		d := &StreamSplitter{MaxStanza: 5, Binding: ChannelBindingEndPoint, NoExternal: true}
+		b := []byte(f(60 << 10))
+		if _, err := d.Next(b, &u); err != nil || u.Kind != KindElement {
+			t.Fatalf("%s: %v, %v", input, u.Kind, err)
+		}
+		dst := make([]byte, 0, 64<<10)
+		n := testing.AllocsPerRun(5, func() {
+			d.SeeOtherHost(u)
+			d.StreamErrorCondition(u)
+			if u.Class == ClassFeatures {
+				d.OffersSASL(u)
+				d.OffersStartTLS(u)
+				d.RequiresStartTLS(u)
+				dst = d.AppendFeatures(dst[:0], u)
+			}
+		})
+		t.Logf("%s: %v allocations", input, n)
+		if n > 50 {
+			t.Errorf("%s: %v allocations for %d bytes", input, n, len(b))
+		}
+	}
+}

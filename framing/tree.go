@@ -19,6 +19,7 @@ type element struct {
 	contentEnd int // content again, if there is no end tag
 
 	parent *element
+	child  *element  // what children yields
 	scope  []binding // what the outermost element inherits
 
 	decls []nsDecl // see nsDecls
@@ -88,10 +89,15 @@ func (d *StreamSplitter) checkTree(u *StreamUnit) error {
 	}
 }
 
-// children yields the child elements of e in order.
-func (e *element) children() iter.Seq[element] {
-	return func(yield func(element) bool) {
-		child := element{raw: e.raw, parent: e, scope: e.scope}
+// children yields the child elements of e in order. Each is valid until the next
+// one: a server may send thousands of them, as often as it likes, so they share
+// one piece of memory.
+func (e *element) children() iter.Seq[*element] {
+	return func(yield func(*element) bool) {
+		if e.child == nil {
+			e.child = &element{raw: e.raw, parent: e, scope: e.scope}
+		}
+		child := e.child
 		depth := 0
 		for i := e.content; ; {
 			j := bytes.IndexByte(e.raw[i:e.contentEnd], '<')
@@ -127,6 +133,7 @@ func (e *element) children() iter.Seq[element] {
 				if depth == 0 {
 					child.start, child.content, child.contentEnd = start, i, i
 					_, child.nameEnd = scanName(e.raw, mark)
+					child.decls, child.read = child.decls[:0], false
 				}
 				if e.raw[j-1] != '/' {
 					depth++
@@ -215,21 +222,21 @@ func (e *element) in(prefix []byte, space string) bool {
 	return space == ""
 }
 
-// text returns the text in e and in what it contains, without the white space
-// around it; references and CDATA sections are what they stand for.
-func (e *element) text() []byte {
-	var text []byte
+// appendText appends to dst the text in e and in what it contains, without the
+// white space around it; references and CDATA sections are what they stand for.
+func (e *element) appendText(dst []byte) []byte {
+	start := len(dst)
 	for b := e.raw[e.content:e.contentEnd]; ; {
 		i := bytes.IndexByte(b, '<')
 		if i < 0 {
-			text = appendUnescaped(text, b)
+			dst = appendUnescaped(dst, b)
 			break
 		}
-		text, b = appendUnescaped(text, b[:i]), b[i:]
-		const start, end = "<![CDATA[", "]]>"
-		if section, ok := bytes.CutPrefix(b, []byte(start)); ok {
+		dst, b = appendUnescaped(dst, b[:i]), b[i:]
+		const open, end = "<![CDATA[", "]]>"
+		if section, ok := bytes.CutPrefix(b, []byte(open)); ok {
 			section, b, _ = bytes.Cut(section, []byte(end))
-			text = append(text, section...)
+			dst = append(dst, section...)
 			continue
 		}
 		j, _ := tagEnd(b, 0, 0)
@@ -238,5 +245,5 @@ func (e *element) text() []byte {
 		}
 		b = b[j+1:]
 	}
-	return bytes.Trim(text, " \t\r\n")
+	return append(dst[:start], bytes.Trim(dst[start:], " \t\r\n")...)
 }

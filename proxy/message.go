@@ -40,9 +40,12 @@ func (s *session) sendControl(w *workspace, op ws.OpCode, p []byte) {
 	o.keep(append(appendFrameHeader(o.grow(), op, len(p)), p...))
 }
 
-// sendFeatures sends features without those that cannot cross the gateway.
+// sendFeatures sends features without those that cannot cross the gateway. A
+// server may send large ones as often as it likes, so they take no new memory.
 func (s *session) sendFeatures(w *workspace, u framing.StreamUnit) {
-	s.sendText(w, s.down.AppendFeatures(nil, u))
+	w.features = s.down.AppendFeatures(w.features[:0], u)
+	o := &w.out[client]
+	o.keep(append(appendFrameHeader(o.grow(), ws.OpText, len(w.features)), w.features...))
 }
 
 // sendElement restores the declarations that the element inherits from the

@@ -85,6 +85,8 @@ type workspace struct {
 	head   http1.Head // of the request, while it is looked at
 	out    [2]outbox
 
+	features []byte // without what cannot cross the gateway, while they are sent
+
 	counted *session // whose elements were counted in this event; nil for none
 	before  [2]tally // what they were before
 }
