@@ -76,7 +76,8 @@ func (a *access) refuses(r *http.Request) string {
 	// The Origin of a GET from the same site is absent, that of a POST is
 	// the host itself.
 	for _, origin := range r.Header["Origin"] {
-		if u, err := url.Parse(origin); err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
 			return "pages of another origin may not ask"
 		}
 	}
@@ -131,7 +132,7 @@ func (a *access) logRefusal(r *http.Request, problem string) {
 // checkHosts reports names that no Host header has.
 func (c *config) checkHosts(r *report) {
 	for _, name := range c.AdminHosts {
-		if strings.ContainsAny(name, ":/@*[] ") {
+		if strings.ContainsAny(name, ":[]") || !validName(name) {
 			r.add("ADMIN_HOSTS", "%q is not a name: write one without scheme and port, such as xmppgate.example.org; IP addresses are always accepted", name)
 		}
 	}

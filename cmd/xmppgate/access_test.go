@@ -88,6 +88,9 @@ var accessCases = []struct {
 	{"origin null of a host null", "", "Host: null\r\nOrigin: null", false, false},
 	{"origin empty", "", "Host: localhost\r\nOrigin: ", false, false},
 	{"two origins", "", "Host: localhost\r\nOrigin: http://localhost\r\nOrigin: https://evil.example", false, false},
+	{"user in the own origin", "", "Host: localhost\r\nOrigin: http://evil@localhost", false, false},
+	{"origin without scheme", "", "Host: localhost\r\nOrigin: //localhost", false, false},
+	{"origin of another scheme", "", "Host: localhost\r\nOrigin: chrome-extension://localhost", false, false},
 	{"user in the origin", "", "Host: localhost\r\nOrigin: http://localhost@evil.example", false, false},
 
 	{"typed by hand", "", "Host: localhost\r\nSec-Fetch-Site: none", true, true},

@@ -98,6 +98,16 @@ func variables() (vars []variable) {
 	return vars
 }
 
+// standardOf returns the value of a variable when it is unset.
+func standardOf(name string) string {
+	for _, v := range variables() {
+		if v.name == name {
+			return v.standard
+		}
+	}
+	return ""
+}
+
 // print writes the effective configuration as a table.
 func (c *config) print(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -152,6 +162,10 @@ func (c *config) check(r *report) {
 	}
 	c.checkListeners(r)
 	c.checkHosts(r)
+	// The parser also takes debug+100, a level at which nothing is logged.
+	if !slices.Contains([]slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}, c.LogLevel) {
+		r.add("LOG_LEVEL", notALevel)
+	}
 	if c.checkNumbers(r) && c.MaxServerStanzaBytes < c.MaxStanzaBytes {
 		r.add("MAX_SERVER_STANZA_BYTES", "too small: write at least as much as %sMAX_STANZA_BYTES (%d), for what one client may send another has to get", prefix, c.MaxStanzaBytes)
 	}
@@ -218,6 +232,8 @@ func local(address string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+const notALevel = "not a level: write debug, info, warn or error"
+
 // A report collects everything that is wrong with a configuration.
 type report struct {
 	environ map[string]string
@@ -238,7 +254,11 @@ func (r *report) addError(name string, err error) {
 			r.addError(name, err)
 		}
 	} else if name = prefix + name; !r.seen[name] {
-		r.errs = append(r.errs, fmt.Errorf("%s=%q: %w", name, r.environ[name], err))
+		value := r.environ[name]
+		if value == "" { // then it is the default that is wrong, beside something else
+			value = standardOf(name)
+		}
+		r.errs = append(r.errs, fmt.Errorf("%s=%q: %w", name, value, err))
 	}
 }
 
@@ -260,7 +280,7 @@ func (r *report) unparsed(err error) {
 	case reflect.TypeFor[time.Duration]():
 		r.add(name, "not a duration: write one with its unit, such as 30s or 2m")
 	case reflect.TypeFor[slog.Level]():
-		r.add(name, "not a level: write debug, info, warn or error")
+		r.add(name, notALevel)
 	default:
 		r.add(name, "%w", parse.Err)
 	}

@@ -311,10 +311,11 @@ func (c *config) checkSockets() error {
 	var errs []error
 	check := func(variable string, addresses []listenAddress) {
 		for _, a := range addresses {
-			if a.network != "unix" {
-				continue
+			err := checkHost(a, variable)
+			if a.network == "unix" {
+				err = checkSocket(a.name)
 			}
-			if err := checkSocket(a.name); err != nil {
+			if err != nil {
 				errs = append(errs, fmt.Errorf("%s%s: %s: %w", prefix, variable, a, err))
 			}
 		}
@@ -322,6 +323,23 @@ func (c *config) checkSockets() error {
 	check("LISTEN", c.listeners)
 	check("ADMIN_LISTEN", c.adminListeners)
 	return errors.Join(errs...)
+}
+
+// checkHost reports whether this machine can listen at the host of an address. It
+// takes any port, for the one that is wanted may belong to a gateway that runs.
+func checkHost(a listenAddress, variable string) error {
+	if a.network != "tcp" {
+		return nil
+	}
+	host, _, _ := net.SplitHostPort(a.name)
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err == nil {
+		return l.Close()
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // without the port
+	}
+	return explain(err, variable, a)
 }
 
 // checkSocket reports what keeps a socket from being made.

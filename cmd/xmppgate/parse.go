@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"xmppgate/framing"
 	"xmppgate/proxy"
@@ -65,7 +67,7 @@ func (c *config) checkServers(r *report) {
 	for _, item := range c.Domains {
 		name, urls, routed := strings.Cut(item, "=")
 		name = strings.TrimSpace(name)
-		if name == "" || strings.ContainsAny(name, "@/*|<>\"'& ") {
+		if !validName(name) {
 			r.add("DOMAINS", "%q is not a domain: write names such as example.org, or nothing to leave it to the server", name)
 			continue
 		}
@@ -107,6 +109,39 @@ func (c *config) checkServers(r *report) {
 	}
 }
 
+// maxLabel is the length of the longest part of a domain name in bytes, and
+// maxName that of a whole one (RFC 1035, section 2.3.4).
+const (
+	maxLabel = 63
+	maxName  = 255
+)
+
+// validName reports whether s can be a host or a domain: an IP address, IPv6 with
+// or without brackets, or labels of letters, digits, hyphens and underscores.
+// Letters may be those of any script.
+func validName(s string) bool {
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		a, err := netip.ParseAddr(inner)
+		return ok && err == nil && a.Is6()
+	}
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	if !utf8.ValidString(s) {
+		return false
+	}
+	s = proxy.NormalDomain(s)
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > maxLabel || strings.ContainsFunc(label, func(c rune) bool {
+			return c != '-' && c != '_' && !unicode.In(c, unicode.Letter, unicode.Mark, unicode.Digit) && (c < utf8.RuneSelf || !unicode.IsPrint(c))
+		}) {
+			return false
+		}
+	}
+	return len(s) <= maxName
+}
+
 // parseServers parses the servers in the value of the named variable.
 func (c *config) parseServers(r *report, name string, urls []string) (servers []*upstream.Server) {
 	seen := map[string]bool{}
@@ -135,8 +170,7 @@ func checkDNS(address string) error {
 	if err != nil {
 		host, port = address, "53"
 	}
-	_, notIP := netip.ParseAddr(host)
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || notIP != nil && strings.ContainsAny(host, ":/ []") {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strings.HasPrefix(host, "[") || !validName(host) {
 		return fmt.Errorf("%q is not an address: write host:port, such as 127.0.0.53:53", address)
 	}
 	return nil
@@ -199,14 +233,24 @@ func (c *config) checkSeeOther(r *report) {
 		host, to, _ := strings.Cut(item, "=")
 		u, err := url.Parse(to)
 		switch _, twice := c.seeOther[host]; {
-		case host == "" || err != nil || u.Host == "" || u.Scheme != "wss" && u.Scheme != "ws":
+		case !validHostPort(host) || err != nil || !validHostPort(u.Host) || u.User != nil || u.Fragment != "" || u.Scheme != "wss" && u.Scheme != "ws":
 			r.add("SEE_OTHER", "%q does not say who goes where: write what the server says and the URL for clients, as in node2:5222=wss://node2.example.org/ws", item)
 		case twice:
 			r.add("SEE_OTHER", "%q is there twice: remove one", host)
 		default:
-			c.seeOther[host] = to
+			c.seeOther[host] = u.String()
 		}
 	}
+}
+
+// validHostPort reports whether s is a host, with a port or without.
+func validHostPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return validName(s)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return validName(host) && err == nil && n > 0
 }
 
 // checkListeners finds out where to listen, and what would keep the program from
