@@ -656,7 +656,16 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 	if i := bytes.IndexByte(tag[1:], '<'); i >= 0 {
 		return d.fail(CondNotWellFormed, i+1, errValue)
 	}
+	// What is wrong with a header would be wrong with <open/>, or with each
+	// element that repeats its declarations.
+	if i, _ := checkCharacters(tag); i >= 0 {
+		return d.fail(CondNotWellFormed, i, errControl)
+	}
+	if i := indexNonCharacter(tag); i >= 0 {
+		return d.fail(CondNotWellFormed, i, errNonCharacter)
+	}
 	var a attribute
+	var names [DefaultMaxAttributes][]byte
 	standard, others := 0, 0 // declarations
 	for i, n := d.nameEnd, 0; ; n++ {
 		next, more, err := nextAttribute(tag, i, &a)
@@ -673,6 +682,12 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 			break
 		}
 		i = next
+		names[n] = tag[a.name:a.nameEnd]
+		for _, name := range names[:n] {
+			if bytes.Equal(name, names[n]) {
+				return d.fail(CondNotWellFormed, a.name, errDuplicate)
+			}
+		}
 		if err := checkReferences(tag[a.value+1:a.end-1], d.consumed+a.value+1); err != nil {
 			return err
 		}
@@ -681,8 +696,11 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 			u.Header.set(tag[a.name:a.nameEnd], tag[a.value:a.end:a.end])
 			continue
 		}
-		space := string(value(tag, &a)) // does not escape
-		if len(prefix) == 0 && space == NSClient || string(prefix) == "stream" && space == NSStreams {
+		space := value(tag, &a)
+		if !bindable(prefix, space) {
+			return d.fail(CondNotWellFormed, a.name, errNamespace)
+		}
+		if len(prefix) == 0 && string(space) == NSClient || string(prefix) == "stream" && string(space) == NSStreams {
 			standard++
 		} else {
 			others++

@@ -300,6 +300,35 @@ func TestDeclarationSize(t *testing.T) {
 	}
 }
 
+// TestHeaderDefects: what is wrong with a header would be wrong with <open/> or with
+// each element that inherits from it, and clients refuse such messages.
+func TestHeaderDefects(t *testing.T) {
+	const start = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'"
+	for _, c := range []struct{ more, err string }{
+		{" id='a\tb\u00fc\ufffd'", ""},
+		{" xmlns:xml='" + nsXML + "'", ""},
+		{" id='\x00'", "not-well-formed 89"},
+		{" id='\x1b'", "not-well-formed 89"},
+		{" id='\ufffe'", "not-well-formed 89"},
+		{" id='1' id='2'", "not-well-formed 92"},
+		{" x:id='1' x:id='1'", "not-well-formed 94"},
+		{" xmlns='jabber:client'", "not-well-formed 85"},
+		{" xmlns:stream='" + NSStreams + "'", "not-well-formed 85"},
+		{" xmlns:a='u' xmlns:a='v'", "not-well-formed 97"},
+		{" xmlns:xml='u'", "not-well-formed 85"},
+		{" xmlns:a='" + nsXML + "'", "not-well-formed 85"},
+		{" xmlns:xmlns='u'", "not-well-formed 85"},
+		{" xmlns:a='http://www.w3.org/2000/xmlns/'", "not-well-formed 85"},
+		{" xmlns:a=''", "not-well-formed 85"},
+	} {
+		for _, size := range []int{1 << 10, 1} {
+			if r := runDown(new(StreamSplitter), []byte(start+c.more+">"), func() int { return size }); r.err != c.err {
+				t.Errorf("%q, in reads of %d bytes: %q, not %q", c.more, size, r.err, c.err)
+			}
+		}
+	}
+}
+
 func TestManyBindings(t *testing.T) {
 	var b strings.Builder
 	for i := range DefaultMaxAttributes - 1 {

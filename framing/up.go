@@ -413,6 +413,15 @@ func (p *MessageParser) plainTag(msg []byte, i int) (end int, ok bool) {
 // the first, that of the prefix xml.
 func reserved(space []byte) bool { return string(space) == nsXML || string(space) == nsXMLNS }
 
+// bindable reports whether a declaration may bind the prefix, which is empty for
+// the default namespace, to space (Namespaces in XML 1.0, section 3).
+func bindable(prefix, space []byte) bool {
+	if string(prefix) == "xml" {
+		return string(space) == nsXML
+	}
+	return !reserved(space) && string(prefix) != "xmlns" && (len(prefix) == 0 || len(space) > 0)
+}
+
 // startTag checks the start tag at msg[i:], all but its end, whose index it
 // returns: that of '>' or '/'. It leaves what it found in p.name, p.attrs and
 // p.space and adds the prefixes declared to p.prefixes. depth is that of the
@@ -521,12 +530,7 @@ func (p *MessageParser) declare(tag []byte, depth, maxPrefixes int, references b
 		if len(name) == 0 {
 			p.space = span{a.value + 1, a.end - 1}
 		}
-		switch {
-		case string(name) == "xml":
-			if string(s) != nsXML {
-				return &Error{CondNotWellFormed, a.name, errNamespace}
-			}
-		case reserved(s), string(name) == "xmlns", len(name) > 0 && len(s) == 0:
+		if !bindable(name, s) {
 			return &Error{CondNotWellFormed, a.name, errNamespace}
 		}
 		if len(name) == 0 {
