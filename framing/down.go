@@ -18,17 +18,6 @@ import (
 // where it stopped, relative to the first byte not consumed. Memory is
 // allocated only for headers that declare something unusual.
 type StreamSplitter struct {
-	// MaxStanza is the size limit in bytes to announce to clients: a greater
-	// max-bytes of XEP-0478 is lowered to it. Zero leaves them alone.
-	MaxStanza int
-
-	// Binding says which offers to bind SASL to TLS reach clients.
-	Binding ChannelBinding
-
-	// NoExternal removes the SASL mechanism EXTERNAL, with which the server
-	// would take every client for the gateway.
-	NoExternal bool
-
 	// There is one StreamSplitter for each session, so small fields stand together.
 	phase    phase  // what pos points into
 	kind     Kind   // of the unit, once known; KindElementPart when parts of it were consumed
@@ -69,8 +58,8 @@ const (
 
 // A StreamUnit is a complete first-level piece of a stream, or a part of one that is
 // large: a KindElementStart, any number of KindElementPart and a KindElementEnd. Its
-// slices alias the input. What the methods of a StreamSplitter say of it holds until the
-// next KindHeader, for that declares namespaces anew.
+// slices alias the input. Its methods
+// hold beyond a later header.
 type StreamUnit struct {
 	Kind   Kind
 	Class  Class // of a KindElement, the same for all its parts

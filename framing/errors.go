@@ -147,11 +147,11 @@ const maxHost = 253 + len(":65535")
 // condition: a host with or without a port, as the server says it (RFC 6120,
 // section 4.9.3.19). It is empty for all other units, and if there is more text
 // than a host and a port can have. Nothing else is checked.
-func (d *StreamSplitter) SeeOtherHost(u StreamUnit) string {
+func (u *StreamUnit) SeeOtherHost() string {
 	if u.Class != ClassStreamError {
 		return ""
 	}
-	for e := range d.tree(u).children() {
+	for e := range u.tree().children() {
 		if e.is(string(CondSeeOtherHost), nsStreamErrors) {
 			if host := e.appendText(nil); len(host) <= maxHost {
 				return string(host)
@@ -165,11 +165,11 @@ func (d *StreamSplitter) SeeOtherHost(u StreamUnit) string {
 // StreamErrorCondition returns the condition of u if it is a stream error that
 // has one. Conditions that RFC 6120 does not define are CondUndefinedCondition, so
 // what a server can say is limited to a few words fit for logs and metrics.
-func (d *StreamSplitter) StreamErrorCondition(u StreamUnit) Condition {
+func (u *StreamUnit) StreamErrorCondition() Condition {
 	if u.Class != ClassStreamError {
 		return ""
 	}
-	for e := range d.tree(u).children() {
+	for e := range u.tree().children() {
 		prefix, local := e.name()
 		if string(local) == "text" || !e.in(prefix, nsStreamErrors) {
 			continue

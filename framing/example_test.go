@@ -37,8 +37,9 @@ func ExampleMessageParser_Parse() {
 }
 
 func ExampleStreamSplitter_Next() {
-	d := framing.StreamSplitter{MaxStanza: 65536}
+	var d framing.StreamSplitter
 	var u framing.StreamUnit
+	filter := framing.FeatureFilter{MaxStanza: 65536}
 	var b []byte // received and not yet consumed
 	for _, read := range []string{
 		`<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://ether`,
@@ -59,7 +60,7 @@ func ExampleStreamSplitter_Next() {
 			case u.Kind == framing.KindEnd:
 				fmt.Println(framing.CloseMessage)
 			case u.Class == framing.ClassFeatures:
-				fmt.Printf("%s\n", d.AppendFeatures(nil, u))
+				fmt.Printf("%s\n", filter.AppendMessage(nil, &u))
 			case u.Kind == framing.KindElement:
 				head, tail := u.AppendHead(nil)
 				fmt.Printf("%s%s\n", head, tail)

@@ -31,22 +31,36 @@ const (
 // endPoint is the binding type that crosses a gateway (RFC 5929, section 4).
 const endPoint = "tls-server-end-point"
 
-// A filter is what the rules go by.
-type filter struct {
-	maxStanza  int
-	binding    ChannelBinding
-	noExternal bool
-	text       []byte // of the element that a rule looks at, its memory used again
+// A FeatureFilter removes from stream features what cannot cross the gateway
+// (RFC 7395, section 3.9; XEP-0138; XEP-0440; XEP-0478). The zero value removes
+// TLS and compression only.
+type FeatureFilter struct {
+	// MaxStanza is the size limit in bytes to announce to clients: a greater
+	// max-bytes of XEP-0478 is lowered to it. Zero leaves them alone.
+	MaxStanza int
+
+	// ChannelBinding says which offers to bind SASL to TLS reach clients.
+	ChannelBinding ChannelBinding
+
+	// NoExternal removes the SASL mechanism EXTERNAL, with which the server
+	// would take every client for the gateway.
+	NoExternal bool
+}
+
+// A filtering is the use of a FeatureFilter on one unit.
+type filtering struct {
+	FeatureFilter
+	text []byte // of the element that a rule looks at, its memory used again
 }
 
 // A rule says what becomes of the elements of one name. Its functions may be
 // nil.
 type rule struct {
 	name
-	cut    func(f *filter, e *element) bool               // reports whether it goes
-	edit   func(f *filter, dst []byte, e *element) []byte // appends what replaces it
-	inside []rule                                         // for its children
-	vital  bool                                           // its parent goes with the last of them
+	cut    func(f *filtering, e *element) bool               // reports whether it goes
+	edit   func(f *filtering, dst []byte, e *element) []byte // appends what replaces it
+	inside []rule                                            // for its children
+	vital  bool                                              // its parent goes with the last of them
 }
 
 // rules lists the children of <stream:features/> that cannot cross the gateway
@@ -99,26 +113,25 @@ var saslLists = [...]name{
 	{"authentication", nsSASL2}, // XEP-0388
 }
 
-// AppendFeatures appends to dst the message for u, which must be of
-// ClassFeatures, with the features removed or changed that cannot cross the
-// gateway (RFC 7395, section 3.9; XEP-0138; XEP-0440; XEP-0478). All other
-// bytes are as AppendHead gives them.
-func (d *StreamSplitter) AppendFeatures(dst []byte, u StreamUnit) []byte {
-	root := d.tree(u)
-	f := filter{maxStanza: d.MaxStanza, binding: d.Binding, noExternal: d.NoExternal}
-	if f.binding == ChannelBindingEndPoint && !offersEndPoint(root) {
-		f.binding = ChannelBindingStrip
+// AppendMessage appends to dst the message for u, which must be of
+// ClassFeatures, without what f removes. All other bytes are as
+// [StreamUnit.AppendHead] gives them.
+func (f *FeatureFilter) AppendMessage(dst []byte, u *StreamUnit) []byte {
+	root := u.tree()
+	used := filtering{FeatureFilter: *f}
+	if f.ChannelBinding == ChannelBindingEndPoint && !offersEndPoint(root) {
+		used.ChannelBinding = ChannelBindingStrip
 	}
 	dst = slices.Grow(dst, u.Size()) // no rule makes anything longer
 	dst, _ = u.AppendHead(dst)
-	dst, _ = f.apply(dst, root, u.nameEnd, rules)
+	dst, _ = used.apply(dst, root, u.nameEnd, rules)
 	return dst
 }
 
 // apply appends e from the position given on, its children changed by the
 // rules. It reports false if e goes, too, because none of its vital children is
 // left; what it appended is worthless then.
-func (f *filter) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
+func (f *filtering) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
 	left, lost := 0, 0 // vital children
 	for c := range e.children() {
 		r := find(rules, c)
@@ -154,7 +167,7 @@ func find(rules []rule, e *element) *rule {
 }
 
 // child appends what the rule for e leaves of it, as apply does.
-func (f *filter) child(dst []byte, e *element, r *rule) ([]byte, bool) {
+func (f *filtering) child(dst []byte, e *element, r *rule) ([]byte, bool) {
 	switch {
 	case r.cut != nil && r.cut(f, e):
 		return nil, false
@@ -165,31 +178,31 @@ func (f *filter) child(dst []byte, e *element, r *rule) ([]byte, bool) {
 }
 
 // always cuts.
-func always(*filter, *element) bool { return true }
+func always(*filtering, *element) bool { return true }
 
 // unusable cuts the SASL mechanisms that need what the client and the server do
 // not share: a TLS connection, or its certificates (RFC 4422, appendix A: the
 // one that the server sees with EXTERNAL is the gateway's).
-func unusable(f *filter, e *element) bool {
+func unusable(f *filtering, e *element) bool {
 	f.text = e.appendText(f.text[:0])
 	mechanism := string(f.text) // a short one takes no memory
 	if mechanism == "EXTERNAL" {
-		return f.noExternal
+		return f.NoExternal
 	}
 	for _, b := range bound {
 		if strings.HasPrefix(mechanism, b.prefix) && strings.HasSuffix(mechanism, b.suffix) {
-			return f.binding == ChannelBindingStrip || f.binding == ChannelBindingEndPoint && !b.endPoint
+			return f.ChannelBinding == ChannelBindingStrip || f.ChannelBinding == ChannelBindingEndPoint && !b.endPoint
 		}
 	}
 	return false
 }
 
 // unbound cuts the list of binding types when there is nothing to bind with.
-func unbound(f *filter, _ *element) bool { return f.binding == ChannelBindingStrip }
+func unbound(f *filtering, _ *element) bool { return f.ChannelBinding == ChannelBindingStrip }
 
 // otherBinding cuts the binding types other than tls-server-end-point.
-func otherBinding(f *filter, e *element) bool {
-	return f.binding == ChannelBindingEndPoint && string(e.attribute("type")) != endPoint
+func otherBinding(f *filtering, e *element) bool {
+	return f.ChannelBinding == ChannelBindingEndPoint && string(e.attribute("type")) != endPoint
 }
 
 // offersEndPoint reports whether features list tls-server-end-point.
@@ -210,25 +223,25 @@ func offersEndPoint(features *element) bool {
 // OffersChannelBinding reports whether u, which must be of ClassFeatures, may name a
 // SASL mechanism that binds to the TLS connection (RFC 5802, section 6). It is
 // for hints to people: it looks at the bytes only.
-func (d *StreamSplitter) OffersChannelBinding(u StreamUnit) bool {
+func (u *StreamUnit) OffersChannelBinding() bool {
 	return bytes.Contains(u.Raw, []byte("-PLUS<"))
 }
 
 // OffersSASL reports whether u, which must be of ClassFeatures, lists SASL
 // mechanisms of either profile (RFC 6120, section 6.4.1; XEP-0388). A server
 // does so until the client is authenticated.
-func (d *StreamSplitter) OffersSASL(u StreamUnit) bool { return d.offers(u, saslLists[:]...) }
+func (u *StreamUnit) OffersSASL() bool { return u.offers(saslLists[:]...) }
 
 // OffersStartTLS reports whether u, which must be of ClassFeatures, offers TLS
 // (RFC 6120, section 5.4.1).
-func (d *StreamSplitter) OffersStartTLS(u StreamUnit) bool {
-	return d.offers(u, name{"starttls", nsTLS})
+func (u *StreamUnit) OffersStartTLS() bool {
+	return u.offers(name{"starttls", nsTLS})
 }
 
 // RequiresStartTLS reports whether u, which must be of ClassFeatures, says that
 // TLS must be negotiated before all else (RFC 6120, section 5.3.1).
-func (d *StreamSplitter) RequiresStartTLS(u StreamUnit) bool {
-	for e := range d.tree(u).children() {
+func (u *StreamUnit) RequiresStartTLS() bool {
+	for e := range u.tree().children() {
 		if !e.is("starttls", nsTLS) {
 			continue
 		}
@@ -242,8 +255,8 @@ func (d *StreamSplitter) RequiresStartTLS(u StreamUnit) bool {
 }
 
 // offers reports whether one of the names is that of a child of u.
-func (d *StreamSplitter) offers(u StreamUnit, names ...name) bool {
-	for e := range d.tree(u).children() {
+func (u *StreamUnit) offers(names ...name) bool {
+	for e := range u.tree().children() {
 		for _, n := range names {
 			if e.is(n.local, n.space) {
 				return true
@@ -255,15 +268,15 @@ func (d *StreamSplitter) offers(u StreamUnit, names ...name) bool {
 
 // lowerMaxBytes replaces a number above the gateway's own limit by that, digit
 // for digit.
-func lowerMaxBytes(f *filter, dst []byte, e *element) []byte {
+func lowerMaxBytes(f *filtering, dst []byte, e *element) []byte {
 	start := skipSpace(e.raw, e.content)
 	number := bytes.TrimRight(e.raw[start:max(start, e.contentEnd)], " \t\r\n")
 	// Digits fail to parse only if there are too many of them.
 	v, err := strconv.ParseInt(string(number), 10, 64)
-	if f.maxStanza <= 0 || !digits(number) || err == nil && v <= int64(f.maxStanza) {
+	if f.MaxStanza <= 0 || !digits(number) || err == nil && v <= int64(f.MaxStanza) {
 		return append(dst, e.raw[e.start:e.end]...)
 	}
 	dst = append(dst, e.raw[e.start:start]...)
-	dst = strconv.AppendInt(dst, int64(f.maxStanza), 10)
+	dst = strconv.AppendInt(dst, int64(f.MaxStanza), 10)
 	return append(dst, e.raw[start+len(number):e.end]...)
 }

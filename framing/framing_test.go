@@ -225,12 +225,12 @@ func TestOffersSASL(t *testing.T) {
 		if err != nil || u.Class != ClassFeatures {
 			t.Fatal(in, err)
 		}
-		if got := d.OffersSASL(u); got != want {
+		if got := u.OffersSASL(); got != want {
 			t.Errorf("%s: %t", in, got)
 		}
 	}
-	var d StreamSplitter
-	if d.OffersSASL(StreamUnit{}) || len(d.AppendFeatures(nil, StreamUnit{})) != 0 || new(StreamUnit).Size() != 0 {
+	var u StreamUnit
+	if u.OffersSASL() || len(new(FeatureFilter).AppendMessage(nil, &u)) != 0 || u.Size() != 0 {
 		t.Error("an empty unit holds something")
 	}
 }
@@ -293,7 +293,7 @@ func TestDeclarationSize(t *testing.T) {
 		"in a later stream":     {header + "<a/>" + sized(maxDeclaration+1) + header, fmt.Sprintf("not-well-formed %d", len(header)+4)},
 	} {
 		for _, size := range []int{len(c.in), 1, 100} {
-			if r := runDown(new(StreamSplitter), []byte(c.in), func() int { return size }); r.err != c.err {
+			if r := runDown(new(FeatureFilter), []byte(c.in), func() int { return size }); r.err != c.err {
 				t.Errorf("%s, in reads of %d bytes: %q", name, size, r.err)
 			}
 		}
@@ -322,7 +322,7 @@ func TestHeaderDefects(t *testing.T) {
 		{" xmlns:a=''", "not-well-formed 85"},
 	} {
 		for _, size := range []int{1 << 10, 1} {
-			if r := runDown(new(StreamSplitter), []byte(start+c.more+">"), func() int { return size }); r.err != c.err {
+			if r := runDown(new(FeatureFilter), []byte(start+c.more+">"), func() int { return size }); r.err != c.err {
 				t.Errorf("%q, in reads of %d bytes: %q, not %q", c.more, size, r.err, c.err)
 			}
 		}
@@ -335,12 +335,12 @@ func TestManyBindings(t *testing.T) {
 		fmt.Fprintf(&b, " xmlns:p%d='urn:%d'", i, i)
 	}
 	header := "<stream:stream xmlns:stream='http://etherx.jabber.org/streams'" + b.String() + ">"
-	r := runDown(new(StreamSplitter), []byte(header+"<p62:a/>"), func() int { return 1 << 20 })
+	r := runDown(new(FeatureFilter), []byte(header+"<p62:a/>"), func() int { return 1 << 20 })
 	if len(r.outs) != 2 || r.outs[1] != `<p62:a xmlns:p62="urn:62"/>` {
 		t.Error(r)
 	}
 	header = strings.Replace(header, ">", " xmlns='jabber:client'>", 1)
-	if r = runDown(new(StreamSplitter), []byte(header), func() int { return 1 << 20 }); r.err != fmt.Sprintf("policy-violation %d", strings.Index(header, "xmlns='jabber:client'")) {
+	if r = runDown(new(FeatureFilter), []byte(header), func() int { return 1 << 20 }); r.err != fmt.Sprintf("policy-violation %d", strings.Index(header, "xmlns='jabber:client'")) {
 		t.Error(r)
 	}
 }
@@ -471,7 +471,7 @@ func TestLooksOnce(t *testing.T) {
 
 func TestMessageIsUTF8(t *testing.T) {
 	for _, v := range vectors(t, "down") {
-		for _, out := range runDown(new(StreamSplitter), v.in, func() int { return len(v.in) }).outs {
+		for _, out := range runDown(new(FeatureFilter), v.in, func() int { return len(v.in) }).outs {
 			if !utf8.ValidString(out) {
 				t.Errorf("%s: %q", v.path, out)
 			}

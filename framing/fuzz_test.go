@@ -218,11 +218,9 @@ func FuzzDown(f *testing.F) {
 func checkDown(t *testing.T, in []byte, seed uint64) {
 	const header = `<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>`
 	r := rand.New(rand.NewPCG(seed, 0))
-	down := func() *StreamSplitter {
-		return &StreamSplitter{MaxStanza: 1000, Binding: ChannelBinding(seed % 3), NoExternal: seed%2 != 0}
-	}
-	whole := runDown(down(), in, func() int { return len(in) })
-	parts := runDown(down(), in, func() int { return r.IntN(1 + r.IntN(40)) })
+	filter := &FeatureFilter{MaxStanza: 1000, ChannelBinding: ChannelBinding(seed % 3), NoExternal: seed%2 != 0}
+	whole := runDown(filter, in, func() int { return len(in) })
+	parts := runDown(filter, in, func() int { return r.IntN(1 + r.IntN(40)) })
 	if fmt.Sprint(whole) != fmt.Sprint(parts) {
 		t.Fatalf("in pieces: %v\nat once: %v", parts, whole)
 	}
@@ -258,7 +256,7 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 			}
 		}
 	}
-	d := down()
+	d := new(StreamSplitter)
 	var u StreamUnit
 	for b := in; ; {
 		n, err := d.Next(b, &u)
@@ -279,19 +277,19 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 		}
 		document = append(append(document, space...), u.Raw...)
 		if u.Kind == KindElement {
-			messages = append(messages, message(d, u, false))
-			filtered = append(filtered, message(d, u, true))
+			messages = append(messages, message(&u, nil))
+			filtered = append(filtered, message(&u, filter))
 			// Parse assumes that the default namespace is jabber:client.
 			classes = append(classes, u.Class)
 			standard = append(standard, d.scope == nil)
-			d.OffersSASL(u)
-			d.OffersStartTLS(u)
-			d.RequiresStartTLS(u)
-			if host := d.SeeOtherHost(u); len(host) > maxHost {
+			u.OffersSASL()
+			u.OffersStartTLS()
+			u.RequiresStartTLS()
+			if host := u.SeeOtherHost(); len(host) > maxHost {
 				t.Fatalf("a host of %d bytes", len(host))
 			}
-			d.StreamErrorCondition(u)
-			d.AppendFeatures(nil, u) // whatever the class
+			u.StreamErrorCondition()
+			filter.AppendMessage(nil, &u) // whatever the class
 		}
 		b = b[n:]
 	}
@@ -328,7 +326,7 @@ func TestSoup(t *testing.T) {
 		if m, err := parse(&used.p, b); err == nil && m.Kind == KindElement {
 			accepted++
 		}
-		messages += len(runDown(new(StreamSplitter), b, func() int { return len(b) }).outs)
+		messages += len(runDown(new(FeatureFilter), b, func() int { return len(b) }).outs)
 		if t.Failed() {
 			t.Fatalf("input %q", b)
 		}

@@ -146,14 +146,14 @@ var ways = map[string]struct {
 		}
 	}},
 	"inspected": {inspected, func(t *testing.T, in []byte) {
-		d := &StreamSplitter{MaxStanza: 5, Binding: ChannelBindingEndPoint, NoExternal: true}
-		u := downInReads(t, d, in)
-		d.SeeOtherHost(u)
-		d.StreamErrorCondition(u)
+		filter := &FeatureFilter{MaxStanza: 5, ChannelBinding: ChannelBindingEndPoint, NoExternal: true}
+		u := downInReads(t, new(StreamSplitter), in)
+		u.SeeOtherHost()
+		u.StreamErrorCondition()
 		if u.Class == ClassFeatures {
-			d.OffersSASL(u)
-			d.OffersStartTLS(u)
-			d.AppendFeatures(nil, u)
+			u.OffersSASL()
+			u.OffersStartTLS()
+			filter.AppendMessage(nil, &u)
 		}
 	}},
 }
@@ -265,20 +265,21 @@ func TestStatements(t *testing.T) {
 func TestInspectionAllocates(t *testing.T) {
 	for input, f := range inspected {
 		var u StreamUnit
-		d := &StreamSplitter{MaxStanza: 5, Binding: ChannelBindingEndPoint, NoExternal: true}
+		filter := &FeatureFilter{MaxStanza: 5, ChannelBinding: ChannelBindingEndPoint, NoExternal: true}
+		d := new(StreamSplitter)
 		b := []byte(f(60 << 10))
 		if _, err := d.Next(b, &u); err != nil || u.Kind != KindElement {
 			t.Fatalf("%s: %v, %v", input, u.Kind, err)
 		}
 		dst := make([]byte, 0, 64<<10)
 		n := testing.AllocsPerRun(5, func() {
-			d.SeeOtherHost(u)
-			d.StreamErrorCondition(u)
+			u.SeeOtherHost()
+			u.StreamErrorCondition()
 			if u.Class == ClassFeatures {
-				d.OffersSASL(u)
-				d.OffersStartTLS(u)
-				d.RequiresStartTLS(u)
-				dst = d.AppendFeatures(dst[:0], u)
+				u.OffersSASL()
+				u.OffersStartTLS()
+				u.RequiresStartTLS()
+				dst = filter.AppendMessage(dst[:0], &u)
 			}
 		})
 		t.Logf("%s: %v allocations", input, n)

@@ -48,7 +48,7 @@ func parted(d *StreamSplitter, in []byte, size func() int, ask func() bool) (out
 			if open {
 				return out, fmt.Errorf("kind %d inside an element", u.Kind)
 			}
-			out = append(out, message(d, u, false))
+			out = append(out, message(&u, nil))
 		}
 		if !utf8.Valid(u.Raw) {
 			return out, fmt.Errorf("part %q divides a character", u.Raw)

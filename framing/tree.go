@@ -34,7 +34,7 @@ type nsDecl struct {
 }
 
 // tree returns the root of u.
-func (d *StreamSplitter) tree(u StreamUnit) *element {
+func (u *StreamUnit) tree() *element {
 	return &element{
 		raw:     u.Raw,
 		end:     len(u.Raw),
@@ -42,7 +42,7 @@ func (d *StreamSplitter) tree(u StreamUnit) *element {
 		content: u.rootEnd,
 		// The end tag is in, but nothing follows it.
 		contentEnd: len(u.Raw),
-		scope:      d.bindings(),
+		scope:      u.scope,
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 )
 
 // unitOf returns the only unit of in, which follows a common header.
-func unitOf(t *testing.T, in string) (*StreamSplitter, StreamUnit) {
+func unitOf(t *testing.T, in string) StreamUnit {
 	t.Helper()
 	d := new(StreamSplitter)
 	var u StreamUnit
@@ -15,7 +15,7 @@ func unitOf(t *testing.T, in string) (*StreamSplitter, StreamUnit) {
 	if err != nil || n != len(in) || u.Kind != KindElement {
 		t.Fatalf("%s: kind %d, %d of %d bytes, %v", in, u.Kind, n, len(in), err)
 	}
-	return d, u
+	return u
 }
 
 // A server's word where to go instead is read wherever it stands and however
@@ -51,14 +51,14 @@ func TestSeeOtherHost(t *testing.T) {
 		{`<stream:error/>`, "", ""},
 		{`<stream:error></stream:error>`, "", ""},
 	} {
-		d, u := unitOf(t, c.in)
-		if host, condition := d.SeeOtherHost(u), d.StreamErrorCondition(u); host != c.host || condition != c.condition {
+		u := unitOf(t, c.in)
+		if host, condition := u.SeeOtherHost(), u.StreamErrorCondition(); host != c.host || condition != c.condition {
 			t.Errorf("%s: %q, %q", c.in, host, condition)
 		}
 	}
 	for _, c := range conditions {
-		d, u := unitOf(t, fmt.Sprintf("<stream:error><%s%s/></stream:error>", c, inside))
-		if got := d.StreamErrorCondition(u); got != c {
+		u := unitOf(t, fmt.Sprintf("<stream:error><%s%s/></stream:error>", c, inside))
+		if got := u.StreamErrorCondition(); got != c {
 			t.Errorf("%q for %q", got, c)
 		}
 	}
@@ -88,7 +88,7 @@ func TestOffersSTARTTLS(t *testing.T) {
 		`<stream:features><x><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></x></stream:features>`:                      false,
 		`<stream:features/>`: false,
 	} {
-		if d, u := unitOf(t, in); d.OffersStartTLS(u) != want {
+		if u := unitOf(t, in); u.OffersStartTLS() != want {
 			t.Errorf("%s: %v", in, !want)
 		}
 	}
@@ -115,7 +115,7 @@ func TestRequiresSTARTTLS(t *testing.T) {
 		sasl:                  false,
 		"":                    false,
 	} {
-		if d, u := unitOf(t, "<stream:features>"+in+"</stream:features>"); d.RequiresStartTLS(u) != want {
+		if u := unitOf(t, "<stream:features>"+in+"</stream:features>"); u.RequiresStartTLS() != want {
 			t.Errorf("%s: %v", in, !want)
 		}
 	}
@@ -124,10 +124,9 @@ func TestRequiresSTARTTLS(t *testing.T) {
 // What stands behind an empty element is not inside it.
 func TestEmptyElementHasNoChildren(t *testing.T) {
 	in := `<stream:features><limits xmlns='urn:xmpp:stream-limits:0'/><max-bytes xmlns='urn:xmpp:stream-limits:0'>99</max-bytes></stream:features>`
-	d, u := unitOf(t, in)
-	d.MaxStanza = 5
+	u := unitOf(t, in)
 	want := strings.Replace(in, ">", ` xmlns="jabber:client" xmlns:stream="http://etherx.jabber.org/streams">`, 1)
-	if got := string(d.AppendFeatures(nil, u)); got != want {
+	if got := string((&FeatureFilter{MaxStanza: 5}).AppendMessage(nil, &u)); got != want {
 		t.Errorf("got %s", got)
 	}
 }
@@ -161,7 +160,7 @@ func TestTreeLimits(t *testing.T) {
 		"no value":                       {"<stream:features><a b/></stream:features>", "not-well-formed 21"},
 		"text behind a slash":            {"<stream:features><a / b='<![CDATA['/></stream:features>", "not-well-formed 20"},
 	} {
-		r := runDown(new(StreamSplitter), []byte(c.in), func() int { return len(c.in) })
+		r := runDown(new(FeatureFilter), []byte(c.in), func() int { return len(c.in) })
 		if r.err != c.err || r.err == "" && len(r.outs) != 1 {
 			t.Errorf("%s: %q, %d units", name, r.err, len(r.outs))
 		}

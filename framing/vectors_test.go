@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the outputs of the vectors")
 
 // A vector is one file of testdata. The comment of the archive says what it
 // shows, which behaviours of proxy/testdata/CONFORMANCE.md it belongs to and
-// where the rule stands; a line more may say what fields of StreamSplitter are set. Its
+// where the rule stands; a line more may say what fields of FeatureFilter are set. Its
 // files, each without its last line end:
 //
 //	in     the input; in.go is the same as a Go string, for odd bytes
@@ -32,32 +32,33 @@ type vector struct {
 	path    string
 	archive *txtar.Archive
 	in      []byte
-	fields  string // of StreamSplitter, see downFields
+	fields  string // of FeatureFilter, see filterFields
 }
 
 func (v vector) name() string { return strings.TrimSuffix(filepath.Base(v.path), ".txtar") }
 
-var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nBehaviour: [a-z0-9, -]+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n(?:Down: (.+)\n)?$`)
+var vectorComment = regexp.MustCompile(`^[A-Z].*\.\nBehaviour: [a-z0-9, -]+\n(RFC \d+|XEP-\d{4}|XML 1\.0|Namespaces in XML 1\.0), section [\d.]+\n(?:Filter: (.+)\n)?$`)
 
-// downFields are the fields of StreamSplitter that the comment of a vector can set.
-var downFields = map[string]func(*StreamSplitter){
-	"BindingStrip":    func(d *StreamSplitter) { d.Binding = ChannelBindingStrip },
-	"BindingEndPoint": func(d *StreamSplitter) { d.Binding = ChannelBindingEndPoint },
-	"NoExternal":      func(d *StreamSplitter) { d.NoExternal = true },
+// filterFields are the fields of FeatureFilter that the comment of a vector can
+// set.
+var filterFields = map[string]func(*FeatureFilter){
+	"ChannelBindingStrip":    func(f *FeatureFilter) { f.ChannelBinding = ChannelBindingStrip },
+	"ChannelBindingEndPoint": func(f *FeatureFilter) { f.ChannelBinding = ChannelBindingEndPoint },
+	"NoExternal":             func(f *FeatureFilter) { f.NoExternal = true },
 }
 
-// down returns the StreamSplitter that v is about.
-func (v vector) down(tb testing.TB) *StreamSplitter {
+// filter returns the FeatureFilter that v goes through.
+func (v vector) filter(tb testing.TB) *FeatureFilter {
 	tb.Helper()
-	d := &StreamSplitter{MaxStanza: 65536}
+	f := &FeatureFilter{MaxStanza: 65536}
 	for name := range strings.SplitSeq(v.fields, ", ") {
-		if set := downFields[name]; set != nil {
-			set(d)
+		if set := filterFields[name]; set != nil {
+			set(f)
 		} else if name != "" {
-			tb.Fatalf("%s: Down has no field %s that a vector can set; there are %v", v.path, name, slices.Sorted(maps.Keys(downFields)))
+			tb.Fatalf("%s: FeatureFilter has no field %s that a vector can set; there are %v", v.path, name, slices.Sorted(maps.Keys(filterFields)))
 		}
 	}
-	return d
+	return f
 }
 
 func vectors(tb testing.TB, dir string) (all []vector) {
@@ -204,9 +205,10 @@ func TestUpVectors(t *testing.T) {
 	}
 }
 
-// runDown feeds in to d in the pieces that size gives, moving the bytes each
+// runDown feeds in to a StreamSplitter in the pieces that size gives, moving the bytes each
 // time, and returns what comes of it.
-func runDown(d *StreamSplitter, in []byte, size func() int) *result {
+func runDown(filter *FeatureFilter, in []byte, size func() int) *result {
+	var d StreamSplitter
 	r := new(result)
 	var b []byte
 	var u StreamUnit
@@ -230,20 +232,20 @@ func runDown(d *StreamSplitter, in []byte, size func() int) *result {
 			continue
 		}
 		r.kinds = append(r.kinds, kindName(u.Kind, u.Class))
-		r.outs = append(r.outs, message(d, u, true))
+		r.outs = append(r.outs, message(&u, filter))
 		b = b[n:]
 	}
 }
 
-// message returns the message for u.
-func message(d *StreamSplitter, u StreamUnit, filter bool) string {
+// message returns the message for u, through the filter unless that is nil.
+func message(u *StreamUnit, filter *FeatureFilter) string {
 	switch {
 	case u.Kind == KindHeader:
 		return string(AppendOpen(nil, u.Header))
 	case u.Kind == KindEnd:
 		return CloseMessage
-	case u.Class == ClassFeatures && filter:
-		return string(d.AppendFeatures(nil, u))
+	case u.Class == ClassFeatures && filter != nil:
+		return string(filter.AppendMessage(nil, u))
 	}
 	head, tail := u.AppendHead(nil)
 	out := string(head) + string(tail)
@@ -258,7 +260,7 @@ func TestDownVectors(t *testing.T) {
 		for _, v := range vectors(t, dir) {
 			t.Run(v.name(), func(t *testing.T) {
 				run := func(size func() int) *result {
-					return runDown(v.down(t), v.in, size)
+					return runDown(v.filter(t), v.in, size)
 				}
 				whole := run(func() int { return len(v.in) })
 				v.check(t, whole)

@@ -74,7 +74,7 @@ func (s *session) redial(w *workspace) bool {
 	s.setLeg(w, server, legNone, 0)
 	r.unwritable[server] = nil
 	s.phase[down], s.headerSent = idle, false
-	s.down = s.g.newDown()
+	s.down = framing.StreamSplitter{}
 	r.held = true
 	s.dial(w)
 	return true
@@ -167,10 +167,9 @@ func (s *session) attached(w *workspace, stream *upstream.Stream) {
 	s.stream = stream
 	s.leg[server] = legOpen
 	s.lastIn[server] = w.now
-	if stream != nil && s.g.StripBindingOverTLS && s.down.Binding == framing.ChannelBindingPass {
-		if _, secure := stream.Conn.(*tls.Conn); secure {
-			s.down.Binding = framing.ChannelBindingStrip
-		}
+	s.serverTLS = false
+	if stream != nil {
+		_, s.serverTLS = stream.Conn.(*tls.Conn)
 	}
 	if stream != nil && stream.Early != nil {
 		s.released(w)

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"xmppgate/framing"
 )
 
 // Defaults of the fields of Gateway.
@@ -190,13 +188,7 @@ func (g *Gateway) admit(remote netip.AddrPort) *session {
 		return nil
 	}
 	g.conns++
-	s := &session{g: g, remote: remote, busy: g.maxSessions > 0 && g.conns > g.maxSessions}
-	s.down = g.newDown()
-	return s
-}
-
-func (g *Gateway) newDown() framing.StreamSplitter {
-	return framing.StreamSplitter{MaxStanza: g.maxStanza, Binding: g.ChannelBinding, NoExternal: g.HideExternal}
+	return &session{g: g, remote: remote, busy: g.maxSessions > 0 && g.conns > g.maxSessions}
 }
 
 // maxRefused bounds the connections beyond MaxSessions that are told why they

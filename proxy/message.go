@@ -42,10 +42,24 @@ func (s *session) sendControl(w *workspace, op ws.OpCode, p []byte) {
 
 // sendFeatures sends features without those that cannot cross the gateway. A
 // server may send large ones as often as it likes, so they take no new memory.
-func (s *session) sendFeatures(w *workspace, u framing.StreamUnit) {
-	w.features = s.down.AppendFeatures(w.features[:0], u)
+func (s *session) sendFeatures(w *workspace, u *framing.StreamUnit) {
+	f := framing.FeatureFilter{
+		MaxStanza:      s.g.maxStanza,
+		ChannelBinding: s.channelBinding(),
+		NoExternal:     s.g.HideExternal,
+	}
+	w.features = f.AppendMessage(w.features[:0], u)
 	o := &w.out[client]
 	o.keep(append(appendFrameHeader(o.grow(), ws.OpText, len(w.features)), w.features...))
+}
+
+// channelBinding returns what the present server's offers of channel binding
+// come to.
+func (s *session) channelBinding() framing.ChannelBinding {
+	if s.serverTLS && s.g.StripBindingOverTLS && s.g.ChannelBinding == framing.ChannelBindingPass {
+		return framing.ChannelBindingStrip
+	}
+	return s.g.ChannelBinding
 }
 
 // sendElement restores the declarations that the element inherits from the

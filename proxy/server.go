@@ -169,7 +169,7 @@ func (s *session) elementStarts(w *workspace, u *framing.StreamUnit) bool {
 		return false
 	}
 	if u.Class == framing.ClassStreamError {
-		condition := cmp.Or(s.down.StreamErrorCondition(*u), framing.CondUndefinedCondition)
+		condition := cmp.Or(u.StreamErrorCondition(), framing.CondUndefinedCondition)
 		s.need().cause = fmt.Errorf("the server sent the stream error %s", condition)
 		s.rare.condition = condition
 		if s.elsewhere(w, *u, condition) {
@@ -179,7 +179,7 @@ func (s *session) elementStarts(w *workspace, u *framing.StreamUnit) bool {
 			return false
 		}
 	}
-	if u.Class == framing.ClassFeatures && (!s.featuresSent || s.known.features) && s.leadsNowhere(*u) {
+	if u.Class == framing.ClassFeatures && (!s.featuresSent || s.known.features) && leadsNowhere(u) {
 		s.tlsRequired(w)
 		return false
 	}
@@ -194,11 +194,11 @@ func (s *session) elementStarts(w *workspace, u *framing.StreamUnit) bool {
 		s.endWith(w, endServerBroken, errUpgradedStream)
 		return false
 	case framing.ClassFeatures:
-		s.saslOffered, s.featuresSent = s.down.OffersSASL(*u), true
-		if s.saslOffered && s.down.Binding == framing.ChannelBindingPass && s.down.OffersChannelBinding(*u) {
+		s.saslOffered, s.featuresSent = u.OffersSASL(), true
+		if s.saslOffered && s.channelBinding() == framing.ChannelBindingPass && u.OffersChannelBinding() {
 			s.g.bindingOffered()
 		}
-		s.sendFeatures(w, *u)
+		s.sendFeatures(w, u)
 		return false
 	}
 	return true
@@ -212,7 +212,7 @@ func (s *session) elsewhere(w *workspace, u framing.StreamUnit, condition framin
 		if !s.followed() && s.redial(w) {
 			return true
 		}
-		uri, ok := s.g.SeeOther[s.down.SeeOtherHost(u)]
+		uri, ok := s.g.SeeOther[u.SeeOtherHost()]
 		if ok && !s.closeSent {
 			s.closeSent = true
 			s.sendText(w, framing.AppendSeeOtherURI(nil, uri))
@@ -227,8 +227,8 @@ func (s *session) elsewhere(w *workspace, u framing.StreamUnit, condition framin
 
 // leadsNowhere reports whether a client that is shown the features, without
 // <starttls/>, would wait for ever.
-func (s *session) leadsNowhere(u framing.StreamUnit) bool {
-	return s.down.RequiresStartTLS(u) && !s.down.OffersSASL(u)
+func leadsNowhere(u *framing.StreamUnit) bool {
+	return u.RequiresStartTLS() && !u.OffersSASL()
 }
 
 // tlsRequired acts on first features that demand TLS, which the stream is too far

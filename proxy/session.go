@@ -117,6 +117,8 @@ type session struct {
 	upgraded bool // its HTTP request was answered with 101
 	secure   bool // it is encrypted on its way to the gateway
 
+	serverTLS bool // Gateway.Dial has connected to the server over TLS
+
 	// Flags of the opening and of SASL.
 	openSent      bool // the client has got <open/>
 	featuresSent  bool // the client has got <stream:features/>

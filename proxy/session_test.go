@@ -45,7 +45,7 @@ func newTestSession(t testing.TB) (*session, *workspace) {
 
 func newTestSessionOf(t testing.TB, g *Gateway) (*session, *workspace) {
 	t.Helper()
-	s := &session{g: g, link: idleLink{}, down: g.newDown()}
+	s := &session{g: g, link: idleLink{}}
 	w := &workspace{now: 1}
 	s.begin(w)
 	s.receive(w, client, []byte(goodRequest+"\r\n"))
@@ -578,7 +578,7 @@ func TestAnswers(t *testing.T) {
 		a := &answers{}
 		g := &Gateway{Dial: neverDial, Observer: a}
 		g.init()
-		s, w := &session{g: g, link: idleLink{}, down: g.newDown()}, &workspace{now: time.Second}
+		s, w := &session{g: g, link: idleLink{}}, &workspace{now: time.Second}
 		s.begin(w)
 		s.receive(w, client, []byte(goodRequest+"\r\n"))
 		s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))

@@ -218,7 +218,7 @@ func (a *attempt) greet(context.Context) error {
 	case u.Kind == framing.KindHeader:
 		return badStream(errTwoHeaders)
 	case u.Class == framing.ClassStreamError:
-		if err := judge(&in.down, u); err != nil {
+		if err := judge(u); err != nil {
 			return err
 		}
 	case u.Class == framing.ClassFeatures && err == nil:
@@ -236,10 +236,9 @@ func (a *attempt) greet(context.Context) error {
 // required, servers differ in what they mean: on this machine TLS is always right;
 // elsewhere the operator has said to do without.
 func (a *attempt) demand(features framing.StreamUnit) error {
-	down := &a.clear.down
-	only := down.OffersStartTLS(features) && !down.OffersSASL(features)
+	only := features.OffersStartTLS() && !features.OffersSASL()
 	if sameMachine(a.conn) {
-		a.wantsTLS = only || down.RequiresStartTLS(features)
+		a.wantsTLS = only || features.RequiresStartTLS()
 		return nil
 	}
 	if only {
@@ -260,11 +259,11 @@ func sameMachine(conn net.Conn) bool {
 
 // judge looks at a stream error that came in the place of features. What the
 // client is to be told about its own request is no error.
-func judge(d *framing.StreamSplitter, u framing.StreamUnit) error {
-	c := d.StreamErrorCondition(u)
+func judge(u framing.StreamUnit) error {
+	c := u.StreamErrorCondition()
 	if c == framing.CondSeeOtherHost {
 		// Nonsense is the client's to see.
-		if to, ok := normalHost(d.SeeOtherHost(u)); ok {
+		if to, ok := normalHost(u.SeeOtherHost()); ok {
 			return &failure{result: ResultStreamError, err: &redirect{to}, relay: true}
 		}
 		return nil

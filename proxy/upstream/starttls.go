@@ -41,7 +41,7 @@ func (a *attempt) startTLS(in *input) error {
 		return err
 	case u.Class != framing.ClassFeatures:
 		return badStream(errNoFeatures)
-	case !in.down.OffersStartTLS(u):
+	case !u.OffersStartTLS():
 		return &failure{result: ResultNoSTARTTLS, err: errNoSTARTTLS}
 	}
 	return in.proceed()
@@ -93,7 +93,7 @@ func (in *input) element() (framing.StreamUnit, error) {
 	case u.Kind == framing.KindEnd:
 		return u, &failure{result: ResultClosed, err: errClosedEarly}
 	case u.Class == framing.ClassStreamError:
-		c := in.down.StreamErrorCondition(u)
+		c := u.StreamErrorCondition()
 		return u, &failure{result: ResultStreamError, err: fmt.Errorf("stream error %s before TLS", c)}
 	}
 	return u, nil
