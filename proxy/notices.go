@@ -60,9 +60,26 @@ func (g *Gateway) noticeDue(cause string) {
 		delete(q.pending, cause)
 		return
 	}
+	g.logNotice(p)
+	time.AfterFunc(noticePeriod, func() { g.noticeDue(cause) })
+}
+
+// logNotice logs what is pending of a cause.
+func (g *Gateway) logNotice(p *pendingNotice) {
 	g.log(p.level, p.message, append(p.attrs, slog.Int("count", p.times)))
 	*p = pendingNotice{}
-	time.AfterFunc(noticePeriod, func() { g.noticeDue(cause) })
+}
+
+// flushNotices logs what is pending, for the process may end before it is due.
+func (g *Gateway) flushNotices() {
+	q := &g.notices
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range q.pending {
+		if p.times > 0 {
+			g.logNotice(p)
+		}
+	}
 }
 
 // maxQuoted is how much of a peer's text a line of the log has, in bytes.

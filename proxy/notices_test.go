@@ -132,6 +132,28 @@ func TestRefusalsAreBounded(t *testing.T) {
 	})
 }
 
+// What is counted in the last minute is logged before the end.
+func TestRefusalsAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		g := &Gateway{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil))}
+		for range 3 {
+			exchange(g, [][]byte{[]byte("GET /other HTTP/1.1\r\nHost: gw\r\n\r\n")})
+		}
+		exchange(g, [][]byte{[]byte("\x16\x03\x01")})
+		if err := g.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if l := parseLog(t, log.Bytes()); len(l) != 3 || l[2].Result != "not-found" || l[2].Count != 2 {
+			t.Errorf("got %+v", l)
+		}
+		time.Sleep(2 * noticePeriod)
+		if l := parseLog(t, log.Bytes()); len(l) != 3 {
+			t.Errorf("after a minute: %+v", l)
+		}
+	})
+}
+
 // A header field of somebody who is not trusted is ignored, and that is said.
 func TestIgnoredHeaderIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

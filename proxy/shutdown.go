@@ -23,6 +23,7 @@ func (g *Gateway) started(s *session) {
 // when all sessions are over, or ctx's error when ctx was done before.
 func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.init()
+	defer g.flushNotices()
 	g.mu.Lock()
 	g.draining = true
 	listeners := g.listeners
