@@ -98,6 +98,7 @@ func (f *failure) Unwrap() error { return f.err }
 // explain makes an *Error of what went wrong in a phase. Once ctx has ended
 // everything else is a consequence.
 func (e *endpoint) explain(ctx context.Context, phase string, err error) *Error {
+	err = lookupError(err, e.resolver)
 	x := &Error{Server: e.server, Phase: phase, Result: ResultError, Err: err}
 	var lookup *net.DNSError
 	if errors.As(err, &lookup) {

@@ -99,7 +99,7 @@ var (
 func (s *service) endpoints(ctx context.Context, c candidate, o Observer, order func([]record)) ([]endpoint, error) {
 	start := time.Now()
 	records, err := s.records(ctx)
-	failure := resolveError(c.name, err)
+	failure := resolveError(c.name, lookupError(err, s.resolver))
 	o.Opened(c.name, PhaseResolve, failure.result(), time.Since(start))
 	if failure != nil {
 		return nil, failure
@@ -255,6 +255,19 @@ func inOrder(all []record, intn func(int) int) []record {
 		left[0] = chosen
 	}
 	return all
+}
+
+// lookupError returns err, and for a lookup by a resolver that is not the
+// system's without the DNS server: package net names one of the system's,
+// whichever was asked.
+func lookupError(err error, resolver *net.Resolver) error {
+	var lookup *net.DNSError
+	if resolver == nil || !errors.As(err, &lookup) {
+		return err
+	}
+	copied := *lookup // lookups that are shared have one error
+	copied.Server = ""
+	return &copied
 }
 
 // resolveError returns err as an *Error, or nil.

@@ -425,3 +425,19 @@ func TestNewResolver(t *testing.T) {
 		t.Errorf("got %v, %v", srvs, err)
 	}
 }
+
+// An error does not name a DNS server that was not asked: package net takes it
+// from the system's configuration.
+func TestErrorsNameNoOtherResolver(t *testing.T) {
+	for _, answers := range []map[string]string{
+		{xmppSRV: "servfail"},
+		{xmppSRV: "5 0 5222 missing.example."},
+	} {
+		_, resolver := newZone(t, answers)
+		r := newTestRouter(t, Config{Default: parse(t, "srv:d.example"), AllowList: []string{"d.example"}, Resolver: resolver}, nil)
+		err := connect(r, &Request{Domain: "d.example"})
+		if _, ok := errors.AsType[*net.DNSError](err); !ok || strings.Contains(err.Error(), " on ") {
+			t.Errorf("%v: %v", answers, err)
+		}
+	}
+}
