@@ -59,11 +59,11 @@ func (s *session) dial(w *workspace) {
 const maxDials = 3
 
 // redial replaces a server that cannot serve, unless the client has begun to
-// authenticate there. It may know of the server's header and its features; those
+// authenticate there, or the session ends: refuse has dropped the header then. It may know of the server's header and its features; those
 // of the next server are not shown to it.
 func (s *session) redial(w *workspace) bool {
 	r := s.rare
-	if r == nil || r.header == nil || s.dividing() || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.ending != endNone || s.closing != endNone {
+	if r == nil || r.header == nil || s.dividing() || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.closing != endNone {
 		return false
 	}
 	s.known = known{header: s.openSent, features: s.featuresSent}

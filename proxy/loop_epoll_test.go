@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -209,6 +210,56 @@ func bytesOf(c byte, n int) []byte {
 		b[i] = c
 	}
 	return b
+}
+
+// An event that was for a session which is over does not reach the next one in its
+// place.
+func TestStaleEvents(t *testing.T) {
+	k, err := newWorker(func() time.Duration { return time.Second })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.close()
+	g := &Gateway{Dial: neverDial}
+	g.init()
+	sit := func() *slot {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fds[1]) })
+		s := g.admit(netip.AddrPort{})
+		l := &slot{k: k, fd: [2]int32{int32(fds[0]), -1}}
+		l.s, l.t, s.link = s, l, l
+		k.adopt(l)
+		l.event(func(s *session, w *workspace) {
+			l.sides[client].attached = true
+			s.begin(w)
+		})
+		return l
+	}
+	end := func(l *slot) {
+		l.event(func(s *session, w *workspace) { s.failed(io.ErrUnexpectedEOF) })
+	}
+	first := sit()
+	event := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(first.index << 1), Pad: first.generation}
+	end(first)
+	second := sit()
+	if second.index != first.index {
+		t.Fatal("it has another place")
+	}
+	second.event(func(s *session, w *workspace) { s.blocked[server] = true }) // so that a hang-up is noted
+	for _, c := range []struct {
+		generation int32
+		want       bool
+	}{{event.Pad, false}, {second.generation, true}} {
+		k.events[0], k.events[0].Pad = event, c.generation
+		k.turn(1)
+		if second.left != c.want {
+			t.Errorf("generation %d of %d: noted is %v", c.generation, second.generation, second.left)
+		}
+	}
+	end(second)
 }
 
 // A worker that is busy wakes one that sleeps beside what it should do, whether

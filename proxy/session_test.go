@@ -721,3 +721,20 @@ func TestPartsAreCounted(t *testing.T) {
 		t.Errorf("counted %+v, %d bytes are left", n, len(rest))
 	}
 }
+
+// What a client has said to a server is lost with it, even when it did not arrive:
+// no other server is dialled in its place.
+func TestNoRedialAfterLostElement(t *testing.T) {
+	g := &Gateway{Dial: neverDial}
+	g.init()
+	s, w := newTestSessionOf(t, g)
+	s.stream = &upstream.Stream{Server: "tcp://a"}
+	dials := s.rare.dials
+	s.receive(w, client, maskedFrame(ws.OpText, true, []byte(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)))
+	s.uncount(up, s.countedNow(w, up))
+	s.need().pinged = true // which keeps what is rare
+	s.eof(w, server, io.EOF)
+	if s.traffic(up) != (Traffic{}) || s.ending != endServerLost || s.rare.dials > dials {
+		t.Errorf("ending %d, %d dials", s.ending, s.rare.dials)
+	}
+}

@@ -731,6 +731,67 @@ func TestFailedConnectionEndsAtOnce(t *testing.T) {
 	}
 }
 
+// A client that is accepted just before a drain, and has its session just after the
+// sessions were listed, is told like the others.
+func TestDrainMissesNobody(t *testing.T) {
+	for _, name := range []string{LoopAuto, LoopGoroutine} {
+		for _, way := range []string{"listener", "connection"} {
+			t.Run(name+", "+way, func(t *testing.T) {
+				b := newBench(t, name)
+				b.leave(b.connect()) // so that Serve has begun
+				b.g.mu.Lock()
+				b.g.draining = true // and Shutdown has listed the sessions
+				b.g.mu.Unlock()
+				var conn net.Conn
+				var err error
+				if way == "listener" {
+					conn, err = net.Dial("tcp", b.gate.Addr().String())
+				} else {
+					var l net.Listener
+					if l, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
+						conn, err = net.Dial("tcp", l.Addr().String())
+						far, e := l.Accept()
+						if l.Close(); e == nil {
+							b.g.serveConn(far)
+						}
+					}
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(headTimeout / 2)) // then it would be told for another reason
+				if got, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 503 ") {
+					t.Errorf("got %q, %v", got, err)
+				}
+			})
+		}
+	}
+}
+
+// So many clients beyond MaxSessions are told why they are refused, and no more:
+// who says it to all has no bound.
+func TestRefusedClientsAreBounded(t *testing.T) {
+	for _, most := range []int{1, 3} {
+		g := &Gateway{Dial: neverDial, MaxSessions: most}
+		told := 0
+		for ; told < 10*maxRefused && g.admit(netip.AddrPort{}) != nil; told++ {
+		}
+		if told != most+maxRefused {
+			t.Errorf("%d clients are told", told)
+		}
+		near, far := net.Pipe()
+		g.serveConn(near)
+		if n, err := far.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("one more reads %d bytes, %v", n, err)
+		}
+		g.connOver()
+		if g.admit(netip.AddrPort{}) == nil {
+			t.Error("there is room, and no client is admitted")
+		}
+	}
+}
+
 // Clients that connect while the gateway stops are turned away or never seen.
 func TestConnectDuringShutdown(t *testing.T) {
 	for _, name := range []string{LoopAuto, LoopGoroutine} {
