@@ -26,9 +26,14 @@ type access struct {
 	hosts []string // names that Host may have, in the form of proxy.NormalDomain
 	log   *slog.Logger
 
-	mu       sync.Mutex // guards all below
-	logged   time.Time  // when a refusal was logged last
-	unlogged int        // refusals since then
+	mu      sync.Mutex          // guards all below
+	refused map[string]*refusal // by cause, of which there are few
+}
+
+// A refusal is one cause for which requests are refused.
+type refusal struct {
+	logged   time.Time // when it was logged last
+	unlogged int       // how often it was seen since then
 }
 
 // newAccess admits the names of the configuration beside IP addresses and
@@ -111,7 +116,7 @@ func (a *access) knows(value string) bool {
 }
 
 const (
-	// refusalsEvery is how often refusals are logged at most.
+	// refusalsEvery is how often refusals for one cause are logged at most.
 	refusalsEvery = time.Minute
 	// maxLoggedHost bounds what a refused client can write into the log.
 	maxLoggedHost = 100
@@ -121,11 +126,19 @@ const (
 func (a *access) logRefusal(r *http.Request, problem string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.unlogged++
-	if now := time.Now(); a.logged.IsZero() || now.Sub(a.logged) >= refusalsEvery {
-		a.log.Warn("admin request refused", "cause", problem, "requests", a.unlogged,
+	c := a.refused[problem]
+	if c == nil {
+		c = &refusal{}
+		if a.refused == nil {
+			a.refused = make(map[string]*refusal)
+		}
+		a.refused[problem] = c
+	}
+	c.unlogged++
+	if now := time.Now(); c.logged.IsZero() || now.Sub(c.logged) >= refusalsEvery {
+		a.log.Warn("admin request refused", "cause", problem, "requests", c.unlogged,
 			"remote", r.RemoteAddr, "host", r.Host[:min(len(r.Host), maxLoggedHost)])
-		a.logged, a.unlogged = now, 0
+		c.logged, c.unlogged = now, 0
 	}
 }
 

@@ -174,30 +174,37 @@ func TestOnlyPostDrains(t *testing.T) {
 	}
 }
 
-// A refusal is a log line with its cause, however many there are.
+// A refusal is a log line with its cause, however many there are. No cause hides
+// another one.
 func TestRefusalsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		a := new(config).newAccess(slog.New(slog.NewTextHandler(&log, nil)))
-		refuse := func() {
+		refuse := func(host string) {
 			r, _ := http.NewRequest("GET", "/", nil)
-			r.Host = "evil.example" + strings.Repeat("e", 1000)
+			r.Host = host
+			r.Header.Set("Origin", "https://evil.example")
 			if problem := a.refuses(r); problem != "" {
 				a.logRefusal(r, problem)
 			}
 		}
+		evil := "evil.example" + strings.Repeat("e", 1000)
 		for range 100 {
-			refuse()
+			refuse(evil)
 		}
+		refuse("localhost")
 		time.Sleep(refusalsEvery)
-		refuse()
-		refuse()
+		refuse(evil)
+		refuse(evil)
 		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-		if len(lines) != 2 || !strings.Contains(lines[0], "requests=1 ") || !strings.Contains(lines[1], "requests=100 ") {
+		if len(lines) != 3 || !strings.Contains(lines[0], "requests=1 ") || !strings.Contains(lines[2], "requests=100 ") {
 			t.Errorf("%d lines\n%s", len(lines), log.String())
 		}
 		if !strings.Contains(lines[0], "XMPPGATE_ADMIN_HOSTS") || !strings.Contains(lines[0], "evil.example") || len(lines[0]) > 400 {
 			t.Error(lines[0])
+		}
+		if !strings.Contains(lines[1], "pages of another origin") || !strings.Contains(lines[1], "requests=1 ") {
+			t.Error(lines[1])
 		}
 	})
 }
