@@ -19,17 +19,17 @@ import (
 // allocated only for headers that declare something unusual.
 type StreamSplitter struct {
 	// There is one StreamSplitter for each session, so small fields stand together.
-	phase    phase  // what pos points into
-	kind     Kind   // of the unit, once known; KindElementPart when parts of it were consumed
-	class    Class  // of the root, once its start tag is complete
-	quote    byte   // the one that encloses pos, in phase inQuotedTag
-	declared uint16 // the length of the XML declaration that was just consumed
+	phase       splitPhase // what pos points into
+	kind        Kind       // of the unit, once known; KindElementPart when parts of it were consumed
+	class       Class      // of the root, once its start tag is complete
+	quote       byte       // the one that encloses pos, in phase inQuotedTag
+	xmlDeclSize uint16     // the length of the XML declaration that was just consumed
 
-	consumed int    // bytes of the stream before the current unit
-	clear    int    // bytes from there on that are known to hold no colon
-	valid    int    // bytes from there on that are known to be UTF-8
-	scope    *scope // what elements inherit; nil means standardScope
-	own      uint64 // bit i: the root declares the prefix of binding i itself
+	consumed    int    // bytes of the stream before the current unit
+	noColon     int    // bytes from there on that are known to hold no colon
+	checkedUTF8 int    // bytes from there on that are known to be UTF-8
+	scope       *scope // what elements inherit; nil means standardScope
+	rootDecls   uint64 // bit i: the root itself declares the prefix of declaration i
 
 	// The unit being cut; positions count from its first byte.
 	pos     int   // the next byte to look at
@@ -39,21 +39,21 @@ type StreamSplitter struct {
 	colon   int32 // that name's colon, -1 if there is none
 	rootEnd int32 // the end of the root's start tag
 
-	single, double uint32 // how many ' and " stand between the tag and pos, in phase inTag
+	singleQuotes, doubleQuotes uint32 // how many ' and " stand between the tag and pos, in phase inTag
 }
 
-// A phase says what pos points into.
-type phase uint8
+// A splitPhase says what pos points into.
+type splitPhase uint8
 
 const (
-	between     phase = iota // white space between units
-	inText                   // text inside an element
-	atMarkup                 // a '<'
-	inTag                    // a start tag, quotes are merely counted
-	inQuotedTag              // a start tag with both kinds of quotes
+	betweenUnits splitPhase = iota // white space between units
+	inText                         // text inside an element
+	atMarkup                       // a '<'
+	inTag                          // a start tag, quotes are merely counted
+	inQuotedTag                    // a start tag with both kinds of quotes
 	inEndTag
 	inCDATA
-	inDeclaration
+	inXMLDecl
 )
 
 // A StreamUnit is a complete first-level piece of a stream, or a part of one that is
@@ -66,29 +66,29 @@ type StreamUnit struct {
 	Raw    []byte
 	Header Header // of a KindHeader
 
-	nameEnd int       // where declarations go
-	rootEnd int       // the end of the root's start tag
-	scope   []binding // what it inherits
-	missing uint64    // bit i: binding i of the scope, of at most DefaultMaxAttributes, has to be declared
-	added   int       // the bytes that this takes
+	nameEnd      int             // where declarations go
+	rootEnd      int             // the end of the root's start tag
+	scope        []inheritedDecl // what it inherits
+	missingDecls uint64          // bit i: declaration i of the scope, of at most DefaultMaxAttributes, has to be declared
+	addedSize    int             // the bytes that this takes
 }
 
 // A scope is what an unusual header declares.
 type scope struct {
-	bindings []binding
-	index    map[string]int // into bindings, by prefix; the default namespace is not in it
-	longest  int            // the length of the longest prefix
+	decls   []inheritedDecl
+	index   map[string]int // into decls, by prefix; the default namespace is not in it
+	longest int            // the length of the longest prefix
 }
 
-// A binding is a namespace that a header declares and elements inherit.
-type binding struct {
+// An inheritedDecl is a namespace that a header declares and elements inherit.
+type inheritedDecl struct {
 	prefix string // empty for the default namespace
 	space  string
 	text   string // the declaration, with the space before it
 }
 
 // standardScope is what the headers of known servers declare.
-var standardScope = []binding{
+var standardScope = []inheritedDecl{
 	{"", NSClient, ` xmlns="` + NSClient + `"`},
 	{"stream", NSStreams, ` xmlns:stream="` + NSStreams + `"`},
 }
@@ -96,8 +96,8 @@ var standardScope = []binding{
 // Limits in bytes of what is looked into as a whole, beside maxTree. An element of
 // another class has none here.
 const (
-	maxDeclaration = 256     // of an XML declaration from a server
-	maxHeader      = 4 << 10 // of its header, the XML declaration included
+	maxXMLDecl = 256     // of an XML declaration from a server
+	maxHeader  = 4 << 10 // of its header, the XML declaration included
 )
 
 // Next puts the next unit of a stream into u; what u was before is forgotten. b
@@ -118,8 +118,8 @@ const (
 // trusted to have parsed what it relays), with the exception of headers.
 func (d *StreamSplitter) Next(b []byte, u *StreamUnit) (n int, err error) {
 	u.Kind, u.Class, u.Raw = KindNone, ClassOther, nil
-	for d.phase == between || d.phase == inDeclaration {
-		if d.phase == between {
+	for d.phase == betweenUnits || d.phase == inXMLDecl {
+		if d.phase == betweenUnits {
 			if k := skipSpace(b, 0); k > 0 {
 				n += k
 				d.consume(k)
@@ -137,21 +137,21 @@ func (d *StreamSplitter) Next(b []byte, u *StreamUnit) (n int, err error) {
 			d.pos, d.depth, d.kind = 0, 0, KindElement
 			d.phase = atMarkup
 			if b[1] == '?' {
-				d.phase, d.pos = inDeclaration, 2
+				d.phase, d.pos = inXMLDecl, 2
 			}
 			continue
 		}
-		k, err := d.declaration(b)
+		k, err := d.xmlDecl(b)
 		if err != nil || k == 0 {
 			return n, err
 		}
 		n += k
 		d.consume(k)
 		b = b[k:]
-		d.phase = between
+		d.phase = betweenUnits
 	}
 	seen := d.pos
-	end, err := d.end(b)
+	end, err := d.findEnd(b)
 	if err == nil && end == 0 {
 		err = d.incomplete(b, seen)
 	}
@@ -162,7 +162,7 @@ func (d *StreamSplitter) Next(b []byte, u *StreamUnit) (n int, err error) {
 		*u = StreamUnit{}
 		return n, err
 	}
-	d.phase = between
+	d.phase = betweenUnits
 	d.consume(end)
 	return n + end, nil
 }
@@ -181,7 +181,7 @@ func (d *StreamSplitter) Next(b []byte, u *StreamUnit) (n int, err error) {
 // for one is an error that wraps [ErrTooLarge].
 func (d *StreamSplitter) Part(b []byte, u *StreamUnit) (n int, err error) {
 	u.Kind, u.Class, u.Raw = KindNone, ClassOther, nil
-	if len(b) == 0 || d.phase == between || d.phase == inDeclaration {
+	if len(b) == 0 || d.phase == betweenUnits || d.phase == inXMLDecl {
 		return 0, nil
 	}
 	start := d.kind != KindElementPart
@@ -191,8 +191,8 @@ func (d *StreamSplitter) Part(b []byte, u *StreamUnit) (n int, err error) {
 			return 0, d.fail(CondPolicyViolation, 0, errTagSize)
 		case d.class == ClassFeatures || d.class == ClassStreamError:
 			return 0, d.fail(CondPolicyViolation, 0, errTreeSize)
-		case d.declared > 0:
-			return 0, d.fail(CondNotWellFormed, 0, errDeclaration)
+		case d.xmlDeclSize > 0:
+			return 0, d.fail(CondNotWellFormed, 0, errXMLDecl)
 		}
 	}
 	end := d.pos
@@ -207,7 +207,7 @@ func (d *StreamSplitter) Part(b []byte, u *StreamUnit) (n int, err error) {
 	case inCDATA:
 		end -= 2 // "]]" before the '>'
 	}
-	if end, err = d.text(b, end); err != nil {
+	if end, err = d.checkUTF8(b, end); err != nil {
 		return 0, err
 	}
 	for end > 0 && end < len(b) && !utf8.RuneStart(b[end]) {
@@ -217,12 +217,12 @@ func (d *StreamSplitter) Part(b []byte, u *StreamUnit) (n int, err error) {
 		return 0, nil
 	}
 	u.Kind, u.Class, u.Raw = KindElementPart, d.class, b[:end:end]
-	u.nameEnd, u.rootEnd, u.missing, u.added = 0, 0, 0, 0
+	u.nameEnd, u.rootEnd, u.missingDecls, u.addedSize = 0, 0, 0, 0
 	if start {
 		d.kind, u.Kind = KindElementPart, KindElementStart
-		u.nameEnd, u.rootEnd, u.scope = d.nameEnd, int(d.rootEnd), d.bindings()
+		u.nameEnd, u.rootEnd, u.scope = d.nameEnd, int(d.rootEnd), d.inheritedDecls()
 		for i := range u.scope {
-			u.declare(i, d.own)
+			u.addDecl(i, d.rootDecls)
 		}
 	}
 	d.pos -= end
@@ -234,8 +234,8 @@ func (d *StreamSplitter) Part(b []byte, u *StreamUnit) (n int, err error) {
 // consume moves on by n bytes.
 func (d *StreamSplitter) consume(n int) {
 	d.consumed += n
-	d.clear = max(d.clear-n, 0)
-	d.valid = max(d.valid-n, 0)
+	d.noColon = max(d.noColon-n, 0)
+	d.checkedUTF8 = max(d.checkedUTF8-n, 0)
 }
 
 // incomplete refuses what is too large already. b is what there is of the unit;
@@ -249,64 +249,64 @@ func (d *StreamSplitter) incomplete(b []byte, seen int) error {
 		}
 	case d.phase == inTag || d.phase == inQuotedTag:
 		// Only the read that exceeds the limit has to look at the name.
-		if limit := maxHeader - int(d.declared); seen <= limit && len(b) > limit {
+		if limit := maxHeader - int(d.xmlDeclSize); seen <= limit && len(b) > limit {
 			if colon, end := scanName(b[:limit], 1); end >= 0 && string(b[max(colon, 0)+1:end]) == "stream" {
 				return d.fail(CondPolicyViolation, 0, errHeaderSize)
 			}
 		}
 	}
 	// What is not UTF-8 is an error of the whole unit, as it is in one read.
-	d.valid += validUTF8(b[d.valid:])
+	d.checkedUTF8 += validUTF8(b[d.checkedUTF8:])
 	return nil
 }
 
-// text checks that b[:end] is UTF-8. It returns end, or a little less when b ends
+// checkUTF8 checks that b[:end] is UTF-8. It returns end, or a little less when b ends
 // within a character there.
-func (d *StreamSplitter) text(b []byte, end int) (int, error) {
-	if d.valid >= end {
+func (d *StreamSplitter) checkUTF8(b []byte, end int) (int, error) {
+	if d.checkedUTF8 >= end {
 		return end, nil
 	}
 	// All of b is looked at: there may be more units in it, and to start a
 	// pass costs more than a stanza.
-	d.valid += validUTF8(b[d.valid:])
+	d.checkedUTF8 += validUTF8(b[d.checkedUTF8:])
 	switch {
-	case d.valid >= end:
+	case d.checkedUTF8 >= end:
 		return end, nil
-	case utf8.FullRune(b[d.valid:]):
-		return 0, d.fail(CondNotWellFormed, d.valid, errUTF8)
+	case utf8.FullRune(b[d.checkedUTF8:]):
+		return 0, d.fail(CondNotWellFormed, d.checkedUTF8, errUTF8)
 	}
-	return d.valid, nil
+	return d.checkedUTF8, nil
 }
 
 func (d *StreamSplitter) fail(c Condition, offset int, err error) error {
 	return &Error{c, d.consumed + offset, err}
 }
 
-// declaration consumes the XML declaration at the start of b. It returns 0 if
+// xmlDecl consumes the XML declaration at the start of b. It returns 0 if
 // that is not complete. Declarations are short, so the bytes are looked at
 // again when more arrive.
-func (d *StreamSplitter) declaration(b []byte) (int, error) {
+func (d *StreamSplitter) xmlDecl(b []byte) (int, error) {
 	const start = "<?xml"
 	k := min(len(b), len(start))
 	if string(b[:k]) != start[:k] || len(b) > k && !isSpace(b[k]) {
 		return 0, d.fail(CondRestrictedXML, 0, errMarkup)
 	}
-	b = b[:min(len(b), maxDeclaration)]
+	b = b[:min(len(b), maxXMLDecl)]
 	if !bytes.Contains(b, []byte("?>")) {
-		if len(b) == maxDeclaration {
-			return 0, d.fail(CondNotWellFormed, 0, errDeclaration)
+		if len(b) == maxXMLDecl {
+			return 0, d.fail(CondNotWellFormed, 0, errXMLDecl)
 		}
 		return 0, nil
 	}
-	if d.declared > 0 {
-		return 0, d.fail(CondNotWellFormed, 0, errDeclaration)
+	if d.xmlDeclSize > 0 {
+		return 0, d.fail(CondNotWellFormed, 0, errXMLDecl)
 	}
-	n, err := declaration(b, d.consumed)
-	d.declared = uint16(n)
+	n, err := checkXMLDecl(b, d.consumed)
+	d.xmlDeclSize = uint16(n)
 	return n, err
 }
 
-// end looks for the end of the unit that starts at b[0] and returns its
+// findEnd looks for the end of the unit that starts at b[0] and returns its
 // length, 0 if it is not complete.
 //
 // A '>' ends a start tag unless it stands in an attribute value. As long as a
@@ -314,7 +314,7 @@ func (d *StreamSplitter) declaration(b []byte) (int, error) {
 // that it does not; counting is much faster than following them. Quotes of
 // both kinds make counting worthless: ' may stand between two ". Such tags,
 // which are rare, are followed quote by quote.
-func (d *StreamSplitter) end(b []byte) (int, error) {
+func (d *StreamSplitter) findEnd(b []byte) (int, error) {
 	i, phase := d.pos, d.phase
 	for {
 		switch phase {
@@ -358,7 +358,7 @@ func (d *StreamSplitter) end(b []byte) (int, error) {
 			}
 			i++
 			phase = inTag
-			d.single, d.double = 0, 0
+			d.singleQuotes, d.doubleQuotes = 0, 0
 			fallthrough
 
 		case inTag:
@@ -367,19 +367,19 @@ func (d *StreamSplitter) end(b []byte) (int, error) {
 			if j >= 0 {
 				part = part[:j]
 			}
-			d.single += uint32(bytes.Count(part, quoteSingle))
-			d.double += uint32(bytes.Count(part, quoteDouble))
+			d.singleQuotes += uint32(bytes.Count(part, quoteSingle))
+			d.doubleQuotes += uint32(bytes.Count(part, quoteDouble))
 			if j < 0 {
 				d.pos, d.phase = len(b), inTag
 				return 0, nil
 			}
-			if d.single > 0 && d.double > 0 {
+			if d.singleQuotes > 0 && d.doubleQuotes > 0 {
 				phase, d.quote = inQuotedTag, 0
 				i = d.tag + 1
 				continue
 			}
 			i += j + 1
-			if (d.single+d.double)&1 != 0 {
+			if (d.singleQuotes+d.doubleQuotes)&1 != 0 {
 				continue
 			}
 
@@ -425,7 +425,7 @@ func (d *StreamSplitter) end(b []byte) (int, error) {
 		phase = inText
 		empty := b[i-2] == '/'
 		if d.depth == 0 {
-			if err := d.root(b[:i], empty); err != nil || d.kind == KindHeader {
+			if err := d.identifyRoot(b[:i], empty); err != nil || d.kind == KindHeader {
 				return i, err
 			}
 		}
@@ -454,7 +454,7 @@ func skipContent(b []byte, i, depth int) (int, int) {
 		}
 		tag := b[i : i+2+8]
 		w := binary.LittleEndian.Uint64(tag[2:])
-		end := matches(w, '>')
+		end := matchBytes(w, '>')
 		if end == 0 {
 			return i, depth
 		}
@@ -465,7 +465,7 @@ func skipContent(b []byte, i, depth int) (int, int) {
 			if depth--; depth == 0 {
 				return i, 0
 			}
-		case byteClass[c] == className && (matches(w, '\'')|matches(w, '"'))&(end-1) == 0:
+		case byteClass[c] == byteName && (matchBytes(w, '\'')|matchBytes(w, '"'))&(end-1) == 0:
 			if i += n + 1; b[i-2] != '/' {
 				depth++
 			}
@@ -475,16 +475,16 @@ func skipContent(b []byte, i, depth int) (int, int) {
 	}
 }
 
-// matches sets the high bit of the bytes of w that are c. Only the lowest bit is
+// matchBytes sets the high bit of the bytes of w that are c. Only the lowest bit is
 // sure: the byte behind one that is c may be taken for another.
-func matches(w uint64, c byte) uint64 {
+func matchBytes(w uint64, c byte) uint64 {
 	w ^= ones * uint64(c)
 	return (w - ones) &^ w & highs
 }
 
-// saysXMLNS reports whether "xmlns" stands anywhere in tag. It is bytes.Contains
+// containsXMLNS reports whether "xmlns" stands anywhere in tag. It is bytes.Contains
 // for what is short and where an 'x' is rare.
-func saysXMLNS(tag []byte) bool {
+func containsXMLNS(tag []byte) bool {
 	const xmlns = "xmlns"
 	for i := 0; ; i++ {
 		j := bytes.IndexByte(tag[i:], 'x')
@@ -503,13 +503,13 @@ var (
 	quoteDouble = []byte{'"'}
 )
 
-// root looks at the start tag of a root: whether it is a header, what class its
+// identifyRoot looks at the start tag of a root: whether it is a header, what class its
 // element is of, and which prefixes it declares itself.
-func (d *StreamSplitter) root(tag []byte, empty bool) error {
-	d.rootEnd, d.own = int32(len(tag)), 0
-	if d.class, d.nameEnd = stanza(tag); d.class != ClassOther {
+func (d *StreamSplitter) identifyRoot(tag []byte, empty bool) error {
+	d.rootEnd, d.rootDecls = int32(len(tag)), 0
+	if d.class, d.nameEnd = stanzaName(tag); d.class != ClassOther {
 		d.colon = -1
-		if d.scope == nil && !saysXMLNS(tag) {
+		if d.scope == nil && !containsXMLNS(tag) {
 			return nil
 		}
 		return d.identify(tag)
@@ -522,12 +522,12 @@ func (d *StreamSplitter) root(tag []byte, empty bool) error {
 	if string(tag[max(colon, 0)+1:end]) != "stream" {
 		return d.identify(tag)
 	}
-	if len(tag)+int(d.declared) > maxHeader {
+	if len(tag)+int(d.xmlDeclSize) > maxHeader {
 		return d.fail(CondPolicyViolation, 0, errHeaderSize)
 	}
 	// A header inherits nothing from the one before.
 	prefix := tag[1:max(colon, 1)]
-	space, ok := declared(tag, end, prefix)
+	space, ok := lookupNS(tag, end, prefix)
 	switch {
 	case !ok && len(prefix) > 0:
 		return d.fail(CondNotWellFormed, 1, errPrefix)
@@ -542,9 +542,9 @@ func (d *StreamSplitter) root(tag []byte, empty bool) error {
 
 // identify finds the class of an element and which prefixes its root declares.
 func (d *StreamSplitter) identify(tag []byte) error {
-	prefix, local := d.name(tag)
+	prefix, local := d.rootName(tag)
 	var space []byte // of the name, as the root itself says
-	if saysXMLNS(tag) {
+	if containsXMLNS(tag) {
 		var a attribute
 		for i := d.nameEnd; ; {
 			next, more, err := nextAttribute(tag, i, &a)
@@ -555,27 +555,27 @@ func (d *StreamSplitter) identify(tag []byte) error {
 				break
 			}
 			i = next
-			p, ok := a.declares(tag)
+			p, ok := a.declaredPrefix(tag)
 			if !ok {
 				continue
 			}
 			if string(p) == string(prefix) {
-				space = value(tag, &a)
+				space = attributeText(tag, &a)
 			}
-			d.own |= d.bit(p)
+			d.rootDecls |= d.declBit(p)
 		}
 	}
 	if space != nil {
 		d.class = classify(local, space)
 	} else {
-		d.class = classify(local, d.inherited(prefix))
+		d.class = classify(local, d.inheritedNS(prefix))
 	}
 	return nil
 }
 
-// inherited returns the namespace that the header has bound to a prefix.
-func (d *StreamSplitter) inherited(prefix []byte) string {
-	scope := d.bindings()
+// inheritedNS returns the namespace that the header has bound to a prefix.
+func (d *StreamSplitter) inheritedNS(prefix []byte) string {
+	scope := d.inheritedDecls()
 	for i := range scope {
 		if scope[i].prefix == string(prefix) {
 			return scope[i].space
@@ -584,9 +584,9 @@ func (d *StreamSplitter) inherited(prefix []byte) string {
 	return ""
 }
 
-// stanza recognises a root whose name is that of a stanza, which nearly all are
+// stanzaName recognises a root whose name is that of a stanza, which nearly all are
 // at the cost of two comparisons: in NSClient it is of class c.
-func stanza(tag []byte) (c Class, nameEnd int) {
+func stanzaName(tag []byte) (c Class, nameEnd int) {
 	switch {
 	case len(tag) > 8 && string(tag[:8]) == "<message":
 		c, nameEnd = ClassMessage, 8
@@ -603,16 +603,16 @@ func stanza(tag []byte) (c Class, nameEnd int) {
 	return c, nameEnd
 }
 
-// declared returns what the start tag binds the prefix to; an empty prefix
+// lookupNS returns what the start tag binds the prefix to; an empty prefix
 // asks for the default namespace. nameEnd is where the attributes start.
-func declared(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
+func lookupNS(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
 	var a attribute
 	for i := nameEnd; ; {
 		next, more, err := nextAttribute(tag, i, &a)
 		if err != nil || !more {
 			return nil, false
 		}
-		if p, ok := a.declares(tag); ok && string(p) == string(prefix) {
+		if p, ok := a.declaredPrefix(tag); ok && string(p) == string(prefix) {
 			return unescaped(tag[a.value+1 : a.end-1]), true
 		}
 		i = next
@@ -622,11 +622,11 @@ func declared(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
 // unit describes the unit that is complete, b[:end].
 func (d *StreamSplitter) unit(u *StreamUnit, b []byte, end int) error {
 	u.Kind, u.Class, u.Raw = d.kind, ClassOther, b[:end:end]
-	if d.declared > 0 && d.kind != KindHeader {
-		return d.fail(CondNotWellFormed, 0, errDeclaration)
+	if d.xmlDeclSize > 0 && d.kind != KindHeader {
+		return d.fail(CondNotWellFormed, 0, errXMLDecl)
 	}
-	d.declared = 0
-	if _, err := d.text(b, end); err != nil {
+	d.xmlDeclSize = 0
+	if _, err := d.checkUTF8(b, end); err != nil {
 		return err
 	}
 	switch d.kind {
@@ -680,12 +680,12 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 		if err := checkReferences(tag[a.value+1:a.end-1], d.consumed+a.value+1); err != nil {
 			return err
 		}
-		prefix, ok := a.declares(tag)
+		prefix, ok := a.declaredPrefix(tag)
 		if !ok {
 			u.Header.set(tag[a.name:a.nameEnd], tag[a.value:a.end:a.end])
 			continue
 		}
-		space := value(tag, &a)
+		space := attributeText(tag, &a)
 		if !bindable(prefix, space) {
 			return d.fail(CondNotWellFormed, a.name, errNamespace)
 		}
@@ -699,12 +699,12 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 		d.scope = nil
 		return nil
 	}
-	d.scope = newScope(learn(tag, d.nameEnd, standard+others))
+	d.scope = newScope(parseScope(tag, d.nameEnd, standard+others))
 	return nil
 }
 
-func newScope(bindings []binding) *scope {
-	s := &scope{bindings: bindings, index: make(map[string]int, len(bindings))}
+func newScope(bindings []inheritedDecl) *scope {
+	s := &scope{decls: bindings, index: make(map[string]int, len(bindings))}
 	for i := range bindings {
 		if prefix := bindings[i].prefix; prefix != "" {
 			s.index[prefix] = i
@@ -714,9 +714,9 @@ func newScope(bindings []binding) *scope {
 	return s
 }
 
-// mentioned returns the bindings, as bits, whose prefix stands before a colon in
+// mentionedDecls returns the declarations, as bits, whose prefix stands before a colon in
 // b. It looks at each byte twice at most, however many there are of either.
-func (s *scope) mentioned(b []byte) (m uint64) {
+func (s *scope) mentionedDecls(b []byte) (m uint64) {
 	for i := 0; ; i++ {
 		j := bytes.IndexByte(b[i:], ':')
 		if j < 0 {
@@ -724,7 +724,7 @@ func (s *scope) mentioned(b []byte) (m uint64) {
 		}
 		i += j
 		start := i
-		for start > 0 && i-start <= s.longest && byteClass[b[start-1]]&className != 0 {
+		for start > 0 && i-start <= s.longest && byteClass[b[start-1]]&byteName != 0 {
 			start--
 		}
 		if k, ok := s.index[string(b[start:i])]; ok {
@@ -733,10 +733,10 @@ func (s *scope) mentioned(b []byte) (m uint64) {
 	}
 }
 
-// learn returns the n declarations of a header in the order in which elements
+// parseScope returns the n declarations of a header in the order in which elements
 // repeat them: default namespace, stream prefix, others.
-func learn(tag []byte, nameEnd, n int) []binding {
-	scope := make([]binding, 0, n)
+func parseScope(tag []byte, nameEnd, n int) []inheritedDecl {
+	scope := make([]inheritedDecl, 0, n)
 	var a attribute
 	for i := nameEnd; ; {
 		next, more, err := nextAttribute(tag, i, &a)
@@ -744,7 +744,7 @@ func learn(tag []byte, nameEnd, n int) []binding {
 			break
 		}
 		i = next
-		prefix, ok := a.declares(tag)
+		prefix, ok := a.declaredPrefix(tag)
 		if !ok || a.value+2 == a.end || string(prefix) == "xml" {
 			continue // no declaration, or one that takes away, or needless
 		}
@@ -757,9 +757,9 @@ func learn(tag []byte, nameEnd, n int) []binding {
 			text = append(text, raw[1:len(raw)-1]...)
 			text = append(text, '"')
 		}
-		scope = append(scope, binding{string(prefix), string(value(tag, &a)), string(text)})
+		scope = append(scope, inheritedDecl{string(prefix), string(attributeText(tag, &a)), string(text)})
 	}
-	rank := func(b binding) int {
+	rank := func(b inheritedDecl) int {
 		switch {
 		case b.prefix == "":
 			return 0
@@ -768,20 +768,20 @@ func learn(tag []byte, nameEnd, n int) []binding {
 		}
 		return 2
 	}
-	slices.SortStableFunc(scope, func(a, b binding) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(scope, func(a, b inheritedDecl) int { return rank(a) - rank(b) })
 	return scope
 }
 
-// bindings returns what elements inherit.
-func (d *StreamSplitter) bindings() []binding {
+// inheritedDecls returns what elements inherit.
+func (d *StreamSplitter) inheritedDecls() []inheritedDecl {
 	if d.scope == nil {
 		return standardScope
 	}
-	return d.scope.bindings
+	return d.scope.decls
 }
 
-// bit returns the bit of the binding of a prefix, zero if there is none.
-func (d *StreamSplitter) bit(prefix []byte) uint64 {
+// declBit returns the bit of the declaration of a prefix, zero if there is none.
+func (d *StreamSplitter) declBit(prefix []byte) uint64 {
 	if d.scope != nil && len(prefix) > 0 {
 		if i, ok := d.scope.index[string(prefix)]; ok {
 			return 1 << i
@@ -789,7 +789,7 @@ func (d *StreamSplitter) bit(prefix []byte) uint64 {
 		return 0
 	}
 	// The default namespace and the prefix stream are among the first.
-	scope := d.bindings()
+	scope := d.inheritedDecls()
 	for i := range min(len(scope), len(standardScope)) {
 		if scope[i].prefix == string(prefix) {
 			return 1 << i
@@ -804,7 +804,7 @@ func (d *StreamSplitter) endTag(raw []byte) error {
 	if end < 0 || skipSpace(raw, end) != len(raw)-1 || string(raw[max(colon, 1)+1:end]) != "stream" {
 		return d.fail(CondNotWellFormed, 0, errMismatch)
 	}
-	for _, b := range d.bindings() {
+	for _, b := range d.inheritedDecls() {
 		if b.space == NSStreams && b.prefix == string(raw[2:max(colon, 2)]) {
 			return nil
 		}
@@ -816,22 +816,22 @@ func (d *StreamSplitter) endTag(raw []byte) error {
 // needs that b starts with.
 func (d *StreamSplitter) element(u *StreamUnit, b []byte) error {
 	u.Class, u.nameEnd, u.rootEnd = d.class, d.nameEnd, int(d.rootEnd)
-	u.scope, u.missing, u.added = d.bindings(), 0, 0
+	u.scope, u.missingDecls, u.addedSize = d.inheritedDecls(), 0, 0
 	if d.kind == KindElementPart {
 		u.Kind, u.nameEnd, u.rootEnd = KindElementEnd, 0, 0
 		return nil
 	}
-	used := uint64(0) // bit i: the prefix of binding i
+	used := uint64(0) // bit i: the prefix of declaration i
 	if colon := d.nextColon(b); colon >= len(u.Raw) {
 		// No prefix is used.
 	} else if d.scope != nil {
-		used = d.scope.mentioned(u.Raw)
-	} else if uses(u.Raw, standardScope[1].prefix, colon) {
+		used = d.scope.mentionedDecls(u.Raw)
+	} else if mentionsPrefix(u.Raw, standardScope[1].prefix, colon) {
 		used = 1 << 1
 	}
 	for i := range u.scope {
 		if used>>i&1 != 0 || u.scope[i].prefix == "" {
-			u.declare(i, d.own)
+			u.addDecl(i, d.rootDecls)
 		}
 	}
 	if u.Class == ClassFeatures || u.Class == ClassStreamError {
@@ -840,17 +840,17 @@ func (d *StreamSplitter) element(u *StreamUnit, b []byte) error {
 	return nil
 }
 
-// declare makes binding i part of the message for u, unless the root says
+// addDecl makes declaration i part of the message for u, unless the root says
 // something else of its prefix.
-func (u *StreamUnit) declare(i int, own uint64) {
+func (u *StreamUnit) addDecl(i int, own uint64) {
 	if own>>i&1 == 0 {
-		u.missing |= 1 << i
-		u.added += len(u.scope[i].text)
+		u.missingDecls |= 1 << i
+		u.addedSize += len(u.scope[i].text)
 	}
 }
 
-// name returns the prefix, which may be empty, and the local name of a root.
-func (d *StreamSplitter) name(tag []byte) (prefix, local []byte) {
+// rootName returns the prefix, which may be empty, and the local name of a root.
+func (d *StreamSplitter) rootName(tag []byte) (prefix, local []byte) {
 	if d.colon < 0 {
 		return nil, tag[1:d.nameEnd]
 	}
@@ -860,17 +860,17 @@ func (d *StreamSplitter) name(tag []byte) (prefix, local []byte) {
 // nextColon returns the index of the first colon in b, len(b) if there is none.
 // It is remembered, for there may be none in all the stanzas of a read.
 func (d *StreamSplitter) nextColon(b []byte) int {
-	if d.clear < len(b) {
-		d.clear = indexByte(b, d.clear, ':')
+	if d.noColon < len(b) {
+		d.noColon = indexByte(b, d.noColon, ':')
 	}
-	return d.clear
+	return d.noColon
 }
 
-// uses reports whether the bytes of prefix and a colon stand anywhere in b,
+// mentionsPrefix reports whether the bytes of prefix and a colon stand anywhere in b,
 // whose first colon is b[i]. That may be text; a declaration too many does no
 // harm. Colons are rare, so looking for them is faster than looking for the
 // whole.
-func uses(b []byte, prefix string, i int) bool {
+func mentionsPrefix(b []byte, prefix string, i int) bool {
 	last := prefix[len(prefix)-1]
 	for i < len(b) {
 		if i > len(prefix) && b[i-1] == last && string(b[i-len(prefix):i]) == prefix {
@@ -887,7 +887,7 @@ func uses(b []byte, prefix string, i int) bool {
 }
 
 // Size returns the number of bytes of the message for u, or of its part.
-func (u *StreamUnit) Size() int { return len(u.Raw) + u.added }
+func (u *StreamUnit) Size() int { return len(u.Raw) + u.addedSize }
 
 // AppendHead appends to dst the first part of the message for u: the start of
 // the element with the declarations it inherited (RFC 7395, section 3.3.3). The
@@ -895,7 +895,7 @@ func (u *StreamUnit) Size() int { return len(u.Raw) + u.added }
 // spares copying the rest.
 func (u *StreamUnit) AppendHead(dst []byte) (head, tail []byte) {
 	dst = append(dst, u.Raw[:u.nameEnd]...)
-	for m := u.missing; m != 0; m &= m - 1 {
+	for m := u.missingDecls; m != 0; m &= m - 1 {
 		dst = append(dst, u.scope[bits.TrailingZeros64(m)].text...)
 	}
 	return dst, u.Raw[u.nameEnd:]

@@ -107,7 +107,7 @@ var (
 	errReference    = errors.New("bad reference")
 	errEntity       = errors.New("undefined entity")
 	errEncoding     = errors.New("encoding is not UTF-8")
-	errDeclaration  = errors.New("bad XML declaration")
+	errXMLDecl      = errors.New("bad XML declaration")
 	errText         = errors.New("text between elements")
 	errContent      = errors.New("content where none may be")
 	errHeader       = errors.New("header of a TCP stream")

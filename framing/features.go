@@ -56,7 +56,7 @@ type filtering struct {
 // A rule says what becomes of the elements of one name. Its functions may be
 // nil.
 type rule struct {
-	name
+	name   xmlName
 	cut    func(f *filtering, e *element) bool               // reports whether it goes
 	edit   func(f *filtering, dst []byte, e *element) []byte // appends what replaces it
 	inside []rule                                            // for its children
@@ -68,36 +68,36 @@ type rule struct {
 // passed on byte for byte.
 var rules = []rule{
 	// TLS is the WebSocket's business (RFC 7395, section 3.9).
-	{name: name{"starttls", nsTLS}, cut: always},
+	{name: xmlName{"starttls", nsTLS}, cut: cutAlways},
 	// The gateway could not read compressed streams (XEP-0138).
-	{name: name{"compression", nsCompressFeature}, cut: always},
+	{name: xmlName{"compression", nsCompressFeature}, cut: cutAlways},
 	// The gateway's limit holds if it is the lower one (XEP-0478).
-	{name: name{"limits", nsLimits}, inside: []rule{
-		{name: name{"max-bytes", nsLimits}, edit: lowerMaxBytes},
+	{name: xmlName{"limits", nsLimits}, inside: []rule{
+		{name: xmlName{"max-bytes", nsLimits}, edit: lowerMaxBytes},
 	}},
 	// RFC 6120, section 6.4.1.
-	{name: name{"mechanisms", nsSASL}, inside: []rule{
-		{name: name{"mechanism", nsSASL}, cut: unusable, vital: true},
+	{name: xmlName{"mechanisms", nsSASL}, inside: []rule{
+		{name: xmlName{"mechanism", nsSASL}, cut: cutMechanism, vital: true},
 	}},
 	// XEP-0388, and XEP-0484 inside it.
-	{name: name{"authentication", nsSASL2}, inside: []rule{
-		{name: name{"mechanism", nsSASL2}, cut: unusable, vital: true},
-		{name: name{"inline", nsSASL2}, inside: []rule{
-			{name: name{"fast", nsFAST}, inside: []rule{
-				{name: name{"mechanism", nsFAST}, cut: unusable, vital: true},
+	{name: xmlName{"authentication", nsSASL2}, inside: []rule{
+		{name: xmlName{"mechanism", nsSASL2}, cut: cutMechanism, vital: true},
+		{name: xmlName{"inline", nsSASL2}, inside: []rule{
+			{name: xmlName{"fast", nsFAST}, inside: []rule{
+				{name: xmlName{"mechanism", nsFAST}, cut: cutMechanism, vital: true},
 			}},
 		}},
 	}},
 	// XEP-0440.
-	{name: name{"sasl-channel-binding", nsBinding}, cut: unbound, inside: []rule{
-		{name: name{"channel-binding", nsBinding}, cut: otherBinding},
+	{name: xmlName{"sasl-channel-binding", nsBinding}, cut: cutBindingList, inside: []rule{
+		{name: xmlName{"channel-binding", nsBinding}, cut: cutBindingType},
 	}},
 }
 
-// bound lists how the names of the mechanisms end that bind to TLS, and whether
+// bindingMechanisms lists how the names of the mechanisms end that bind to TLS, and whether
 // they can do so with tls-server-end-point. The hashed tokens of XEP-0484 name
 // the one type they bind to instead of -PLUS.
-var bound = [...]struct {
+var bindingMechanisms = [...]struct {
 	prefix, suffix string
 	endPoint       bool
 }{
@@ -108,7 +108,7 @@ var bound = [...]struct {
 }
 
 // saslLists are the features that contain SASL mechanisms.
-var saslLists = [...]name{
+var saslLists = [...]xmlName{
 	{"mechanisms", nsSASL},      // RFC 6120, section 6.4.1
 	{"authentication", nsSASL2}, // XEP-0388
 }
@@ -134,7 +134,7 @@ func (f *FeatureFilter) AppendMessage(dst []byte, u *StreamUnit) []byte {
 func (f *filtering) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
 	left, lost := 0, 0 // vital children
 	for c := range e.children() {
-		r := find(rules, c)
+		r := findRule(rules, c)
 		if r == nil {
 			continue
 		}
@@ -155,11 +155,11 @@ func (f *filtering) apply(dst []byte, e *element, from int, rules []rule) ([]byt
 	return append(dst, e.raw[from:e.end]...), left > 0 || lost == 0
 }
 
-// find returns the rule for e, nil if there is none.
-func find(rules []rule, e *element) *rule {
+// findRule returns the rule for e, nil if there is none.
+func findRule(rules []rule, e *element) *rule {
 	prefix, local := e.name()
 	for i := range rules {
-		if r := &rules[i]; string(local) == r.local && e.in(prefix, r.space) {
+		if r := &rules[i]; string(local) == r.name.local && e.in(prefix, r.name.space) {
 			return r
 		}
 	}
@@ -177,19 +177,19 @@ func (f *filtering) child(dst []byte, e *element, r *rule) ([]byte, bool) {
 	return f.apply(dst, e, e.start, r.inside)
 }
 
-// always cuts.
-func always(*filtering, *element) bool { return true }
+// cutAlways cuts.
+func cutAlways(*filtering, *element) bool { return true }
 
-// unusable cuts the SASL mechanisms that need what the client and the server do
+// cutMechanism cuts the SASL mechanisms that need what the client and the server do
 // not share: a TLS connection, or its certificates (RFC 4422, appendix A: the
 // one that the server sees with EXTERNAL is the gateway's).
-func unusable(f *filtering, e *element) bool {
+func cutMechanism(f *filtering, e *element) bool {
 	f.text = e.appendText(f.text[:0])
 	mechanism := string(f.text) // a short one takes no memory
 	if mechanism == "EXTERNAL" {
 		return f.NoExternal
 	}
-	for _, b := range bound {
+	for _, b := range bindingMechanisms {
 		if strings.HasPrefix(mechanism, b.prefix) && strings.HasSuffix(mechanism, b.suffix) {
 			return f.ChannelBinding == ChannelBindingStrip || f.ChannelBinding == ChannelBindingEndPoint && !b.endPoint
 		}
@@ -197,11 +197,11 @@ func unusable(f *filtering, e *element) bool {
 	return false
 }
 
-// unbound cuts the list of binding types when there is nothing to bind with.
-func unbound(f *filtering, _ *element) bool { return f.ChannelBinding == ChannelBindingStrip }
+// cutBindingList cuts the list of binding types when there is nothing to bind with.
+func cutBindingList(f *filtering, _ *element) bool { return f.ChannelBinding == ChannelBindingStrip }
 
-// otherBinding cuts the binding types other than tls-server-end-point.
-func otherBinding(f *filtering, e *element) bool {
+// cutBindingType cuts the binding types other than tls-server-end-point.
+func cutBindingType(f *filtering, e *element) bool {
 	return f.ChannelBinding == ChannelBindingEndPoint && string(e.attribute("type")) != endPoint
 }
 
@@ -235,7 +235,7 @@ func (u *StreamUnit) OffersSASL() bool { return u.offers(saslLists[:]...) }
 // OffersStartTLS reports whether u, which must be of ClassFeatures, offers TLS
 // (RFC 6120, section 5.4.1).
 func (u *StreamUnit) OffersStartTLS() bool {
-	return u.offers(name{"starttls", nsTLS})
+	return u.offers(xmlName{"starttls", nsTLS})
 }
 
 // RequiresStartTLS reports whether u, which must be of ClassFeatures, says that
@@ -255,7 +255,7 @@ func (u *StreamUnit) RequiresStartTLS() bool {
 }
 
 // offers reports whether one of the names is that of a child of u.
-func (u *StreamUnit) offers(names ...name) bool {
+func (u *StreamUnit) offers(names ...xmlName) bool {
 	for e := range u.tree().children() {
 		for _, n := range names {
 			if e.is(n.local, n.space) {
@@ -273,7 +273,7 @@ func lowerMaxBytes(f *filtering, dst []byte, e *element) []byte {
 	number := bytes.TrimRight(e.raw[start:max(start, e.contentEnd)], " \t\r\n")
 	// Digits fail to parse only if there are too many of them.
 	v, err := strconv.ParseInt(string(number), 10, 64)
-	if f.MaxStanza <= 0 || !digits(number) || err == nil && v <= int64(f.MaxStanza) {
+	if f.MaxStanza <= 0 || !isDigits(number) || err == nil && v <= int64(f.MaxStanza) {
 		return append(dst, e.raw[e.start:e.end]...)
 	}
 	dst = append(dst, e.raw[e.start:start]...)

@@ -262,18 +262,18 @@ func TestStanza(t *testing.T) {
 	for _, name := range []string{"message", "presence", "iq"} {
 		for _, rest := range []string{">", "/>", " a='b'>", " />"} {
 			tag := []byte("<" + name + rest)
-			if c, end := stanza(tag); c != classify([]byte(name), NSClient) || string(tag[1:end]) != name {
+			if c, end := stanzaName(tag); c != classify([]byte(name), NSClient) || string(tag[1:end]) != name {
 				t.Errorf("%s: class %d, name up to %d", tag, c, end)
 			}
 		}
 		for _, rest := range []string{"", "s>", ":a>", "-a>", "\n>", "é>", "\x00>"} {
-			if c, _ := stanza([]byte("<" + name + rest)); c != ClassOther {
+			if c, _ := stanzaName([]byte("<" + name + rest)); c != ClassOther {
 				t.Errorf("<%s%s: class %d", name, rest, c)
 			}
 		}
 	}
 	for _, c := range classes {
-		if got, _ := stanza([]byte("<" + c.local + ">")); got != ClassOther && got != c.class {
+		if got, _ := stanzaName([]byte("<" + c.local + ">")); got != ClassOther && got != c.class {
 			t.Errorf("%s: class %d", c.local, got)
 		}
 	}
@@ -286,11 +286,11 @@ func TestDeclarationSize(t *testing.T) {
 	sized := func(n int) string { return start + strings.Repeat(" ", n-len(start)-len(end)) + end }
 	const header = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
 	for name, c := range map[string]struct{ in, err string }{
-		"the largest":           {sized(maxDeclaration) + header, ""},
-		"one more":              {sized(maxDeclaration+1) + header, "not-well-formed 0"},
-		"without an end":        {start + strings.Repeat(" ", maxDeclaration-len(start)), "not-well-formed 0"},
-		"without an end so far": {start + strings.Repeat(" ", maxDeclaration-len(start)-1), ""},
-		"in a later stream":     {header + "<a/>" + sized(maxDeclaration+1) + header, fmt.Sprintf("not-well-formed %d", len(header)+4)},
+		"the largest":           {sized(maxXMLDecl) + header, ""},
+		"one more":              {sized(maxXMLDecl+1) + header, "not-well-formed 0"},
+		"without an end":        {start + strings.Repeat(" ", maxXMLDecl-len(start)), "not-well-formed 0"},
+		"without an end so far": {start + strings.Repeat(" ", maxXMLDecl-len(start)-1), ""},
+		"in a later stream":     {header + "<a/>" + sized(maxXMLDecl+1) + header, fmt.Sprintf("not-well-formed %d", len(header)+4)},
 	} {
 		for _, size := range []int{len(c.in), 1, 100} {
 			if r := runDown(new(FeatureFilter), []byte(c.in), func() int { return size }); r.err != c.err {

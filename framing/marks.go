@@ -27,8 +27,8 @@ type marks [window + 8]uint16
 type traits uint8
 
 const (
-	low    traits = 1 << iota // there are controls or white space but the space
-	beyond                    // there are bytes beyond ASCII
+	hasControl traits = 1 << iota // there are controls or white space but the space
+	nonASCII                      // there are bytes beyond ASCII
 )
 
 // A marker goes over a message once. Positions are indexes into the message,
@@ -43,11 +43,11 @@ type marker struct {
 // begin marks the first bytes of msg.
 func (k *marker) begin(msg []byte) {
 	k.end, k.seen = 0, 0
-	k.more(msg)
+	k.markWindow(msg)
 }
 
-// more marks the next bytes of msg.
-func (k *marker) more(msg []byte) {
+// markWindow marks the next bytes of msg.
+func (k *marker) markWindow(msg []byte) {
 	b := msg[k.end:]
 	b = b[:min(window, len(b))]
 	k.seen |= mark(&k.marks, b)
@@ -56,17 +56,17 @@ func (k *marker) more(msg []byte) {
 	k.end += len(b)
 }
 
-// reach marks all bytes before position i.
-func (k *marker) reach(msg []byte, i int) {
+// markUpTo marks all bytes before position i.
+func (k *marker) markUpTo(msg []byte, i int) {
 	for k.end < i {
-		k.more(msg)
+		k.markWindow(msg)
 	}
 }
 
-// text returns the index of the first '<', '&' or ']' at or behind i, or
+// nextMark returns the index of the first '<', '&' or ']' at or behind i, or
 // len(msg). It passes that mark and all before it.
-func (k *marker) text(msg []byte, i int) int {
-	k.reach(msg, i)
+func (k *marker) nextMark(msg []byte, i int) int {
+	k.markUpTo(msg, i)
 	for {
 		at := k.start + int(k.marks[k.next])
 		if at < k.end {
@@ -80,12 +80,12 @@ func (k *marker) text(msg []byte, i int) int {
 			return at
 		}
 		k.end += skip(msg[k.end:])
-		k.more(msg)
+		k.markWindow(msg)
 	}
 }
 
-// blank is what a part of a block is filled up with.
-const blank = "                                                                "
+// spaces is what a part of a block is filled up with.
+const spaces = "                                                                "
 
 // markWords marks b, at most window bytes, in m. It looks at eight bytes at a
 // time. A byte without its high bit, xor one looked for, plus 0x7f has that bit
@@ -101,7 +101,7 @@ func markWords(m *marks, b []byte) (seen traits) {
 			w = binary.LittleEndian.Uint64(b[i:])
 		} else {
 			var last [8]byte
-			copy(last[copy(last[:], b[i:]):], blank)
+			copy(last[copy(last[:], b[i:]):], spaces)
 			w = binary.LittleEndian.Uint64(last[:])
 		}
 		x := w & sevens
@@ -116,10 +116,10 @@ func markWords(m *marks, b []byte) (seen traits) {
 	}
 	m[n], m[n+1] = uint16(len(b)), uint16(len(b))
 	if printable&highs != highs {
-		seen |= low
+		seen |= hasControl
 	}
 	if all&highs != 0 {
-		seen |= beyond
+		seen |= nonASCII
 	}
 	return seen
 }
@@ -130,7 +130,7 @@ func markWords(m *marks, b []byte) (seen traits) {
 func skipWords(b []byte) (n int) {
 	for ; len(b)-n >= 1024; n += 1024 {
 		c := b[n : n+1024]
-		if plain(c) < len(c) || bytes.IndexByte(c, '<') >= 0 || bytes.IndexByte(c, '&') >= 0 || bytes.IndexByte(c, ']') >= 0 {
+		if printablePrefix(c) < len(c) || bytes.IndexByte(c, '<') >= 0 || bytes.IndexByte(c, '&') >= 0 || bytes.IndexByte(c, ']') >= 0 {
 			break
 		}
 	}

@@ -12,7 +12,7 @@ func supported() bool
 // bytes.
 //
 //go:noescape
-func markAVX2(m *marks, b *byte, n int) (low, beyond uint32)
+func markAVX2(m *marks, b *byte, n int) (control, high uint32)
 
 // skipAVX2 is skipWords for n bytes.
 //
@@ -26,15 +26,15 @@ func mark(m *marks, b []byte) (seen traits) {
 	n := len(b)
 	if n < 64 {
 		var block [64]byte
-		copy(block[copy(block[:], b):], blank)
+		copy(block[copy(block[:], b):], spaces)
 		b = block[:]
 	}
 	l, h := markAVX2(m, &b[0], n)
 	if l != 0 {
-		seen |= low
+		seen |= hasControl
 	}
 	if h != 0 {
-		seen |= beyond
+		seen |= nonASCII
 	}
 	return seen
 }

@@ -40,7 +40,7 @@ GLOBL space<>(SB), RODATA|NOPTR, $8
 	MOVW   BX, offset(R8) \
 	BLSRQ  AX, AX
 
-// func markAVX2(m *marks, b *byte, n int) (low, beyond uint32)
+// func markAVX2(m *marks, b *byte, n int) (control, high uint32)
 TEXT ·markAVX2(SB), NOSPLIT, $0-32
 	MOVQ           m+0(FP), DI
 	MOVQ           b+8(FP), SI
@@ -98,8 +98,8 @@ done:
 	VPMOVMSKB    Y13, DX
 	NOTL         AX
 	VZEROUPPER
-	MOVL         AX, low+24(FP)
-	MOVL         DX, beyond+28(FP)
+	MOVL         AX, control+24(FP)
+	MOVL         DX, high+28(FP)
 	RET
 
 // func skipAVX2(b *byte, n int) int

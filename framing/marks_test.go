@@ -15,9 +15,9 @@ func slowMarks(b []byte) (m []uint16, seen traits) {
 		case strings.IndexByte("<&]\"'", c) >= 0:
 			m = append(m, uint16(i))
 		case c < ' ':
-			seen |= low
+			seen |= hasControl
 		case c > '~'+1:
-			seen |= beyond
+			seen |= nonASCII
 		}
 	}
 	return append(m, uint16(len(b)), uint16(len(b))), seen
@@ -119,12 +119,12 @@ func TestMarker(t *testing.T) {
 				next = len(msg) - i
 			}
 			next += i
-			if got := k.text(msg, i); got != next {
+			if got := k.nextMark(msg, i); got != next {
 				t.Fatalf("the next after %d is at %d, not %d", i, got, next)
 			}
 			i = next + 1 + r.IntN(1+r.IntN(1+r.IntN(2*window)))
 		}
-		if k.reach(msg, len(msg)); k.seen != want {
+		if k.markUpTo(msg, len(msg)); k.seen != want {
 			t.Fatalf("traits %b, want %b", k.seen, want)
 		}
 	}

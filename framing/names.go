@@ -24,14 +24,14 @@ const (
 
 // The namespaces that names resolve to without a declaration.
 var (
-	spaceXML     = hashed([]byte(nsXML))
-	spaceXMLNS   = hashed([]byte(nsXMLNS))
-	spaceStreams = hashed([]byte(NSStreams))
-	spaceClient  = hashed([]byte(NSClient))
+	namespaceXML     = newNamespace([]byte(nsXML))
+	namespaceXMLNS   = newNamespace([]byte(nsXMLNS))
+	namespaceStreams = newNamespace([]byte(NSStreams))
+	namespaceClient  = newNamespace([]byte(NSClient))
 )
 
-// A name is a local name in a namespace.
-type name struct{ local, space string }
+// An xmlName is a local name in a namespace.
+type xmlName struct{ local, space string }
 
 // A Kind says what a piece of a stream is to the stream.
 type Kind uint8

@@ -155,7 +155,7 @@ func TestNoPart(t *testing.T) {
 		`</stream:stream`:                ErrTooLarge,
 		`<stream:features><a>`:           ErrTooLarge,
 		`<stream:error><a>`:              ErrTooLarge,
-		`<?xml version='1.0'?><a><b>`:    errDeclaration,
+		`<?xml version='1.0'?><a><b>`:    errXMLDecl,
 		"<a>\xff<b>":                     errUTF8,
 		"<a>\xc3\xa9\xc3<b>":             errUTF8,
 		`<?xml version='1.0'`:            nil,

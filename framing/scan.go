@@ -16,26 +16,26 @@ import (
 //	attributes   nextAttribute
 //	tags         tagEnd
 //	references   checkReferences, unescaped
-//	declaration  declaration
+//	declaration  checkXMLDecl
 
 const (
-	classSpace  = 1 << iota // white space
-	className               // may stand in a name, ':' excepted
-	classNoHead             // may not be the first byte of a name
+	byteSpace       = 1 << iota // white space
+	byteName                    // may stand in a name, ':' excepted
+	byteNoNameStart             // may not be the first byte of a name
 )
 
 // byteClass classifies bytes. All bytes of a multi-byte character count as
 // name bytes; checkRunes looks at them.
 var byteClass = func() (t [256]uint8) {
 	for _, c := range " \t\r\n" {
-		t[c] = classSpace
+		t[c] = byteSpace
 	}
 	for c := range t {
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '_', c >= utf8.RuneSelf:
-			t[c] = className
+			t[c] = byteName
 		case '0' <= c && c <= '9', c == '-', c == '.':
-			t[c] = className | classNoHead
+			t[c] = byteName | byteNoNameStart
 		}
 	}
 	return t
@@ -44,7 +44,7 @@ var byteClass = func() (t [256]uint8) {
 // asciiName has the ASCII bytes that may stand in a name, ':' excepted.
 var asciiName = func() (t [256]bool) {
 	for c := range utf8.RuneSelf {
-		t[c] = byteClass[c]&className != 0
+		t[c] = byteClass[c]&byteName != 0
 	}
 	return t
 }()
@@ -78,9 +78,9 @@ func skipSpace(b []byte, i int) int {
 }
 
 const (
-	ones  = 0x0101010101010101
-	highs = 0x80 * ones
-	limit = 0x20 * ones // the first byte that is no control character
+	ones         = 0x0101010101010101
+	highs        = 0x80 * ones
+	minPrintable = 0x20 * ones // the first byte that is no control character
 )
 
 // checkCharacters looks for control characters that XML forbids and for bytes
@@ -88,7 +88,7 @@ const (
 func checkCharacters(b []byte) (control int, ascii bool) {
 	ascii = true
 	for i := 0; ; {
-		i += plain(b[i:])
+		i += printablePrefix(b[i:])
 		if i == len(b) {
 			return -1, ascii
 		}
@@ -104,14 +104,14 @@ func checkCharacters(b []byte) (control int, ascii bool) {
 	}
 }
 
-// plain returns the length of a prefix of b that is printable ASCII (or DEL,
+// printablePrefix returns the length of a prefix of b that is printable ASCII (or DEL,
 // which XML allows). It may stop up to 63 bytes early.
 //
 // It looks at 64 bytes at a time. Subtracting 0x20 from each byte of a word
 // sets the high bit of those below, as it is set in those beyond ASCII. A
 // borrow reaches a neighbour only from one of the former, so it can blur where
 // such a byte is, not whether there is one.
-func plain(b []byte) int {
+func printablePrefix(b []byte) int {
 	i := 0
 	for ; len(b)-i >= 64; i += 64 {
 		c := b[i : i+64 : i+64]
@@ -119,19 +119,19 @@ func plain(b []byte) int {
 		w1 := binary.LittleEndian.Uint64(c[8:])
 		w2 := binary.LittleEndian.Uint64(c[16:])
 		w3 := binary.LittleEndian.Uint64(c[24:])
-		x := ((w0 | (w0 - limit)) | (w1 | (w1 - limit))) | ((w2 | (w2 - limit)) | (w3 | (w3 - limit)))
+		x := ((w0 | (w0 - minPrintable)) | (w1 | (w1 - minPrintable))) | ((w2 | (w2 - minPrintable)) | (w3 | (w3 - minPrintable)))
 		w0 = binary.LittleEndian.Uint64(c[32:])
 		w1 = binary.LittleEndian.Uint64(c[40:])
 		w2 = binary.LittleEndian.Uint64(c[48:])
 		w3 = binary.LittleEndian.Uint64(c[56:])
-		y := ((w0 | (w0 - limit)) | (w1 | (w1 - limit))) | ((w2 | (w2 - limit)) | (w3 | (w3 - limit)))
+		y := ((w0 | (w0 - minPrintable)) | (w1 | (w1 - minPrintable))) | ((w2 | (w2 - minPrintable)) | (w3 | (w3 - minPrintable)))
 		if (x|y)&highs != 0 {
 			return i
 		}
 	}
 	for ; len(b)-i >= 8; i += 8 {
 		w := binary.LittleEndian.Uint64(b[i:])
-		if (w|(w-limit))&highs != 0 {
+		if (w|(w-minPrintable))&highs != 0 {
 			return i
 		}
 	}
@@ -140,7 +140,7 @@ func plain(b []byte) int {
 	}
 	if len(b) >= 8 { // the last bytes, some of them again
 		w := binary.LittleEndian.Uint64(b[len(b)-8:])
-		if (w|(w-limit))&highs == 0 {
+		if (w|(w-minPrintable))&highs == 0 {
 			return len(b)
 		}
 		return i
@@ -160,7 +160,7 @@ func indexControl(b []byte) int {
 	for i := 0; i < len(b); {
 		end := min(i+8, len(b))
 		if end-i == 8 {
-			if w := binary.LittleEndian.Uint64(b[i:]); (w-limit)&^w&highs == 0 {
+			if w := binary.LittleEndian.Uint64(b[i:]); (w-minPrintable)&^w&highs == 0 {
 				i = end
 				continue
 			}
@@ -259,18 +259,18 @@ func isChar(r rune) bool {
 // proper name. Characters beyond ASCII are taken on trust, see checkRunes.
 func scanName(b []byte, i int) (colon, end int) {
 	colon = -1
-	if i >= len(b) || byteClass[b[i]] != className {
+	if i >= len(b) || byteClass[b[i]] != byteName {
 		return -1, -1
 	}
-	for i++; i < len(b) && byteClass[b[i]]&className != 0; i++ {
+	for i++; i < len(b) && byteClass[b[i]]&byteName != 0; i++ {
 	}
 	if i < len(b) && b[i] == ':' {
 		colon = i
 		i++
-		if i >= len(b) || byteClass[b[i]] != className {
+		if i >= len(b) || byteClass[b[i]] != byteName {
 			return -1, -1
 		}
-		for i++; i < len(b) && byteClass[b[i]]&className != 0; i++ {
+		for i++; i < len(b) && byteClass[b[i]]&byteName != 0; i++ {
 		}
 		if i < len(b) && b[i] == ':' {
 			return -1, -1
@@ -362,9 +362,9 @@ func (a *attribute) local() int {
 	return a.colon + 1
 }
 
-// declares returns the prefix that an attribute binds, empty for the default
+// declaredPrefix returns the prefix that an attribute binds, empty for the default
 // namespace. It reports whether the attribute is a declaration at all.
-func (a *attribute) declares(tag []byte) (prefix []byte, ok bool) {
+func (a *attribute) declaredPrefix(tag []byte) (prefix []byte, ok bool) {
 	if tag[a.name] != 'x' { // the quick way out
 		return nil, false
 	}
@@ -532,8 +532,8 @@ func appendUnescaped(dst, b []byte) []byte {
 	return dst
 }
 
-// value returns the text of an attribute of tag.
-func value(tag []byte, a *attribute) []byte { return unescaped(tag[a.value+1 : a.end-1]) }
+// attributeText returns the text of an attribute of tag.
+func attributeText(tag []byte, a *attribute) []byte { return unescaped(tag[a.value+1 : a.end-1]) }
 
 // unescaped returns the text of an attribute value without its quotes. It
 // allocates only when there is something to replace.
@@ -546,18 +546,18 @@ func unescaped(b []byte) []byte {
 	return b
 }
 
-// startsDeclaration reports whether b starts with an XML declaration, proper
+// startsXMLDecl reports whether b starts with an XML declaration, proper
 // or not.
-func startsDeclaration(b []byte) bool {
+func startsXMLDecl(b []byte) bool {
 	return len(b) > 5 && string(b[:5]) == "<?xml" && isSpace(b[5])
 }
 
-// declaration checks the XML declaration that b starts with (XML 1.0, section
+// checkXMLDecl checks the XML declaration that b starts with (XML 1.0, section
 // 2.8) and returns its length. offset is the position of b for errors.
-func declaration(b []byte, offset int) (int, error) {
+func checkXMLDecl(b []byte, offset int) (int, error) {
 	end := bytes.Index(b, []byte("?>"))
 	if end < 0 {
-		return 0, &Error{CondNotWellFormed, offset, errDeclaration}
+		return 0, &Error{CondNotWellFormed, offset, errXMLDecl}
 	}
 	var a attribute
 	want := 0 // index into the three names, which come in this order
@@ -568,11 +568,11 @@ func declaration(b []byte, offset int) (int, error) {
 		}
 		next, more, err := nextAttribute(b[:end], i, &a)
 		if err != nil || !more {
-			return 0, &Error{CondNotWellFormed, offset + next, errDeclaration}
+			return 0, &Error{CondNotWellFormed, offset + next, errXMLDecl}
 		}
 		value := b[a.value+1 : a.end-1]
 		switch name := string(b[a.name:a.nameEnd]); {
-		case name == "version" && want == 0 && len(value) > 2 && string(value[:2]) == "1." && digits(value[2:]):
+		case name == "version" && want == 0 && len(value) > 2 && string(value[:2]) == "1." && isDigits(value[2:]):
 			want = 1
 		case name == "encoding" && want == 1:
 			want = 2
@@ -582,18 +582,18 @@ func declaration(b []byte, offset int) (int, error) {
 		case name == "standalone" && (want == 1 || want == 2) && (string(value) == "yes" || string(value) == "no"):
 			want = 3
 		default:
-			return 0, &Error{CondNotWellFormed, offset + a.name, errDeclaration}
+			return 0, &Error{CondNotWellFormed, offset + a.name, errXMLDecl}
 		}
 		i = next
 	}
 	if want == 0 {
-		return 0, &Error{CondNotWellFormed, offset, errDeclaration}
+		return 0, &Error{CondNotWellFormed, offset, errXMLDecl}
 	}
 	return end + 2, nil
 }
 
-// digits reports whether b is one or more decimal digits.
-func digits(b []byte) bool {
+// isDigits reports whether b is one or more decimal digits.
+func isDigits(b []byte) bool {
 	for _, c := range b {
 		if c < '0' || c > '9' {
 			return false

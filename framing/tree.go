@@ -19,15 +19,15 @@ type element struct {
 	contentEnd int // content again, if there is no end tag
 
 	parent *element
-	child  *element  // what children yields
-	scope  []binding // what the outermost element inherits
+	child  *element        // what children yields
+	scope  []inheritedDecl // what the outermost element inherits
 
-	decls []nsDecl // see nsDecls
-	read  bool     // decls is known
+	decls []elementDecl // see nsDecls
+	read  bool          // decls is known
 }
 
-// An nsDecl is a namespace declaration of an element.
-type nsDecl struct {
+// An elementDecl is a namespace declaration of an element.
+type elementDecl struct {
 	hash   uint64 // of the prefix
 	prefix []byte // empty for the default namespace
 	space  []byte
@@ -176,7 +176,7 @@ func (e *element) attribute(name string) []byte {
 			return nil
 		}
 		if string(tag[a.name:a.nameEnd]) == name {
-			return value(tag, &a)
+			return attributeText(tag, &a)
 		}
 		i = next
 	}
@@ -184,7 +184,7 @@ func (e *element) attribute(name string) []byte {
 
 // nsDecls returns the namespace declarations of e. The tag is read once: each of
 // the children, of which there may be thousands, asks for them.
-func (e *element) nsDecls() []nsDecl {
+func (e *element) nsDecls() []elementDecl {
 	if e.read {
 		return e.decls
 	}
@@ -196,9 +196,9 @@ func (e *element) nsDecls() []nsDecl {
 		if err != nil || !more {
 			return e.decls
 		}
-		if prefix, ok := a.declares(tag); ok {
+		if prefix, ok := a.declaredPrefix(tag); ok {
 			hash := hashName(prefix, 0, len(prefix))
-			e.decls = append(e.decls, nsDecl{hash, prefix, value(tag, &a)})
+			e.decls = append(e.decls, elementDecl{hash, prefix, attributeText(tag, &a)})
 		}
 		i = next
 	}

@@ -27,12 +27,12 @@ type MessageParser struct {
 	MaxAttributes int
 
 	marker
-	name     qname       // of the current tag
-	space    span        // the namespace that the current tag declares as default
-	attrs    []attribute // of the current tag, if it is not a plain one
-	keys     []uint64    // of the names of attrs, see checkPrefixes
-	open     []span      // names of the unfinished elements
-	prefixes []prefix    // declared at the current place
+	tagName   qname        // of the current tag
+	defaultNS span         // the namespace that the current tag declares as default
+	attrs     []attribute  // of the current tag, if it is not a plain one
+	keys      []uint64     // of the names of attrs, see checkPrefixes
+	open      []span       // names of the unfinished elements
+	prefixes  []prefixDecl // declared at the current place
 
 	// latest has, for each bucket of prefixes, the one declared last: its index
 	// in prefixes plus 1, or 0.
@@ -50,8 +50,8 @@ type qname struct {
 	colon int
 }
 
-// A prefix is a namespace prefix and the element that declares it.
-type prefix struct {
+// A prefixDecl is a namespace prefix and the element that declares it.
+type prefixDecl struct {
 	depth int // of that element
 	hash  uint64
 	name  []byte
@@ -69,8 +69,8 @@ type namespace struct {
 	hash uint64
 }
 
-// hashed returns the namespace of that name.
-func hashed(uri []byte) namespace { return namespace{uri, hashBytes(uri)} }
+// newNamespace returns the namespace of that name.
+func newNamespace(uri []byte) namespace { return namespace{uri, hashBytes(uri)} }
 
 // A Message is what Parse found. Its slices alias the message.
 type Message struct {
@@ -117,11 +117,11 @@ func (p *MessageParser) Parse(msg []byte, m *Message) error {
 		return notText(0, "does not start with '<'")
 	}
 	p.seen = 0
-	err := p.document(m, msg)
-	p.drop(0) // they alias the message
+	err := p.parseDocument(m, msg)
+	p.dropPrefixes(0) // they alias the message
 	// What is wrong with single characters is said first.
 	if err != nil || p.seen != 0 {
-		if e := checkText(msg, err != nil || p.seen&low != 0); e != nil {
+		if e := checkText(msg, err != nil || p.seen&hasControl != 0); e != nil {
 			err = e
 		}
 	}
@@ -131,12 +131,12 @@ func (p *MessageParser) Parse(msg []byte, m *Message) error {
 	return err
 }
 
-// document checks msg and fills m. It leaves to its caller to check the
+// parseDocument checks msg and fills m. It leaves to its caller to check the
 // characters if p.seen is not zero.
-func (p *MessageParser) document(m *Message, msg []byte) error {
+func (p *MessageParser) parseDocument(m *Message, msg []byte) error {
 	start := 0
-	if startsDeclaration(msg) {
-		n, err := declaration(msg, 0)
+	if startsXMLDecl(msg) {
+		n, err := checkXMLDecl(msg, 0)
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ func (p *MessageParser) document(m *Message, msg []byte) error {
 		m.Kind, m.Local = KindEnd, m.Raw[9:15:15]
 		return nil
 	}
-	return p.element(m, msg[:end:end], start)
+	return p.parseElement(m, msg[:end:end], start)
 }
 
 // checkText checks that msg is UTF-8 and has no characters that XML forbids.
@@ -204,7 +204,7 @@ func isEndTag(b []byte) bool {
 // before RFC 7395: an optional XML declaration, then <stream:stream. Parse
 // refuses such a message, usually as an unfinished element.
 func IsLegacyHeader(msg []byte) bool {
-	if startsDeclaration(msg) {
+	if startsXMLDecl(msg) {
 		end := bytes.Index(msg, []byte("?>"))
 		if end < 0 {
 			return false
@@ -215,17 +215,17 @@ func IsLegacyHeader(msg []byte) bool {
 	return ok && len(rest) > 0 && (isSpace(rest[0]) || rest[0] == '>' || rest[0] == '/')
 }
 
-// element checks the one element that is msg[start:] and fills m.
+// parseElement checks the one element that is msg[start:] and fills m.
 //
 // It goes from '<' to '<': none may stand in a value, so that a tag and the
 // text behind it lie in between. The marker knows where they are.
-func (p *MessageParser) element(m *Message, msg []byte, start int) error {
+func (p *MessageParser) parseElement(m *Message, msg []byte, start int) error {
 	maxDepth := p.MaxDepth
 	if maxDepth <= 0 {
 		maxDepth = DefaultMaxDepth
 	}
 	p.begin(msg)
-	p.text(msg, start) // passes the first
+	p.nextMark(msg, start) // passes the first
 	p.open = p.open[:0]
 	content := 0 // where the content of the root starts
 	last := 0    // where the last end tag starts
@@ -242,7 +242,7 @@ func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 			}
 			name := p.open[len(p.open)-1]
 			j := i + 2 + name.end - name.start
-			if j >= len(msg) || !same(msg, i+2, name) {
+			if j >= len(msg) || !nameEqual(msg, i+2, name) {
 				return &Error{CondNotWellFormed, i, errMismatch}
 			}
 			if msg[j] != '>' {
@@ -251,7 +251,7 @@ func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 				}
 			}
 			if len(p.prefixes) > 0 {
-				p.drop(len(p.open))
+				p.dropPrefixes(len(p.open))
 			}
 			p.open = p.open[:len(p.open)-1]
 			last = i
@@ -284,7 +284,7 @@ func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 				}
 			}
 			if i == start {
-				if err := p.root(m, msg, ok); err != nil {
+				if err := p.identifyRoot(m, msg, ok); err != nil {
 					return err
 				}
 			}
@@ -293,11 +293,11 @@ func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 					return &Error{CondNotWellFormed, j, errTag}
 				}
 				if len(p.prefixes) > 0 {
-					p.drop(len(p.open) + 1)
+					p.dropPrefixes(len(p.open) + 1)
 				}
 				last = j + 1
 			} else {
-				p.open = append(p.open, p.name.span)
+				p.open = append(p.open, p.tagName.span)
 			}
 			text = j + 1
 			if i == start {
@@ -319,9 +319,9 @@ func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 			p.next++
 			continue
 		}
-		i = p.text(msg, text)
+		i = p.nextMark(msg, text)
 		if i < len(msg) && msg[i] != '<' { // '&' or ']'
-			i = p.text(msg, indexByte(msg, i, '<'))
+			i = p.nextMark(msg, indexByte(msg, i, '<'))
 			if err := checkReferences(msg[text:i], text); err != nil {
 				return err
 			}
@@ -333,7 +333,7 @@ func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 			return &Error{CondNotWellFormed, i, errUnfinished}
 		}
 	}
-	p.reach(msg, len(msg))
+	p.markUpTo(msg, len(msg))
 
 	if m.Kind == KindHeader && content != last {
 		return &Error{CondBadFormat, content, errContent}
@@ -342,9 +342,9 @@ func (p *MessageParser) element(m *Message, msg []byte, start int) error {
 	return nil
 }
 
-// same reports whether the name at msg[i:] is that at s. There must be as many
+// nameEqual reports whether the name at msg[i:] is that at s. There must be as many
 // bytes. Names are short, too short for a call.
-func same(msg []byte, i int, s span) bool {
+func nameEqual(msg []byte, i int, s span) bool {
 	n := s.end - s.start
 	if n <= 8 && i+8 <= len(msg) {
 		x := binary.LittleEndian.Uint64(msg[i:]) ^ binary.LittleEndian.Uint64(msg[s.start:])
@@ -365,20 +365,20 @@ const quotes uint64 = 1<<('"'%64) | 1<<('\''%64)
 func (p *MessageParser) plainTag(msg []byte, i int) (end int, ok bool) {
 	start := uint(i) + 1
 	j := asciiNameEnd(msg, start)
-	if j >= uint(len(msg)) || byteClass[msg[start]] != className {
+	if j >= uint(len(msg)) || byteClass[msg[start]] != byteName {
 		return 0, false
 	}
-	p.name = qname{span{int(start), int(j)}, -1}
-	p.space = span{}
+	p.tagName = qname{span{int(start), int(j)}, -1}
+	p.defaultNS = span{}
 	next := uint(p.next)
 	var seen uint64 // as in startTag
 	for n := p.maxAttributes(); msg[j] != '>' && msg[j] != '/'; n-- {
 		name := j + 1
 		k := asciiNameEnd(msg, name)
-		if k+1 >= uint(len(msg)) || n == 0 || msg[j] != ' ' || byteClass[msg[name]] != className {
+		if k+1 >= uint(len(msg)) || n == 0 || msg[j] != ' ' || byteClass[msg[name]] != byteName {
 			return 0, false
 		}
-		if msg[k] == ':' && string(msg[name:k]) == "xml" && byteClass[msg[k+1]] == className {
+		if msg[k] == ':' && string(msg[name:k]) == "xml" && byteClass[msg[k+1]] == byteName {
 			k = asciiNameEnd(msg, k+1)
 		}
 		value := k + 1
@@ -398,20 +398,20 @@ func (p *MessageParser) plainTag(msg []byte, i int) (end int, ok bool) {
 		}
 		seen |= bit
 		if msg[name] == 'x' && string(msg[name:k]) == "xmlns" {
-			p.space = span{int(value) + 1, int(j)}
+			p.defaultNS = span{int(value) + 1, int(j)}
 		}
 		j++
 	}
-	if p.space.end > 0 && reserved(msg[p.space.start:p.space.end]) {
+	if p.defaultNS.end > 0 && reservedNS(msg[p.defaultNS.start:p.defaultNS.end]) {
 		return 0, false
 	}
 	p.next = int(next)
 	return int(j), true
 }
 
-// reserved reports whether space is one that no declaration may name but, for
+// reservedNS reports whether space is one that no declaration may name but, for
 // the first, that of the prefix xml.
-func reserved(space []byte) bool { return string(space) == nsXML || string(space) == nsXMLNS }
+func reservedNS(space []byte) bool { return string(space) == nsXML || string(space) == nsXMLNS }
 
 // bindable reports whether a declaration may bind the prefix, which is empty for
 // the default namespace, to space (Namespaces in XML 1.0, section 3).
@@ -419,7 +419,7 @@ func bindable(prefix, space []byte) bool {
 	if string(prefix) == "xml" {
 		return string(space) == nsXML
 	}
-	return !reserved(space) && string(prefix) != "xmlns" && (len(prefix) == 0 || len(space) > 0)
+	return !reservedNS(space) && string(prefix) != "xmlns" && (len(prefix) == 0 || len(space) > 0)
 }
 
 // startTag checks the start tag at msg[i:], all but its end, whose index it
@@ -427,7 +427,7 @@ func bindable(prefix, space []byte) bool {
 // p.space and adds the prefixes declared to p.prefixes. depth is that of the
 // element.
 func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) {
-	p.space = span{}
+	p.defaultNS = span{}
 	limit := p.maxAttributes()
 	tag := msg[:indexByte(msg, i+1, '<')]
 	references := false
@@ -470,14 +470,14 @@ func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) 
 			}
 		}
 	}
-	p.name, p.attrs = name, attrs
-	p.reach(msg, j)
-	if p.seen&beyond != 0 {
+	p.tagName, p.attrs = name, attrs
+	p.markUpTo(msg, j)
+	if p.seen&nonASCII != 0 {
 		if err := checkNames(tag, name.span, attrs); err != nil {
 			return 0, err
 		}
 	}
-	if err := p.declare(tag, depth, limit, references); err != nil {
+	if err := p.declarePrefixes(tag, depth, limit, references); err != nil {
 		return 0, err
 	}
 	if prefixed || again {
@@ -514,12 +514,12 @@ func checkNames(tag []byte, name span, attrs []attribute) error {
 	return nil
 }
 
-// declare checks the namespace declarations of the current tag and remembers
+// declarePrefixes checks the namespace declarations of the current tag and remembers
 // the prefixes (Namespaces in XML 1.0, section 3).
-func (p *MessageParser) declare(tag []byte, depth, maxPrefixes int, references bool) error {
+func (p *MessageParser) declarePrefixes(tag []byte, depth, maxPrefixes int, references bool) error {
 	for i := range p.attrs {
 		a := &p.attrs[i]
-		name, ok := a.declares(tag)
+		name, ok := a.declaredPrefix(tag)
 		if !ok {
 			continue
 		}
@@ -528,7 +528,7 @@ func (p *MessageParser) declare(tag []byte, depth, maxPrefixes int, references b
 			s = unescaped(s)
 		}
 		if len(name) == 0 {
-			p.space = span{a.value + 1, a.end - 1}
+			p.defaultNS = span{a.value + 1, a.end - 1}
 		}
 		if !bindable(name, s) {
 			return &Error{CondNotWellFormed, a.name, errNamespace}
@@ -541,20 +541,20 @@ func (p *MessageParser) declare(tag []byte, depth, maxPrefixes int, references b
 		}
 		hash := hashName(tag, a.colon+1, a.nameEnd)
 		latest := &p.latest[bucket(hash)]
-		p.prefixes = append(p.prefixes, prefix{depth, hash, name, hashed(s), *latest})
+		p.prefixes = append(p.prefixes, prefixDecl{depth, hash, name, newNamespace(s), *latest})
 		*latest = int32(len(p.prefixes))
 	}
 	return nil
 }
 
-// drop forgets the prefixes declared at depth and deeper.
-func (p *MessageParser) drop(depth int) {
+// dropPrefixes forgets the prefixes declared at depth and deeper.
+func (p *MessageParser) dropPrefixes(depth int) {
 	n := len(p.prefixes)
 	for n > 0 && p.prefixes[n-1].depth >= depth {
 		n--
 		d := &p.prefixes[n]
 		p.latest[bucket(d.hash)] = d.older
-		*d = prefix{} // it aliases the message
+		*d = prefixDecl{} // it aliases the message
 	}
 	p.prefixes = p.prefixes[:n]
 }
@@ -592,7 +592,7 @@ func (p *MessageParser) spaceOf(tag []byte, a *attribute) namespace {
 	case a.colon < 0:
 		return namespace{}
 	case string(tag[a.name:a.colon]) == "xmlns":
-		return spaceXMLNS
+		return namespaceXMLNS
 	}
 	return p.lookup(tag, a.name, a.colon)
 }
@@ -617,24 +617,24 @@ func (p *MessageParser) lookup(tag []byte, start, end int) namespace {
 	}
 	switch string(tag[start:end]) {
 	case "xml":
-		return spaceXML
+		return namespaceXML
 	case "stream": // the header binds it
-		return spaceStreams
+		return namespaceStreams
 	}
 	return namespace{}
 }
 
-// root recognises the root from the tag just scanned, by plainTag or startTag.
-func (p *MessageParser) root(m *Message, msg []byte, plain bool) error {
-	name := p.name
-	space := spaceClient.uri
+// identifyRoot recognises the root from the tag just scanned, by plainTag or startTag.
+func (p *MessageParser) identifyRoot(m *Message, msg []byte, plain bool) error {
+	name := p.tagName
+	space := namespaceClient.uri
 	m.Local = msg[name.start:name.end:name.end]
 	if name.colon >= 0 {
 		m.Local = msg[name.colon+1 : name.end : name.end]
 		space = p.lookup(msg, name.start, name.colon).uri
-	} else if p.space.end > 0 {
-		space = msg[p.space.start:p.space.end]
-		if !plain || p.seen&low != 0 {
+	} else if p.defaultNS.end > 0 {
+		space = msg[p.defaultNS.start:p.defaultNS.end]
+		if !plain || p.seen&hasControl != 0 {
 			space = unescaped(space)
 		}
 	}
@@ -644,7 +644,7 @@ func (p *MessageParser) root(m *Message, msg []byte, plain bool) error {
 		switch string(m.Local) {
 		case "open":
 			m.Kind = KindHeader
-			for _, a := range p.attributes(msg, plain) {
+			for _, a := range p.rootAttributes(msg, plain) {
 				m.Header.set(msg[a.name:a.nameEnd], msg[a.value:a.end:a.end])
 			}
 		case "close":
@@ -658,20 +658,20 @@ func (p *MessageParser) root(m *Message, msg []byte, plain bool) error {
 	}
 	m.Class = classify(m.Local, space)
 	if m.Class == ClassSASLAuth || m.Class == ClassSASL2Authenticate {
-		for _, a := range p.attributes(msg, plain) {
+		for _, a := range p.rootAttributes(msg, plain) {
 			if string(msg[a.name:a.nameEnd]) == "mechanism" {
-				m.External = bytes.EqualFold(bytes.TrimSpace(value(msg, &a)), []byte("EXTERNAL"))
+				m.External = bytes.EqualFold(bytes.TrimSpace(attributeText(msg, &a)), []byte("EXTERNAL"))
 			}
 		}
 	}
 	return nil
 }
 
-// attributes returns the attributes of the root, for which a plain tag is
+// rootAttributes returns the attributes of the root, for which a plain tag is
 // scanned again.
-func (p *MessageParser) attributes(msg []byte, plain bool) []attribute {
+func (p *MessageParser) rootAttributes(msg []byte, plain bool) []attribute {
 	if plain {
-		p.startTag(msg, p.name.start-1, 1)
+		p.startTag(msg, p.tagName.start-1, 1)
 	}
 	return p.attrs
 }

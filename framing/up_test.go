@@ -21,18 +21,18 @@ func TestPlainTag(t *testing.T) {
 		}
 		p := MessageParser{MaxAttributes: 1 + r.IntN(4)}
 		p.begin(b)
-		p.text(b, 0)
+		p.nextMark(b, 0)
 		end, ok := p.plainTag(b, 0)
 		if !ok {
 			continue
 		}
 		plain++
-		name, space := p.name, p.space
+		name, space := p.tagName, p.defaultNS
 		if end2, err := p.startTag(b, 0, 1); end2 != end || err != nil {
 			t.Fatalf("%q: plainTag ends at %d, startTag at %d, %v", b, end, end2, err)
 		}
-		if p.name != name || p.space != space {
-			t.Fatalf("%q: name and namespace at %v, %v; startTag says %v, %v", b, name, space, p.name, p.space)
+		if p.tagName != name || p.defaultNS != space {
+			t.Fatalf("%q: name and namespace at %v, %v; startTag says %v, %v", b, name, space, p.tagName, p.defaultNS)
 		}
 	}
 	if plain < 10_000 {
