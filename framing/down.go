@@ -545,24 +545,19 @@ func (d *StreamSplitter) identify(tag []byte) error {
 	prefix, local := d.rootName(tag)
 	var space []byte // of the name, as the root itself says
 	if containsXMLNS(tag) {
-		var a attribute
-		for i := d.nameEnd; ; {
-			next, more, err := nextAttribute(tag, i, &a)
-			if err != nil {
-				return d.fail(CondNotWellFormed, next, err)
-			}
-			if !more {
-				break
-			}
-			i = next
+		a := scanAttributes(tag, d.nameEnd)
+		for a.next() {
 			p, ok := a.declaredPrefix(tag)
 			if !ok {
 				continue
 			}
 			if string(p) == string(prefix) {
-				space = attributeText(tag, &a)
+				space = a.text(tag)
 			}
 			d.rootDecls |= d.declBit(p)
+		}
+		if a.err != nil {
+			return d.fail(CondNotWellFormed, a.pos, a.err)
 		}
 	}
 	if space != nil {
@@ -606,17 +601,12 @@ func stanzaName(tag []byte) (c Class, nameEnd int) {
 // lookupNS returns what the start tag binds the prefix to; an empty prefix
 // asks for the default namespace. nameEnd is where the attributes start.
 func lookupNS(tag []byte, nameEnd int, prefix []byte) (space []byte, ok bool) {
-	var a attribute
-	for i := nameEnd; ; {
-		next, more, err := nextAttribute(tag, i, &a)
-		if err != nil || !more {
-			return nil, false
-		}
+	for a := scanAttributes(tag, nameEnd); a.next(); {
 		if p, ok := a.declaredPrefix(tag); ok && string(p) == string(prefix) {
-			return unescaped(tag[a.value+1 : a.end-1]), true
+			return a.text(tag), true
 		}
-		i = next
 	}
+	return nil, false
 }
 
 // unit describes the unit that is complete, b[:end].
@@ -653,24 +643,13 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 	if i := indexNonCharacter(tag); i >= 0 {
 		return d.fail(CondNotWellFormed, i, errNonCharacter)
 	}
-	var a attribute
 	var names [DefaultMaxAttributes][]byte
 	standard, others := 0, 0 // declarations
-	for i, n := d.nameEnd, 0; ; n++ {
-		next, more, err := nextAttribute(tag, i, &a)
-		if err != nil {
-			return d.fail(CondNotWellFormed, next, err)
-		}
-		if more && n == DefaultMaxAttributes {
+	a := scanAttributes(tag, d.nameEnd)
+	for n := 0; a.next(); n++ {
+		if n == DefaultMaxAttributes {
 			return d.fail(CondPolicyViolation, a.name, errAttributes)
 		}
-		if !more {
-			if next != len(tag)-1 {
-				return d.fail(CondNotWellFormed, next, errTag)
-			}
-			break
-		}
-		i = next
 		names[n] = tag[a.name:a.nameEnd]
 		for _, name := range names[:n] {
 			if bytes.Equal(name, names[n]) {
@@ -685,7 +664,7 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 			u.Header.set(tag[a.name:a.nameEnd], tag[a.value:a.end:a.end])
 			continue
 		}
-		space := attributeText(tag, &a)
+		space := a.text(tag)
 		if !bindable(prefix, space) {
 			return d.fail(CondNotWellFormed, a.name, errNamespace)
 		}
@@ -694,6 +673,12 @@ func (d *StreamSplitter) header(u *StreamUnit) error {
 		} else {
 			others++
 		}
+	}
+	switch {
+	case a.err != nil:
+		return d.fail(CondNotWellFormed, a.pos, a.err)
+	case a.pos != len(tag)-1:
+		return d.fail(CondNotWellFormed, a.pos, errTag)
 	}
 	if standard == len(standardScope) && others == 0 {
 		d.scope = nil
@@ -737,13 +722,7 @@ func (s *scope) mentionedDecls(b []byte) (m uint64) {
 // repeat them: default namespace, stream prefix, others.
 func parseScope(tag []byte, nameEnd, n int) []inheritedDecl {
 	scope := make([]inheritedDecl, 0, n)
-	var a attribute
-	for i := nameEnd; ; {
-		next, more, err := nextAttribute(tag, i, &a)
-		if err != nil || !more {
-			break
-		}
-		i = next
+	for a := scanAttributes(tag, nameEnd); a.next(); {
 		prefix, ok := a.declaredPrefix(tag)
 		if !ok || a.value+2 == a.end || string(prefix) == "xml" {
 			continue // no declaration, or one that takes away, or needless
@@ -757,7 +736,7 @@ func parseScope(tag []byte, nameEnd, n int) []inheritedDecl {
 			text = append(text, raw[1:len(raw)-1]...)
 			text = append(text, '"')
 		}
-		scope = append(scope, inheritedDecl{string(prefix), string(attributeText(tag, &a)), string(text)})
+		scope = append(scope, inheritedDecl{string(prefix), string(a.text(tag)), string(text)})
 	}
 	rank := func(b inheritedDecl) int {
 		switch {

@@ -13,7 +13,7 @@ import (
 //
 //	characters   checkCharacters, validUTF8, indexNonCharacter, isChar
 //	names        scanName, asciiNameEnd, checkRunes, hashName
-//	attributes   nextAttribute
+//	attributes   attribute, attributeScanner
 //	tags         tagEnd
 //	references   checkReferences, unescaped
 //	declaration  checkXMLDecl
@@ -354,6 +354,9 @@ func inRanges(r rune, ranges [][2]rune) bool {
 // value with its quotes.
 type attribute struct{ name, colon, nameEnd, value, end int }
 
+// text returns the text of an attribute of tag.
+func (a *attribute) text(tag []byte) []byte { return unescaped(tag[a.value+1 : a.end-1]) }
+
 // local returns where the local name of an attribute starts.
 func (a *attribute) local() int {
 	if a.colon < 0 {
@@ -374,39 +377,65 @@ func (a *attribute) declaredPrefix(tag []byte) (prefix []byte, ok bool) {
 	return tag[a.colon+1 : a.nameEnd], string(tag[a.name:a.colon]) == "xmlns"
 }
 
-// nextAttribute scans the white space at tag[i:] and the attribute behind it.
-// It returns nil and its own index if '>' or '/' stands there instead. tag may
-// go on behind the tag's end but not behind the next '<', which makes a '<' in
-// a value an error.
-func nextAttribute(tag []byte, i int, a *attribute) (next int, more bool, err error) {
-	j := skipSpace(tag, i)
+// An attributeScanner goes over the attributes of a tag, as a bufio.Scanner goes
+// over lines: next until it says false, then err tells why.
+type attributeScanner struct {
+	tag []byte
+
+	// pos is where the next attribute is looked for. When next has said false,
+	// it is where the '>' or '/' stands that ends the tag, or what is wrong.
+	pos int
+
+	attribute // the last one found
+	err       error
+}
+
+// scanAttributes returns a scanner for the attributes of a tag, which are
+// expected from pos on. tag may go on behind the tag's end but not behind the
+// next '<', which makes a '<' in a value an error.
+func scanAttributes(tag []byte, pos int) attributeScanner {
+	return attributeScanner{tag: tag, pos: pos}
+}
+
+// next scans white space and the attribute behind it. It reports whether there is
+// one.
+func (s *attributeScanner) next() bool {
+	tag := s.tag
+	j := skipSpace(tag, s.pos)
 	if j == len(tag) {
-		return j, false, errTag
+		return s.stop(j, errTag)
 	}
 	if tag[j] == '>' || tag[j] == '/' {
-		return j, false, nil
+		return s.stop(j, nil)
 	}
-	if j == i {
-		return j, false, errTag
+	if j == s.pos {
+		return s.stop(j, errTag)
 	}
 	colon, k := scanName(tag, j)
 	if k < 0 {
-		return j, false, errName
+		return s.stop(j, errName)
 	}
-	*a = attribute{name: j, colon: colon, nameEnd: k}
+	nameEnd := k
 	if k = skipSpace(tag, k); k == len(tag) || tag[k] != '=' {
-		return k, false, errTag
+		return s.stop(k, errTag)
 	}
 	k = skipSpace(tag, k+1)
 	if k == len(tag) || tag[k] != '"' && tag[k] != '\'' {
-		return k, false, errValue
+		return s.stop(k, errValue)
 	}
 	n := bytes.IndexByte(tag[k+1:], tag[k])
 	if n < 0 {
-		return len(tag), false, errValue
+		return s.stop(len(tag), errValue)
 	}
-	a.value, a.end = k, k+n+2
-	return a.end, true, nil
+	s.pos = k + n + 2
+	s.attribute = attribute{name: j, colon: colon, nameEnd: nameEnd, value: k, end: s.pos}
+	return true
+}
+
+// stop ends the scan at pos.
+func (s *attributeScanner) stop(pos int, err error) bool {
+	s.pos, s.err = pos, err
+	return false
 }
 
 // tagEnd returns the index of the '>' that ends the start tag whose rest is
@@ -532,9 +561,6 @@ func appendUnescaped(dst, b []byte) []byte {
 	return dst
 }
 
-// attributeText returns the text of an attribute of tag.
-func attributeText(tag []byte, a *attribute) []byte { return unescaped(tag[a.value+1 : a.end-1]) }
-
 // unescaped returns the text of an attribute value without its quotes. It
 // allocates only when there is something to replace.
 func unescaped(b []byte) []byte {
@@ -559,16 +585,12 @@ func checkXMLDecl(b []byte, offset int) (int, error) {
 	if end < 0 {
 		return 0, &Error{CondNotWellFormed, offset, errXMLDecl}
 	}
-	var a attribute
 	want := 0 // index into the three names, which come in this order
-	for i := 5; ; {
-		// '>' stops nextAttribute where '?' would not.
-		if j := skipSpace(b[:end], i); j == end {
-			break
-		}
-		next, more, err := nextAttribute(b[:end], i, &a)
-		if err != nil || !more {
-			return 0, &Error{CondNotWellFormed, offset + next, errXMLDecl}
+	a := scanAttributes(b[:end], 5)
+	// '>' stops the scanner where '?' would not.
+	for skipSpace(b[:end], a.pos) < end {
+		if !a.next() {
+			return 0, &Error{CondNotWellFormed, offset + a.pos, errXMLDecl}
 		}
 		value := b[a.value+1 : a.end-1]
 		switch name := string(b[a.name:a.nameEnd]); {
@@ -584,7 +606,6 @@ func checkXMLDecl(b []byte, offset int) (int, error) {
 		default:
 			return 0, &Error{CondNotWellFormed, offset + a.name, errXMLDecl}
 		}
-		i = next
 	}
 	if want == 0 {
 		return 0, &Error{CondNotWellFormed, offset, errXMLDecl}

@@ -72,16 +72,14 @@ func (d *StreamSplitter) checkTree(u *StreamUnit) error {
 		if _, i = scanName(u.Raw, start+1); i < 0 {
 			return d.fail(CondNotWellFormed, start+1, errName)
 		}
-		var a attribute
-		for n, more := 0, true; more; n++ {
-			var err error
-			i, more, err = nextAttribute(u.Raw, i, &a)
-			switch {
-			case err != nil:
-				return d.fail(CondNotWellFormed, i, err)
-			case more && n == DefaultMaxAttributes:
+		a := scanAttributes(u.Raw, i)
+		for n := 0; a.next(); n++ {
+			if n == DefaultMaxAttributes {
 				return d.fail(CondPolicyViolation, a.name, errAttributes)
 			}
+		}
+		if i = a.pos; a.err != nil {
+			return d.fail(CondNotWellFormed, i, a.err)
 		}
 		if u.Raw[i] == '/' && u.Raw[i+1] != '>' {
 			return d.fail(CondNotWellFormed, i, errTag)
@@ -169,17 +167,12 @@ func (e *element) is(local, space string) bool {
 // prefix, nil if there is none.
 func (e *element) attribute(name string) []byte {
 	tag := e.raw[e.start:e.content]
-	var a attribute
-	for i := e.nameEnd - e.start; ; {
-		next, more, err := nextAttribute(tag, i, &a)
-		if err != nil || !more {
-			return nil
-		}
+	for a := scanAttributes(tag, e.nameEnd-e.start); a.next(); {
 		if string(tag[a.name:a.nameEnd]) == name {
-			return attributeText(tag, &a)
+			return a.text(tag)
 		}
-		i = next
 	}
+	return nil
 }
 
 // nsDecls returns the namespace declarations of e. The tag is read once: each of
@@ -190,18 +183,13 @@ func (e *element) nsDecls() []elementDecl {
 	}
 	e.read = true
 	tag := e.raw[e.start:e.content]
-	var a attribute
-	for i := e.nameEnd - e.start; ; {
-		next, more, err := nextAttribute(tag, i, &a)
-		if err != nil || !more {
-			return e.decls
-		}
+	for a := scanAttributes(tag, e.nameEnd-e.start); a.next(); {
 		if prefix, ok := a.declaredPrefix(tag); ok {
 			hash := hashName(prefix, 0, len(prefix))
-			e.decls = append(e.decls, elementDecl{hash, prefix, attributeText(tag, &a)})
+			e.decls = append(e.decls, elementDecl{hash, prefix, a.text(tag)})
 		}
-		i = next
 	}
+	return e.decls
 }
 
 // in reports whether a prefix, or none, means the namespace given for e.

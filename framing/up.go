@@ -423,8 +423,8 @@ func bindable(prefix, space []byte) bool {
 }
 
 // startTag checks the start tag at msg[i:], all but its end, whose index it
-// returns: that of '>' or '/'. It leaves what it found in p.name, p.attrs and
-// p.space and adds the prefixes declared to p.prefixes. depth is that of the
+// returns: that of '>' or '/'. it leaves what it found in p.tagName, p.attrs and
+// p.defaultNS and adds the prefixes declared to p.prefixes. depth is that of the
 // element.
 func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) {
 	p.defaultNS = span{}
@@ -441,20 +441,9 @@ func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) 
 	prefixed := name.colon >= 0
 	var seen uint64 // a set of attribute names, by a coarse hash
 	again := false  // one of them may be there twice
-	j := name.end
-	for j == len(tag) || tag[j] != '>' {
-		attrs = append(attrs, attribute{})
-		a := &attrs[len(attrs)-1]
-		next, more, err := nextAttribute(tag, j, a)
-		if err != nil {
-			return 0, &Error{CondNotWellFormed, next, err}
-		}
-		j = next
-		if !more {
-			attrs = attrs[:len(attrs)-1]
-			break
-		}
-		if len(attrs) > limit {
+	a := scanAttributes(tag, name.end)
+	for a.next() {
+		if attrs = append(attrs, a.attribute); len(attrs) > limit {
 			return 0, &Error{CondPolicyViolation, a.name, errAttributes}
 		}
 		prefixed = prefixed || a.colon >= 0
@@ -470,8 +459,11 @@ func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) 
 			}
 		}
 	}
+	if a.err != nil {
+		return 0, &Error{CondNotWellFormed, a.pos, a.err}
+	}
 	p.tagName, p.attrs = name, attrs
-	p.markUpTo(msg, j)
+	p.markUpTo(msg, a.pos)
 	if p.seen&nonASCII != 0 {
 		if err := checkNames(tag, name.span, attrs); err != nil {
 			return 0, err
@@ -485,7 +477,7 @@ func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) 
 			return 0, err
 		}
 	}
-	return j, nil
+	return a.pos, nil
 }
 
 // nameBit returns the bit for the name b[i:end] in a set of names.
@@ -660,7 +652,7 @@ func (p *MessageParser) identifyRoot(m *Message, msg []byte, plain bool) error {
 	if m.Class == ClassSASLAuth || m.Class == ClassSASL2Authenticate {
 		for _, a := range p.rootAttributes(msg, plain) {
 			if string(msg[a.name:a.nameEnd]) == "mechanism" {
-				m.External = bytes.EqualFold(bytes.TrimSpace(attributeText(msg, &a)), []byte("EXTERNAL"))
+				m.External = bytes.EqualFold(bytes.TrimSpace(a.text(msg)), []byte("EXTERNAL"))
 			}
 		}
 	}
