@@ -1,5 +1,7 @@
 package framing
 
+// This file writes the headers and ends of streams, and other fixed messages.
+
 // A Header holds the attributes of a stream header. Each is the source text of the value including its
 // quotes, or nil when absent; they alias the input. Values are never unescaped
 // and quoted again on the way through: what was one attribute stays one.
@@ -21,33 +23,6 @@ func (a *Header) set(name, raw []byte) {
 		a.Lang = raw
 	}
 }
-
-// Fixed messages and their parts, byte for byte as deployed software compares
-// them.
-const (
-	// CloseMessage ends a stream towards a client (RFC 7395, section 3.6).
-	// There are clients that compare the whole text.
-	CloseMessage = `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" />`
-
-	// EndTag ends a stream towards a server (RFC 6120, section 4.4). There
-	// are servers that compare the whole text.
-	EndTag = `</stream:stream>`
-
-	// StartTLSFailure answers a client's <starttls/> (RFC 6120, section
-	// 5.4.2.2); TLS is not negotiated inside a WebSocket (RFC 7395, section
-	// 3.9).
-	StartTLSFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`
-
-	// CompressFailure answers a client's <compress/> (XEP-0138, section 3).
-	CompressFailure = `<failure xmlns='http://jabber.org/protocol/compress'><unsupported-method/></failure>`
-
-	// SASLExternalFailure answers <auth mechanism='EXTERNAL'/> (RFC 6120, section
-	// 6.5.7): the certificate the server sees is not the client's.
-	SASLExternalFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><invalid-mechanism/></failure>`
-
-	// SASL2ExternalFailure is the same for SASL2 (XEP-0388).
-	SASL2ExternalFailure = `<failure xmlns='urn:xmpp:sasl:2'><invalid-mechanism xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>`
-)
 
 // AppendStreamHeader appends to dst the header of a TCP stream to a server (RFC
 // 6120, section 4.7). The name, the prefix and the declarations are those that
@@ -87,28 +62,29 @@ func appendAttribute(dst []byte, name string, raw []byte) []byte {
 	return append(append(dst, name...), raw...)
 }
 
-// Unquote returns the text of an attribute value given with its quotes, as in
-// [Header]: references are replaced and white space is normalised (XML
-// 1.0, section 3.3.3). The error is an [*Error] with a position in raw.
-func Unquote(raw []byte) (string, error) {
-	if len(raw) < 2 || raw[0] != '"' && raw[0] != '\'' || raw[len(raw)-1] != raw[0] {
-		return "", &Error{CondNotWellFormed, 0, errValue}
-	}
-	inner := raw[1 : len(raw)-1]
-	for i, c := range inner {
-		if c == raw[0] || c == '<' {
-			return "", &Error{CondNotWellFormed, i + 1, errValue}
-		}
-	}
-	if err := checkReferences(inner, 1); err != nil {
-		return "", err
-	}
-	return string(appendUnescaped(nil, inner)), nil
-}
+// Fixed messages and their parts, byte for byte as deployed software compares
+// them.
+const (
+	// CloseMessage ends a stream towards a client (RFC 7395, section 3.6).
+	// There are clients that compare the whole text.
+	CloseMessage = `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" />`
 
-// Quote returns s as an attribute value in single quotes, the inverse of
-// [Unquote]. What XML cannot say becomes U+FFFD.
-func Quote(s string) []byte {
-	dst := append(make([]byte, 0, len(s)+2), '\'')
-	return append(appendEscaped(dst, s), '\'')
-}
+	// EndTag ends a stream towards a server (RFC 6120, section 4.4). There
+	// are servers that compare the whole text.
+	EndTag = `</stream:stream>`
+
+	// StartTLSFailure answers a client's <starttls/> (RFC 6120, section
+	// 5.4.2.2); TLS is not negotiated inside a WebSocket (RFC 7395, section
+	// 3.9).
+	StartTLSFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`
+
+	// CompressFailure answers a client's <compress/> (XEP-0138, section 3).
+	CompressFailure = `<failure xmlns='http://jabber.org/protocol/compress'><unsupported-method/></failure>`
+
+	// SASLExternalFailure answers <auth mechanism='EXTERNAL'/> (RFC 6120, section
+	// 6.5.7): the certificate the server sees is not the client's.
+	SASLExternalFailure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><invalid-mechanism/></failure>`
+
+	// SASL2ExternalFailure is the same for SASL2 (XEP-0388).
+	SASL2ExternalFailure = `<failure xmlns='urn:xmpp:sasl:2'><invalid-mechanism xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>`
+)
