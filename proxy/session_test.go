@@ -738,3 +738,21 @@ func TestNoRedialAfterLostElement(t *testing.T) {
 		t.Errorf("ending %d, %d dials", s.ending, s.rare.dials)
 	}
 }
+
+// What a server has sent is not passed on while the client takes nothing, however
+// it got here; it is given again when the client has taken what there was.
+//
+// Behaviour: back-pressure. RFC 6120, section 4.9.3.16.
+func TestInputWaitsForTheClient(t *testing.T) {
+	s, w := newTestSession(t)
+	s.blocked[client] = true
+	in := []byte("<r/><message><body>")
+	rest := s.receive(w, server, in)
+	if len(rest) != len(in) || w.out[client].size > 0 || !s.waits(server) {
+		t.Fatalf("%d bytes are left, %d go to the client", len(rest), w.out[client].size)
+	}
+	s.blocked[client] = false
+	if rest = s.receive(w, server, rest); string(rest) != "<message><body>" || w.out[client].size == 0 || s.waits(server) {
+		t.Fatalf("%q is left, %d go to the client", rest, w.out[client].size)
+	}
+}
