@@ -1,6 +1,8 @@
 package framing
 
-// Namespaces that the proxy needs, too.
+import "strconv"
+
+// Namespaces of XMPP that every user of streams meets.
 const (
 	NSFraming = "urn:ietf:params:xml:ns:xmpp-framing" // RFC 7395, section 3.3.2
 	NSStreams = "http://etherx.jabber.org/streams"    // RFC 6120, section 4.8.1
@@ -33,55 +35,93 @@ var (
 // An xmlName is a local name in a namespace.
 type xmlName struct{ local, space string }
 
-// A Kind says what a piece of a stream is to the stream.
+// A Kind says what a message or a piece of a stream is to the stream. The zero
+// value is [KindNone].
 type Kind uint8
 
 const (
-	KindNone    Kind = iota // nothing complete yet
+	KindNone    Kind = iota // nothing: no complete piece yet, or an error
 	KindHeader              // <open/> or <stream:stream>
 	KindEnd                 // <close/> or </stream:stream>
 	KindElement             // any other first-level element
 
-	// Parts of an element, see [StreamSplitter.Part].
+	// Parts of a large element, see [StreamSplitter.Part].
 	KindElementStart
 	KindElementPart
 	KindElementEnd
 )
 
+var kindNames = [...]string{
+	KindNone: "None", KindHeader: "Header", KindEnd: "End", KindElement: "Element",
+	KindElementStart: "ElementStart", KindElementPart: "ElementPart", KindElementEnd: "ElementEnd",
+}
+
+// String returns the name of the constant without its prefix.
+func (k Kind) String() string { return enumName(kindNames[:], int(k)) }
+
 // A Class names the elements that a gateway has to recognise. It is found from
-// the root's local name and resolved namespace, never from its prefix. The
-// zero value is [ClassOther].
+// the local name and the resolved namespace of an element, never from its
+// prefix. The zero value is [ClassOther].
 type Class uint8
 
 const (
-	ClassOther Class = iota // nobody needs to know
+	ClassOther Class = iota // any element that is not listed here
 
+	// Stanzas (RFC 6120, section 8).
 	ClassMessage
 	ClassPresence
 	ClassIQ
 
-	ClassFeatures    // <stream:features/>
-	ClassStreamError // <stream:error/>
+	// Elements of the stream namespace (RFC 6120, sections 4.3 and 4.9).
+	ClassFeatures
+	ClassStreamError
 
-	ClassSASLAuth // SASL (RFC 6120, section 6)
+	// SASL (RFC 6120, section 6).
+	ClassSASLAuth
 	ClassSASLResponse
 	ClassSASLAbort
 	ClassSASLSuccess
 	ClassSASLFailure
 
-	ClassSASL2Authenticate // SASL2 (XEP-0388)
+	// SASL2 (XEP-0388).
+	ClassSASL2Authenticate
 	ClassSASL2Success
 	ClassSASL2Failure
 
-	ClassStartTLS // RFC 6120, section 5
+	// STARTTLS (RFC 6120, section 5).
+	ClassStartTLS
 	ClassTLSProceed
 
-	ClassCompress // XEP-0138
+	// Stream compression (XEP-0138).
+	ClassCompress
 	ClassCompressed
 
-	ClassSMEnabled // XEP-0198
+	// Stream management (XEP-0198).
+	ClassSMEnabled
 	ClassSMResumed
 )
+
+var classNames = [...]string{
+	ClassOther:   "Other",
+	ClassMessage: "Message", ClassPresence: "Presence", ClassIQ: "IQ",
+	ClassFeatures: "Features", ClassStreamError: "StreamError",
+	ClassSASLAuth: "SASLAuth", ClassSASLResponse: "SASLResponse", ClassSASLAbort: "SASLAbort",
+	ClassSASLSuccess: "SASLSuccess", ClassSASLFailure: "SASLFailure",
+	ClassSASL2Authenticate: "SASL2Authenticate", ClassSASL2Success: "SASL2Success", ClassSASL2Failure: "SASL2Failure",
+	ClassStartTLS: "StartTLS", ClassTLSProceed: "TLSProceed",
+	ClassCompress: "Compress", ClassCompressed: "Compressed",
+	ClassSMEnabled: "SMEnabled", ClassSMResumed: "SMResumed",
+}
+
+// String returns the name of the constant without its prefix.
+func (c Class) String() string { return enumName(classNames[:], int(c)) }
+
+func enumName(names []string, i int) string {
+	if i < len(names) {
+		return names[i]
+	}
+	return strconv.Itoa(i)
+}
 
 // classes lists the recognised elements. Lookup is linear, so what is common
 // stands first: stanzas are nearly everything there is.
@@ -110,6 +150,7 @@ var classes = [...]struct {
 	{"resumed", nsSM, ClassSMResumed},
 }
 
+// classify returns the class of an element.
 func classify[S string | []byte](local []byte, space S) Class {
 	for i := range classes {
 		if c := &classes[i]; string(local) == c.local && string(space) == c.space {

@@ -155,22 +155,11 @@ func firstLine(b []byte) string {
 	return line
 }
 
-var kindNames = map[Kind]string{KindNone: "None", KindHeader: "Header", KindEnd: "End", KindElement: "Element"}
-
-var classNames = map[Class]string{
-	ClassOther: "Other", ClassMessage: "MessageStanza", ClassPresence: "PresenceStanza", ClassIQ: "IQStanza",
-	ClassFeatures: "Features", ClassStreamError: "StreamError",
-	ClassSASLAuth: "Auth", ClassSASLResponse: "Response", ClassSASLAbort: "Abort", ClassSASLSuccess: "Success", ClassSASLFailure: "Failure",
-	ClassSASL2Authenticate: "Authenticate2", ClassSASL2Success: "Success2", ClassSASL2Failure: "Failure2",
-	ClassStartTLS: "StartTLS", ClassTLSProceed: "Proceed", ClassCompress: "Compress", ClassCompressed: "Compressed",
-	ClassSMEnabled: "SMEnabled", ClassSMResumed: "SMResumed",
-}
-
 func kindName(k Kind, c Class) string {
 	if k == KindElement {
-		return kindNames[k] + " " + classNames[c]
+		return k.String() + " " + c.String()
 	}
-	return kindNames[k]
+	return k.String()
 }
 
 func parseUp(p *MessageParser, msg []byte) *result {
