@@ -13,7 +13,9 @@ import (
 //	mark  the pass: markAVX2 (marks_amd64.s), else markWords
 //	skip  the pass over long text, several times as fast: skipAVX2, skipWords
 //
-// The build tag purego leaves out what is not Go.
+// The assembly stays because it pays: without it a message of a few hundred bytes
+// takes 1.6 to 2 times as long to check, one of 64 KiB six times. The build tag
+// purego leaves it out.
 
 // window is the number of bytes whose marks are known at a time. Most messages
 // fit as a whole.

@@ -144,24 +144,27 @@ done:
 	RET
 
 // func supported() bool
+//
+// It asks for all that the code above uses: POPCNT, TZCNT and BLSR of BMI1, the
+// 256-bit registers of AVX and the integer instructions of AVX2.
 TEXT ·supported(SB), NOSPLIT, $0-1
 	MOVB  $0, ret+0(FP)
-	XORL  AX, AX
+	XORL  AX, AX // leaf 0: the greatest leaf
 	CPUID
 	CMPL  AX, $7
 	JLT   no
-	MOVL  $1, AX
+	MOVL  $1, AX // leaf 1: features, in CX
 	XORL  CX, CX
 	CPUID
 	ANDL  $(1<<23 | 1<<27 | 1<<28), CX // POPCNT, OSXSAVE, AVX
 	CMPL  CX, $(1<<23 | 1<<27 | 1<<28)
 	JNE   no
-	XORL  CX, CX
+	XORL  CX, CX // XCR0: the registers that the system saves for a process
 	XGETBV
-	ANDL  $6, AX // the system saves XMM and YMM
+	ANDL  $6, AX // XMM and YMM; without, AVX faults whatever the processor has
 	CMPL  AX, $6
 	JNE   no
-	MOVL  $7, AX
+	MOVL  $7, AX // leaf 7, subleaf 0: more features, in BX
 	XORL  CX, CX
 	CPUID
 	ANDL  $(1<<3 | 1<<5), BX // BMI1, AVX2
