@@ -29,8 +29,12 @@ type Error struct {
 	Err error
 }
 
-// Error returns the condition, the position and the cause.
-func (e *Error) Error() string {
+// Error returns Text with the name of the package in front.
+func (e *Error) Error() string { return "framing: " + e.Text() }
+
+// Text returns the condition, the position and the cause. It is fit for the peer:
+// for the <text/> of a stream error, or beside the close code of a WebSocket.
+func (e *Error) Text() string {
 	return string(e.Condition) + " at byte " + strconv.Itoa(e.Offset) + ": " + e.Err.Error()
 }
 

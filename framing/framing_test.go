@@ -173,7 +173,7 @@ func TestQuote(t *testing.T) {
 		`'&#1114112;`:  "not-well-formed at byte 0: bad attribute value",
 		`'&#1114112;'`: "not-well-formed at byte 1: bad reference",
 	} {
-		if _, err := Unquote([]byte(raw)); err == nil || err.Error() != want {
+		if _, err := Unquote([]byte(raw)); err == nil || err.Error() != "framing: "+want {
 			t.Errorf("Unquote(%s): %v", raw, err)
 		}
 	}
@@ -236,12 +236,16 @@ func TestOffersSASL(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
+	// Text is sent to clients as it is.
+	if e := (&Error{CondBadFormat, 7, errContent}); e.Error() != "framing: "+e.Text() || !strings.HasPrefix(e.Text(), "bad-format at byte 7: ") {
+		t.Error(e)
+	}
 	_, err := parse(new(MessageParser), []byte("<a>\x00"))
-	if got := err.Error(); got != "not-well-formed at byte 3: control character" {
+	if got := err.Error(); got != "framing: not-well-formed at byte 3: control character" {
 		t.Error(got)
 	}
 	_, err = parse(new(MessageParser), []byte("hello"))
-	if !errors.Is(err, ErrNotText) || err.Error() != "not-well-formed at byte 0: message is not XML text: does not start with '<'" {
+	if !errors.Is(err, ErrNotText) || err.Error() != "framing: not-well-formed at byte 0: message is not XML text: does not start with '<'" {
 		t.Error(err)
 	}
 	// Offsets of a StreamSplitter count from the start of the stream.

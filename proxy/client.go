@@ -220,7 +220,7 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 		}
 	}
 	s.need().cause = err
-	s.refuse(w, e, condition, err.Error(), "")
+	s.refuse(w, e, condition, causeText(err), "")
 }
 
 // clientHeader takes <open/>: the first one leads to the dial, one after SASL

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"log/slog"
 	"slices"
 
@@ -121,6 +122,16 @@ func (e ending) fails() bool {
 	return e == endTooLarge
 }
 
+// causeText returns the text of an error for a peer or a log line, where the name
+// of the package that found it helps nobody.
+func causeText(err error) string {
+	var bad *framing.Error
+	if errors.As(err, &bad) && err == error(bad) {
+		return bad.Text()
+	}
+	return err.Error()
+}
+
 // reason is the text beside the close code: the only cause that a browser
 // shows. At most 123 bytes (RFC 6455, section 5.5). What the client did wrong
 // is told in full, what ails the server is not its business.
@@ -131,7 +142,7 @@ func (e ending) reason(cause error) string {
 	case e == endServerLost:
 		return "upstream connection lost"
 	case cause != nil && (e == endBadFrame || e == endNotText):
-		return cause.Error()
+		return causeText(cause)
 	}
 	return endings[e].Meaning
 }

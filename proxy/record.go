@@ -31,7 +31,7 @@ func (g *Gateway) recordEnd(s *session, age time.Duration) {
 	toServer, toClient := s.traffic(up), s.traffic(down)
 	cause := info.Meaning
 	if err := s.cause(); err != nil {
-		cause = err.Error()
+		cause = causeText(err)
 	}
 	attrs := []slog.Attr{
 		slog.Uint64("session", s.id),
