@@ -1,47 +1,56 @@
 // Package framing translates between the two framings of XMPP: one element
-// per WebSocket message (RFC 7395) and one endless document over TCP
-// (RFC 6120). It is pure: bytes in, slices of the same bytes out; no I/O, no
-// clock, no locks. No input makes it panic.
+// per WebSocket message (RFC 7395) and one long document over TCP (RFC 6120).
+// It takes bytes and returns slices of the same bytes. It does no I/O, reads no
+// clock, holds no locks and does not panic on any input.
 //
 // # Terms
 //
-// Many words of this field are overloaded. Here, as in the RFCs:
+// The words are those of the RFCs:
 //
-//   - a message is a WebSocket message, whatever frames carried it;
+//   - a message is a WebSocket message, in as many frames as it may have;
 //   - a stream is one XMPP stream, from header to end;
 //   - a header opens a stream: <open/> in a message, <stream:stream> over TCP;
 //   - an end closes it: <close/> in a message, </stream:stream> over TCP;
 //   - an element is any other first-level element of a stream;
 //   - a stanza is an element named message, presence or iq in jabber:client;
-//   - up is towards the server, down is towards the client.
+//   - a unit is a header, an end or an element of a TCP stream.
 //
 // # The two framings
 //
-// A message is a document of its own, so it must say every namespace it uses.
-// An element of a TCP stream inherits namespaces from the header. Hence the
-// work is uneven:
+// A message is a document of its own and declares every namespace it uses. An
+// element of a TCP stream inherits namespaces from the header. Hence the two
+// directions differ:
 //
-//   - Up, [MessageParser] proves that a message is exactly one well-formed element
-//     and nothing else; its bytes are then written to the stream unchanged.
-//     Only that proof keeps a client from opening, closing or splitting
-//     elements behind the gateway's back.
-//   - Down, [StreamSplitter] cuts the stream into elements, puts the inherited
-//     declarations back and removes the stream features that cannot work
-//     through a gateway. It trusts the server to send well-formed XML and
-//     looks no deeper than cutting demands.
+//   - Towards the server, [MessageParser] checks that a message is exactly one
+//     well-formed element. Its bytes then go to the stream unchanged. Without
+//     the check a client could open, close or divide elements of the stream
+//     that the gateway does not know of.
+//   - Towards the client, [StreamSplitter] cuts the stream into units. An
+//     element becomes a message with [StreamUnit.AppendHead], which adds the
+//     inherited declarations, and features with a [FeatureFilter], which removes
+//     what does not work through a gateway. The server is trusted to send
+//     well-formed XML; only what cutting needs is checked.
 //
-// Headers are rebuilt, not copied: [AppendStreamHeader] and [AppendOpen] carry over
-// the attributes that the other framing knows, with their source bytes.
+// Headers are written anew: [AppendStreamHeader] and [AppendOpen] copy the
+// attributes that both framings know, as they stand in the source.
 //
-// To recognise one more element add a row to the table in names.go; to remove
-// or change one more stream feature add a row to the table in features.go.
+// To recognise one more element, add a row to the table in names.go. To remove
+// or change one more stream feature, add a row to the table in features.go.
 //
 // # Aliasing
 //
-// Slices returned alias the input and are valid as long as the caller leaves
-// those bytes alone. Neither [MessageParser] nor [StreamSplitter] keeps a reference to the
-// input between calls. Slices with spare capacity are never handed out, so
-// appending to one copies it.
+// Slices in a [Message] or a [StreamUnit] alias the input. They are valid until
+// the caller changes those bytes. No type of this package keeps a reference to
+// the input between calls. The slices have no spare capacity, so appending to
+// one copies it. The Append functions return new bytes behind dst, as append
+// does.
+//
+// # Errors
+//
+// [MessageParser.Parse], [StreamSplitter.Next], [StreamSplitter.Part] and
+// [Unquote] return errors of type [*Error]: get at it with [errors.As] for the
+// stream error to send. [ErrNotText] and [ErrTooLarge] are matched with
+// [errors.Is].
 //
 // # Specifications
 //

@@ -6,23 +6,25 @@ import (
 	"strconv"
 )
 
-// ErrNotText says that a message is not text that an XMPP WebSocket may carry:
+// ErrNotText reports that a message is not text that an XMPP WebSocket may carry:
 // it is empty, does not start with '<' (RFC 7395, section 3.3.3) or is not
 // UTF-8 (RFC 6455, section 8.1). There is no XML to answer with a stream
-// error; close the WebSocket with code 1007. It arrives wrapped in an [*Error].
+// error; close the WebSocket with code 1007. It comes wrapped in an [*Error]: match
+// it with errors.Is.
 var ErrNotText = errors.New("message is not XML text")
 
-// ErrTooLarge says that what a server sends exceeds a limit of [StreamSplitter]. It arrives
-// wrapped in an [*Error].
+// ErrTooLarge reports that what a server sends exceeds a limit of a
+// [StreamSplitter]. It comes wrapped in an [*Error]: match it with errors.Is.
 var ErrTooLarge = errors.New("too large")
 
-// An Error says what is wrong with the input and where.
+// An Error reports what is wrong with the input and where.
 type Error struct {
 	// Condition is the stream error to send.
 	Condition Condition
 
-	// Offset is a position in bytes: from the start of the message for
-	// MessageParser, from the start of the stream for StreamSplitter.
+	// Offset is a position in bytes: in the message for a MessageParser, in all
+	// that came over the connection for a StreamSplitter, in the argument for
+	// Unquote.
 	Offset int
 
 	// Err is the cause, never nil.
@@ -41,8 +43,8 @@ func (e *Error) Text() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Causes that need no detail. They are values so that refusing a flood of bad
-// messages costs little.
+// Causes have no prefix, because they come wrapped in an Error that has it. They
+// are values so that refusing a flood of bad messages costs little.
 var (
 	errAttributes   = errors.New("too many attributes")
 	errControl      = errors.New("control character")

@@ -7,13 +7,14 @@ import (
 	"strings"
 )
 
-// A ChannelBinding says what becomes of the SASL mechanisms that bind to TLS.
-// The server binds to its end of the gateway's connection and the client to its
-// own (RFC 5056), so most of them can only fail.
+// A ChannelBinding says which SASL mechanisms that bind to TLS a [FeatureFilter]
+// lets pass. The server binds to its end of the gateway's connection and the
+// client to its own (RFC 5056), so most of these mechanisms can only fail. The
+// zero value is [ChannelBindingPass].
 type ChannelBinding uint8
 
 const (
-	// ChannelBindingPass leaves all as it is. The server may protect its list of
+	// ChannelBindingPass removes nothing. The server may protect its list of
 	// mechanisms (XEP-0474): this is the only way not to break that, and the
 	// right one for a server that offers no binding to the gateway.
 	ChannelBindingPass ChannelBinding = iota
@@ -33,7 +34,8 @@ const endPoint = "tls-server-end-point"
 
 // A FeatureFilter removes from stream features what cannot cross the gateway
 // (RFC 7395, section 3.9; XEP-0138; XEP-0440; XEP-0478). The zero value removes
-// TLS and compression only.
+// TLS and compression only. Its methods change nothing in it, so goroutines can
+// share one.
 type FeatureFilter struct {
 	// MaxStanza is the size limit in bytes to announce to clients: a greater
 	// max-bytes of XEP-0478 is lowered to it. Zero leaves them alone.

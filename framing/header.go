@@ -2,9 +2,11 @@ package framing
 
 // This file writes the headers and ends of streams, and other fixed messages.
 
-// A Header holds the attributes of a stream header. Each is the source text of the value including its
-// quotes, or nil when absent; they alias the input. Values are never unescaped
-// and quoted again on the way through: what was one attribute stays one.
+// A Header holds the attributes of a stream header (RFC 6120, section 4.7). Each
+// is the source text of the value including its quotes, or nil if there is none;
+// they alias the input. Use [Quote] and [Unquote] for the values themselves.
+// Values are copied from one framing to the other as they stand in the source, so
+// none can turn into two.
 type Header struct{ To, From, ID, Version, Lang []byte }
 
 // set stores the value of an attribute if it is one that headers carry over.
@@ -26,7 +28,7 @@ func (a *Header) set(name, raw []byte) {
 
 // AppendStreamHeader appends to dst the header of a TCP stream to a server (RFC
 // 6120, section 4.7). The name, the prefix and the declarations are those that
-// every server understands. ID is left out: only servers set it.
+// every server understands. ID is left out, because only servers set it.
 func AppendStreamHeader(dst []byte, a Header) []byte {
 	dst = append(dst, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'`...)
 	dst = appendAttribute(dst, ` to=`, a.To)
@@ -36,7 +38,7 @@ func AppendStreamHeader(dst []byte, a Header) []byte {
 	return append(dst, '>')
 }
 
-// AppendOpen appends to dst the header message for a client (RFC 7395, section
+// AppendOpen appends to dst the <open/> for a client (RFC 7395, section
 // 3.4).
 func AppendOpen(dst []byte, a Header) []byte {
 	dst = append(dst, `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing"`...)
@@ -49,7 +51,8 @@ func AppendOpen(dst []byte, a Header) []byte {
 }
 
 // AppendSeeOtherURI appends to dst the message that ends a stream and sends the
-// client to another WebSocket (RFC 7395, section 3.6.1).
+// client to another WebSocket (RFC 7395, section 3.6.1). uri is plain text; it is
+// escaped here.
 func AppendSeeOtherURI(dst []byte, uri string) []byte {
 	dst = append(dst, `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="`...)
 	return append(appendEscaped(dst, uri), `"/>`...)

@@ -14,15 +14,15 @@ import (
 //
 // message_tags.go checks a start tag, message_namespaces.go its prefixes.
 
-// Limits that MessageParser applies when its fields are zero.
+// The limits of a [MessageParser] whose fields are zero.
 const (
-	DefaultMaxDepth      = 256
+	DefaultMaxDepth      = 256 // elements
 	DefaultMaxAttributes = 64
 )
 
-// An MessageParser checks messages from clients. The zero value is ready. It keeps
-// nothing of a message but scratch memory of its own, so one parser may serve
-// many sessions one after the other; it must not serve two at once.
+// A MessageParser checks messages from clients. The zero value is ready to use.
+// It keeps scratch memory between calls and nothing else, so one parser can serve
+// many sessions in turn. It must not be used by two goroutines at once.
 type MessageParser struct {
 	// MaxDepth is the deepest nesting of elements; the root counts as 1. Zero
 	// means DefaultMaxDepth.
@@ -30,7 +30,7 @@ type MessageParser struct {
 
 	// MaxAttributes is the greatest number of attributes of one tag, and of
 	// namespace prefixes declared at one place. It bounds the work per byte,
-	// for the attributes of a tag are compared pairwise. Zero means
+	// because the attributes of a tag are compared with each other. Zero means
 	// DefaultMaxAttributes.
 	MaxAttributes int
 
@@ -50,39 +50,41 @@ type MessageParser struct {
 // A span is the part of a message from start to end.
 type span struct{ start, end int }
 
-// A Message is what Parse found. Its slices alias the message.
+// A Message describes a message that [MessageParser.Parse] has accepted. Its
+// slices alias the message. The zero value describes none.
 type Message struct {
-	Kind  Kind  // KindNone only after an error
+	Kind  Kind  // KindHeader, KindEnd or KindElement; KindNone after an error
 	Class Class // of a KindElement
 
 	// Local is the local name of the root.
 	Local []byte
 
-	// Raw is what to write to the stream for KindElement: the message without
+	// Raw is what to write to the stream for a KindElement: the message without
 	// XML declaration and trailing white space.
 	Raw []byte
 
-	// Attributes of the header, for KindHeader.
+	// Header has the attributes of a KindHeader.
 	Header Header
 
-	// External is set for ClassSASLAuth and ClassSASL2Authenticate if they choose the SASL
-	// mechanism EXTERNAL, however that is written.
+	// External is set for ClassSASLAuth and ClassSASL2Authenticate if they
+	// choose the SASL mechanism EXTERNAL, however that is written.
 	External bool
 }
 
 // Parse checks that msg is exactly one well-formed element of restricted XML
-// (RFC 6120, section 11; RFC 7395, section 3.3.3) and says in m what it is. m
-// must be zero or have served an earlier call, and is zero after an error. Beyond
-// well-formedness, an element is as the client wrote it: namespaces it does not
-// declare are those a TCP stream provides, jabber:client and the prefix "stream".
-// An XML declaration in front and white space behind are allowed.
+// (RFC 6120, section 11; RFC 7395, section 3.3.3) and describes it in m. What m
+// held before is forgotten; after an error m is zero.
 //
-// The message </stream:stream> counts as KindEnd because there are clients that
-// say goodbye so. A whole element {NSStreams}stream is refused, see
-// [IsLegacyHeader] for the start of one.
+// A namespace that the element uses and does not declare is one that a TCP
+// stream provides: jabber:client, or NSStreams for the prefix "stream". An XML
+// declaration in front and white space behind are allowed.
 //
-// The error is an [*Error] and matches [ErrNotText] if msg is not text.
-// Nothing of a message that was refused may be forwarded.
+// The message </stream:stream> is a KindEnd, because some clients end their
+// stream with it. A whole element {NSStreams}stream is an error;
+// [IsLegacyHeader] recognises the start of one.
+//
+// The error is an [*Error]. It matches [ErrNotText] if msg is not text. Nothing
+// of a message with an error may be forwarded.
 func (p *MessageParser) Parse(msg []byte, m *Message) error {
 	if m.Kind == KindHeader {
 		m.Header = Header{}
@@ -97,7 +99,7 @@ func (p *MessageParser) Parse(msg []byte, m *Message) error {
 	p.seen = 0
 	err := p.parseDocument(m, msg)
 	p.dropPrefixes(0) // they alias the message
-	// What is wrong with single characters is said first.
+	// Report character errors before structural ones.
 	if err != nil || p.seen != 0 {
 		if e := checkText(msg, err != nil || p.seen&hasControl != 0); e != nil {
 			err = e
@@ -178,9 +180,9 @@ func isEndTag(b []byte) bool {
 		skipSpace(b, len(name)) == len(b)-1 && b[len(b)-1] == '>'
 }
 
-// IsLegacyHeader reports whether msg opens a stream the way of the drafts
-// before RFC 7395: an optional XML declaration, then <stream:stream. Parse
-// refuses such a message, usually as an unfinished element.
+// IsLegacyHeader reports whether msg opens a stream as the drafts before RFC 7395
+// did: an optional XML declaration, then <stream:stream. [MessageParser.Parse]
+// returns an error for such a message.
 func IsLegacyHeader(msg []byte) bool {
 	if startsXMLDecl(msg) {
 		end := bytes.Index(msg, []byte("?>"))

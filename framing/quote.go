@@ -5,8 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// Quote returns s as an attribute value in single quotes, the inverse of
-// [Unquote]. What XML cannot say becomes U+FFFD.
+// Quote returns s as an attribute value in single quotes, for a [Header]. It is the
+// inverse of [Unquote]. Characters that XML does not allow become U+FFFD.
 func Quote(s string) []byte {
 	dst := append(make([]byte, 0, len(s)+2), '\'')
 	return append(appendEscaped(dst, s), '\'')
@@ -32,7 +32,7 @@ func Unquote(raw []byte) (string, error) {
 }
 
 // appendEscaped appends s as XML text that is also fit for a quoted attribute
-// value. What XML cannot say becomes U+FFFD.
+// value. Characters that XML does not allow become U+FFFD.
 func appendEscaped(dst []byte, s string) []byte {
 	for _, r := range s {
 		switch {

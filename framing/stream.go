@@ -9,15 +9,16 @@ import (
 // what is refused before a unit is complete. stream_end.go finds the end of a
 // unit, stream_unit.go says what it is, stream_scope.go what it inherits.
 
-// A StreamSplitter cuts the byte stream of a server into units and makes messages of
-// them. The zero value is ready for a new connection.
+// A StreamSplitter cuts the byte stream of a server into units. The zero value is
+// ready for a new connection; use another one for the next. It must not be used
+// by two goroutines at once.
 //
-// An element is one unit, unless the caller does not want to keep all of it
-// until its end has come: see [StreamSplitter.Part].
+// An element is one unit, unless the caller does not want to buffer all of it:
+// see [StreamSplitter.Part].
 //
-// It never looks at a byte twice for want of more: between calls it remembers
-// where it stopped, relative to the first byte not consumed. Memory is
-// allocated only for headers that declare something unusual.
+// No byte is scanned twice when more bytes arrive: between calls a splitter
+// remembers where it stopped, relative to the first byte not consumed. It
+// allocates only for headers that declare other namespaces than usual.
 type StreamSplitter struct {
 	// There is one StreamSplitter for each session, so small fields stand together.
 	phase       splitPhase // what pos points into
@@ -64,22 +65,25 @@ const (
 	maxHeader  = 4 << 10 // of its header, the XML declaration included
 )
 
-// Next puts the next unit of a stream into u; what u was before is forgotten. b
-// starts at the first byte not yet consumed. n bytes of it are consumed by the
-// call: the unit and the white space and XML declaration before it. If the unit
-// is of KindNone, nothing is complete; call again with b[n:] and more bytes
-// behind it. The bytes may have moved.
+// Next describes the next unit of the stream in u; what u held before is
+// forgotten. b starts at the first byte not yet consumed. Next consumes n bytes of
+// it: the unit, and the white space and XML declaration before it. If u is a
+// KindNone, no unit is complete: call Next again with b[n:] and more bytes behind
+// it. The bytes may have moved meanwhile.
 //
-// A header may stand wherever an element may: whether the stream may start
-// again there is for the caller to decide. An XML declaration may stand before
-// a header only. Comments, processing instructions, document types and text
-// between elements are errors, always an [*Error]; its offset counts from the
-// first byte of the connection. So are bytes that are not UTF-8 (RFC 6455,
-// section 5.6), and, wrapping [ErrTooLarge], a header above 4 KiB and features or
-// a stream error above 64 KiB. After an error d must not be used.
+// A header is accepted wherever an element is; whether the stream may start again
+// there is for the caller to decide. An XML declaration is accepted before a
+// header only. Comments, processing instructions, document types, text between
+// elements and bytes that are not UTF-8 are errors (RFC 6120, sections 11.1 and
+// 11.6). So are a header above 4 KiB and features or a stream error above 64 KiB;
+// these match [ErrTooLarge].
 //
-// Other well-formedness is checked only as far as cutting needs it (the server is
-// trusted to have parsed what it relays), with the exception of headers.
+// The error is an [*Error] whose offset counts from the first byte of the
+// connection. After an error the splitter must not be used.
+//
+// Headers and the tags of features and stream errors are checked for
+// well-formedness. In other elements only what cutting needs is checked: the
+// server is trusted to have parsed what it relays.
 func (d *StreamSplitter) Next(b []byte, u *StreamUnit) (n int, err error) {
 	u.Kind, u.Class, u.Raw = KindNone, ClassOther, nil
 	for d.phase == betweenUnits || d.phase == inXMLDecl {
@@ -131,18 +135,19 @@ func (d *StreamSplitter) Next(b []byte, u *StreamUnit) (n int, err error) {
 	return n + end, nil
 }
 
-// Part is for a caller that does not want to wait for the end of an element: it
-// puts into u what there is of the element, which is of KindElementStart, or
-// KindElementPart if there were parts before. b is what Next has left after it has
-// found nothing complete; n bytes of it are consumed, which are all but a few: a
-// character is not divided. Without any, u is of KindNone. Next goes on behind
-// them, and ends the element with a unit of KindElementEnd.
+// Part describes in u what there is of an element whose end has not come, for a
+// caller that does not want to buffer more. u is a KindElementStart, or a
+// KindElementPart if there were parts before. b is what Next has left when it
+// found nothing complete. Part consumes n bytes of it: all but a few at the end,
+// because no character is divided. If there is nothing to consume, u is a
+// KindNone. After a part, Next goes on and ends the element with a
+// KindElementEnd.
 //
-// The messages of all parts together are the message for the element. As its rest
-// may use any prefix, it declares all that it inherits.
+// The messages for all parts together are the message for the element. Because its
+// rest may use any prefix, the first part declares everything that it inherits.
 //
-// Features and stream errors have no parts, nor has a start tag of a root. Asking
-// for one is an error that wraps [ErrTooLarge].
+// Features, stream errors and the start tag of an element have no parts. Asking
+// for one is an error that matches [ErrTooLarge].
 func (d *StreamSplitter) Part(b []byte, u *StreamUnit) (n int, err error) {
 	u.Kind, u.Class, u.Raw = KindNone, ClassOther, nil
 	if len(b) == 0 || d.phase == betweenUnits || d.phase == inXMLDecl {

@@ -3,9 +3,11 @@ package framing
 // This file writes and reads stream errors (RFC 6120, section 4.9).
 
 // A Condition is the name of a stream error condition (RFC 6120, section
-// 4.9.3). The zero value is no condition.
+// 4.9.3). The zero value is no condition. AppendStreamError takes any, so that an
+// application can send one that is registered later.
 type Condition string
 
+// The conditions of RFC 6120, section 4.9.3.
 const (
 	CondBadFormat              Condition = "bad-format"
 	CondBadNamespacePrefix     Condition = "bad-namespace-prefix"
@@ -71,10 +73,10 @@ func AppendStreamError(dst []byte, c Condition, text, app string) []byte {
 // characters, a colon, five digits.
 const maxHost = 253 + len(":65535")
 
-// SeeOtherHost returns where u sends the client if it is a stream error of that
-// condition: a host with or without a port, as the server says it (RFC 6120,
-// section 4.9.3.19). It is empty for all other units, and if there is more text
-// than a host and a port can have. Nothing else is checked.
+// SeeOtherHost returns the host, with or without a port, to which u sends the client
+// if it is a stream error with that condition (RFC 6120, section 4.9.3.19). It is
+// empty for all other units, and for text that is longer than a host and a port
+// can be. Otherwise it is the server's text, unchecked.
 func (u *StreamUnit) SeeOtherHost() string {
 	if u.Class != ClassStreamError {
 		return ""
@@ -90,9 +92,10 @@ func (u *StreamUnit) SeeOtherHost() string {
 	return ""
 }
 
-// StreamErrorCondition returns the condition of u if it is a stream error that
-// has one. Conditions that RFC 6120 does not define are CondUndefinedCondition, so
-// what a server can say is limited to a few words fit for logs and metrics.
+// StreamErrorCondition returns the condition of u if it is a stream error. It is
+// empty for all other units and for a stream error without a condition. What RFC
+// 6120 does not define counts as [CondUndefinedCondition], so the result is one of
+// a few words and can be the label of a metric.
 func (u *StreamUnit) StreamErrorCondition() Condition {
 	if u.Class != ClassStreamError {
 		return ""

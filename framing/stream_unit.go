@@ -8,14 +8,14 @@ import (
 // This file says what a unit is: identifyRoot as soon as its first tag is
 // complete, the others when all of it is.
 
-// A StreamUnit is a complete first-level piece of a stream, or a part of one that is
-// large: a KindElementStart, any number of KindElementPart and a KindElementEnd. Its
-// slices alias the input. Its methods
-// hold beyond a later header.
+// A StreamUnit is a header, an end or an element of a stream, or a part of a large
+// element: one KindElementStart, any number of KindElementPart, one
+// KindElementEnd. The zero value is a KindNone. Raw and Header alias the input;
+// the methods look at Raw, so they are to be called before those bytes change.
 type StreamUnit struct {
 	Kind   Kind
-	Class  Class // of a KindElement, the same for all its parts
-	Raw    []byte
+	Class  Class  // of an element, the same for all its parts
+	Raw    []byte // as the server wrote it
 	Header Header // of a KindHeader
 
 	nameEnd      int             // where declarations go
@@ -25,13 +25,14 @@ type StreamUnit struct {
 	addedSize    int             // the bytes that this takes
 }
 
-// Size returns the number of bytes of the message for u, or of its part.
+// Size returns the length in bytes of the message for u, or of its part of the
+// message. It is what AppendHead appends and the tail together.
 func (u *StreamUnit) Size() int { return len(u.Raw) + u.addedSize }
 
-// AppendHead appends to dst the first part of the message for u: the start of
-// the element with the declarations it inherited (RFC 7395, section 3.3.3). The
-// message goes on with tail, which aliases u.Raw. Appending to the name only
-// spares copying the rest.
+// AppendHead appends to dst the start of the message for u, which must be an
+// element or a part of one: the name of its root and the declarations that it
+// inherits (RFC 7395, section 3.3.3). The message goes on with tail, which aliases
+// u.Raw. So the caller can write most of an element without copying it.
 func (u *StreamUnit) AppendHead(dst []byte) (head, tail []byte) {
 	dst = append(dst, u.Raw[:u.nameEnd]...)
 	for m := u.missingDecls; m != 0; m &= m - 1 {

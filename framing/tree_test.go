@@ -64,7 +64,7 @@ func TestSeeOtherHost(t *testing.T) {
 	}
 }
 
-func TestAppendSeeOther(t *testing.T) {
+func TestAppendSeeOtherURI(t *testing.T) {
 	for uri, want := range map[string]string{
 		"wss://x.example/ws":         `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="wss://x.example/ws"/>`,
 		"wss://[2001:db8::1]:1/?a&b": `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing" see-other-uri="wss://[2001:db8::1]:1/?a&amp;b"/>`,
@@ -80,7 +80,7 @@ func TestAppendSeeOther(t *testing.T) {
 	}
 }
 
-func TestOffersSTARTTLS(t *testing.T) {
+func TestOffersStartTLS(t *testing.T) {
 	for in, want := range map[string]bool{
 		`<stream:features><bind/><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>`: true,
 		`<stream:features xmlns:t='urn:ietf:params:xml:ns:xmpp-tls'><t:starttls/></stream:features>`:                         true,
@@ -94,7 +94,7 @@ func TestOffersSTARTTLS(t *testing.T) {
 	}
 }
 
-func TestRequiresSTARTTLS(t *testing.T) {
+func TestRequiresStartTLS(t *testing.T) {
 	const (
 		offer = `<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>`
 		must  = `<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'> <required/></starttls>`
