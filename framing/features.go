@@ -7,6 +7,10 @@ import (
 	"strings"
 )
 
+// This file changes stream features. rules is the table of what is removed or
+// replaced; FeatureFilter applies it; below stand the questions that a gateway asks
+// about features.
+
 // A ChannelBinding says which SASL mechanisms that bind to TLS a [FeatureFilter]
 // lets pass. The server binds to its end of the gateway's connection and the
 // client to its own (RFC 5056), so most of these mechanisms can only fail. The
@@ -55,7 +59,7 @@ type filtering struct {
 	text []byte // of the element that a rule looks at, its memory used again
 }
 
-// A rule says what becomes of the elements of one name. Its functions may be
+// A rule removes, replaces or enters the elements of one name. Its functions may be
 // nil.
 type rule struct {
 	name   xmlName
@@ -131,7 +135,7 @@ func (f *FeatureFilter) AppendMessage(dst []byte, u *StreamUnit) []byte {
 }
 
 // apply appends e from the position given on, its children changed by the
-// rules. It reports false if e goes, too, because none of its vital children is
+// rules. It reports false if e goes as well, because none of its vital children is
 // left; what it appended is worthless then.
 func (f *filtering) apply(dst []byte, e *element, from int, rules []rule) ([]byte, bool) {
 	left, lost := 0, 0 // vital children

@@ -323,7 +323,7 @@ func (p *MessageParser) parseElement(m *Message, msg []byte, start int) error {
 }
 
 // nameEqual reports whether the name at msg[i:] is that at s. There must be as many
-// bytes. Names are short, too short for a call.
+// bytes. Names are too short to be worth a call.
 func nameEqual(msg []byte, i int, s span) bool {
 	n := s.end - s.start
 	if n <= 8 && i+8 <= len(msg) {

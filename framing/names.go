@@ -2,6 +2,9 @@ package framing
 
 import "strconv"
 
+// This file holds the names of the protocol: namespaces, kinds, and classes, the
+// table of the elements that a gateway recognises.
+
 // Namespaces of XMPP that every user of streams meets.
 const (
 	NSFraming = "urn:ietf:params:xml:ns:xmpp-framing" // RFC 7395, section 3.3.2

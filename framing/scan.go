@@ -291,7 +291,7 @@ var (
 )
 
 // checkRunes reports whether a name that scanName accepted is proper beyond
-// ASCII, too.
+// ASCII.
 func checkRunes(name []byte) bool {
 	head := true
 	for i := 0; i < len(name); {

@@ -29,7 +29,7 @@ const (
 	CondRestrictedXML          Condition = "restricted-xml"
 	CondSeeOtherHost           Condition = "see-other-host"
 	CondSystemShutdown         Condition = "system-shutdown"
-	CondUndefinedCondition     Condition = "undefined-condition"
+	CondUndefined              Condition = "undefined-condition"
 	CondUnsupportedEncoding    Condition = "unsupported-encoding"
 	CondUnsupportedFeature     Condition = "unsupported-feature"
 	CondUnsupportedStanzaType  Condition = "unsupported-stanza-type"
@@ -42,7 +42,7 @@ var conditions = [...]Condition{
 	CondHostUnknown, CondImproperAddressing, CondInternalServerError, CondInvalidFrom,
 	CondInvalidNamespace, CondInvalidXML, CondNotAuthorized, CondNotWellFormed,
 	CondPolicyViolation, CondRemoteConnectionFailed, CondReset, CondResourceConstraint,
-	CondRestrictedXML, CondSeeOtherHost, CondSystemShutdown, CondUndefinedCondition,
+	CondRestrictedXML, CondSeeOtherHost, CondSystemShutdown, CondUndefined,
 	CondUnsupportedEncoding, CondUnsupportedFeature, CondUnsupportedStanzaType,
 	CondUnsupportedVersion,
 }
@@ -94,7 +94,7 @@ func (u *StreamUnit) SeeOtherHost() string {
 
 // StreamErrorCondition returns the condition of u if it is a stream error. It is
 // empty for all other units and for a stream error without a condition. What RFC
-// 6120 does not define counts as [CondUndefinedCondition], so the result is one of
+// 6120 does not define counts as [CondUndefined], so the result is one of
 // a few words and can be the label of a metric.
 func (u *StreamUnit) StreamErrorCondition() Condition {
 	if u.Class != ClassStreamError {
@@ -110,7 +110,7 @@ func (u *StreamUnit) StreamErrorCondition() Condition {
 				return c
 			}
 		}
-		return CondUndefinedCondition
+		return CondUndefined
 	}
 	return ""
 }

@@ -255,7 +255,7 @@ func (d *StreamSplitter) element(u *StreamUnit, b []byte) error {
 }
 
 // nextColon returns the index of the first colon in b, len(b) if there is none.
-// It is remembered, for there may be none in all the stanzas of a read.
+// It is remembered, because all the stanzas of a read may have none.
 func (d *StreamSplitter) nextColon(b []byte) int {
 	if d.noColon < len(b) {
 		d.noColon = indexByte(b, d.noColon, ':')

@@ -5,6 +5,9 @@ import (
 	"iter"
 )
 
+// This file looks inside units: the elements in features and stream errors, their
+// names, namespaces, attributes and text. Stanzas do not come here.
+
 // maxTree is the greatest size in bytes of the messages for stream features and
 // stream errors.
 const maxTree = 64 << 10

@@ -46,7 +46,7 @@ func TestSeeOtherHost(t *testing.T) {
 
 		{`<stream:error><host-unknown` + inside + `/></stream:error>`, "", CondHostUnknown},
 		{`<stream:error><text` + inside + `>conflict</text><x xmlns='urn:x'/><conflict` + inside + `/></stream:error>`, "", CondConflict},
-		{`<stream:error><xml-not-well-formed` + inside + `/></stream:error>`, "", CondUndefinedCondition},
+		{`<stream:error><xml-not-well-formed` + inside + `/></stream:error>`, "", CondUndefined},
 		{`<stream:error><conflict/></stream:error>`, "", ""},
 		{`<stream:error/>`, "", ""},
 		{`<stream:error></stream:error>`, "", ""},

@@ -169,7 +169,7 @@ func (s *session) elementStarts(w *workspace, u *framing.StreamUnit) bool {
 		return false
 	}
 	if u.Class == framing.ClassStreamError {
-		condition := cmp.Or(u.StreamErrorCondition(), framing.CondUndefinedCondition)
+		condition := cmp.Or(u.StreamErrorCondition(), framing.CondUndefined)
 		s.need().cause = fmt.Errorf("the server sent the stream error %s", condition)
 		s.rare.condition = condition
 		if s.elsewhere(w, *u, condition) {

@@ -286,7 +286,7 @@ var unableConditions = []framing.Condition{
 	framing.CondReset,
 	framing.CondResourceConstraint,
 	framing.CondSystemShutdown,
-	framing.CondUndefinedCondition,
+	framing.CondUndefined,
 }
 
 // An Observer is told what happens while streams are opened. Its methods must
