@@ -113,7 +113,11 @@ func (s *session) refuse(w *workspace, e ending, condition framing.Condition, te
 		if info.EndTag {
 			s.sendEndTag(w)
 		}
-		s.setLeg(w, server, legFinishing, closeTimeout)
+		if info.EndTag {
+			s.setLeg(w, server, legFinishing, closeTimeout)
+		} else {
+			s.setLeg(w, server, legFinishing, hangUpTimeout)
+		}
 	}
 }
 

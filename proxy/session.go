@@ -57,7 +57,7 @@ const (
 	closeTimeout  = 5 * time.Second  // for the answer to any kind of close
 	lingerTimeout = 2 * time.Second  // for the client's EOF when no Close frame is awaited any more
 	stallTimeout  = 30 * time.Second // for a peer that does not read
-	hangUpTimeout = 4 * time.Second  // for a server to take what a client sent before it hung up
+	hangUpTimeout = 4 * time.Second  // for a server to take what was sent before the client was gone
 )
 
 // Limits in bytes.
@@ -341,7 +341,7 @@ func (s *session) took(sd side, since time.Duration) {
 		return
 	}
 	if r.legDue[server] != 0 {
-		r.legDue[server] = max(r.legDue[server], since+closeTimeout)
+		r.legDue[server] = max(r.legDue[server], since+hangUpTimeout)
 	}
 	if r.legDue[client] != 0 && s.leg[client] == legOpen && r.unwritable[client] == nil {
 		r.legDue[client] = max(r.legDue[client], since+hangUpTimeout)
