@@ -86,7 +86,7 @@ func TestClientAddress(t *testing.T) {
 				for name, chunking := range map[string]func([]byte) [][]byte{"whole": whole, "bytes": chunkings["bytes"].cut} {
 					requests := make(chan *upstream.Request, 1)
 					b := newBench(t, l, func(g *Gateway) {
-						g.ClientAddress, g.Direct = c.policy, nil
+						g.ClientAddress, g.Static = c.policy, nil
 						g.Dial = func(_ context.Context, q *upstream.Request) (*upstream.Stream, error) {
 							requests <- q
 							return nil, errors.New("nothing is dialled for an address")

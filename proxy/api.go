@@ -1,110 +1,11 @@
 package proxy
 
 import (
-	"context"
-	"log/slog"
-	"net"
 	"net/netip"
 	"time"
 
-	"xmppgate/framing"
-	"xmppgate/proxy/clientaddr"
-	"xmppgate/proxy/upstream"
+	"xmppgate/proxy/internal/session"
 )
-
-// A Gateway accepts WebSocket connections that speak the subprotocol xmpp
-// (RFC 7395) and relays each of them to an XMPP server over a stream of its
-// own (RFC 6120).
-//
-// Its fields are read when the first connection is served and must not change
-// afterwards. Every field but Dial has a zero value that works.
-type Gateway struct {
-	// Dial finds the XMPP server of one session and opens a stream to it, as
-	// upstream.Router.Connect does. If the Stream has no Early bytes, the
-	// session sends the header. The context is cancelled when that takes too
-	// long or the client goes away. Required.
-	Dial func(context.Context, *upstream.Request) (*upstream.Stream, error)
-
-	// Direct is the one address that Dial connects to, if there is nothing
-	// else to it: a *net.TCPAddr or a *net.UnixAddr of a server that speaks
-	// in plain text. A loop that can do that for less does not call Dial
-	// then. Nil means that only Dial knows.
-	Direct net.Addr
-
-	// DirectFor tells whether a session for a domain may connect to Direct,
-	// as upstream.Router.DirectFor does. Nil means any may.
-	DirectFor func(domain string) bool
-
-	// SeeOther maps what servers call each other in <see-other-host/>, as in
-	// "node2.example.org:5222", to the WebSocket URLs that clients get
-	// instead (RFC 7395, section 3.6.1). A server that is not in it is gone
-	// to before the client authenticates, and is the client's to find later.
-	SeeOther map[string]string
-
-	// ChannelBinding says what becomes of the SASL mechanisms that a gateway
-	// which ends TLS breaks. HideExternal removes the mechanism EXTERNAL,
-	// which a gateway with a certificate of its own is offered; no client
-	// may use it in any case.
-	ChannelBinding framing.ChannelBinding
-	HideExternal   bool
-
-	// StripBindingOverTLS makes ChannelBinding framing.ChannelBindingStrip, if it is
-	// framing.ChannelBindingPass, for servers that Dial reaches over TLS: what binds
-	// a login to that connection cannot work for a client.
-	StripBindingOverTLS bool
-
-	// ClientAddress says who tells the address of a client other than its
-	// connection does. The zero value means nobody.
-	ClientAddress clientaddr.Policy
-
-	// Domains are the domains a client may name in the to attribute of its
-	// header. Nil means any: the server decides.
-	Domains []string
-
-	// Paths are the URL paths that accept WebSocket connections, as CheckPath
-	// takes them; * stands for exactly one segment, as in
-	// "/*/xmpp-websocket". Nil means DefaultPaths.
-	Paths []string
-
-	// AllowedOrigins match the values of the header field Origin that
-	// browsers may send. Nil means any. Clients that send no Origin are not
-	// browsers and always pass.
-	AllowedOrigins []OriginPattern
-
-	// MaxSessions bounds the sessions that live at once; further
-	// connections are refused with 503. Zero means no bound; MostSessions is the
-	// most.
-	MaxSessions int
-
-	// MaxStanza is the largest message of a client in bytes. Zero means
-	// DefaultMaxStanza; LargestStanza is the most.
-	MaxStanza int
-
-	// MaxServerStanza is the largest element of a server in bytes, as the
-	// client gets it. Up to 256 KiB it is one frame; beyond that it is
-	// passed on while it comes, in fragments of one message. Zero means
-	// DefaultMaxServerStanza; LargestServerStanza is the most.
-	MaxServerStanza int
-
-	// PingInterval is how long a client may be silent before it gets a
-	// WebSocket ping; after two intervals without a byte the session ends.
-	// Zero means DefaultPingInterval; LongestPingInterval is the most.
-	PingInterval time.Duration
-
-	// Loop names what drives the sessions: LoopAuto or LoopGoroutine. Empty
-	// means LoopAuto.
-	Loop string
-
-	// Observer learns what happens. Nil means nobody does.
-	Observer Observer
-
-	// Log gets one record when a session ends. Its handler must not wait for
-	// whoever reads the log: all sessions of a loop would wait too. Nil means
-	// none.
-	Log *slog.Logger
-
-	state
-}
 
 // An Observer is told about the rare events of a gateway. Its methods must be
 // quick and may be called by several goroutines at once. Every string is a
@@ -112,13 +13,9 @@ type Gateway struct {
 type Observer interface {
 	// Upgraded is called once for every HTTP request. See UpgradeResults.
 	Upgraded(result string, took time.Duration)
-	// Dialed is called once for every attempt to connect to the server,
-	// which was to Gateway.Direct or by Gateway.Dial. See DialResults.
-	Dialed(result string, direct bool, took time.Duration)
-	// Answered is called once for the first header that a server reached by
-	// Gateway.Direct has got. Gateway.Dial knows about its own. See
-	// AnswerResults.
-	Answered(result string, took time.Duration)
+	// Dialed is called once for every attempt to connect to a server. See
+	// DialResults.
+	Dialed(result string, took time.Duration)
 	// AcceptFailed is called for every connection that could not be accepted,
 	// for want of descriptors for example.
 	AcceptFailed()
@@ -129,17 +26,28 @@ type Observer interface {
 }
 
 // Traffic counts what was relayed in one direction.
-type Traffic struct {
-	Messages, Presences, IQs, Nonzas uint64 // first-level elements by kind
-	Bytes                            uint64 // of their XML, without WebSocket framing
-}
+type Traffic = session.Traffic
+
+// EndingInfo describes one way for a session to end: how it is reported and what
+// each side is told.
+type EndingInfo = session.EndingInfo
+
+// Endings lists the ways in which a session can end.
+func Endings() []EndingInfo { return session.Endings() }
+
+// UpgradeResults lists the results that Observer.Upgraded is told.
+func UpgradeResults() []string { return session.UpgradeResults() }
+
+// Phases lists the values of SessionInfo.Phase, in the order in which sessions pass
+// through them.
+func Phases() []string { return session.Phases() }
 
 // SessionInfo describes one live session. It holds no content.
 type SessionInfo struct {
 	ID     uint64
 	Remote netip.AddrPort // the client
 	Domain string         // the to attribute of its header; empty before it came
-	Server string         // where its stream leads, see upstream.Stream; empty for Direct
+	Server string         // where its stream leads, see upstream.Stream; empty without a connection
 	Phase  string         // see Phases
 	// Resumable tells whether XEP-0198 resumption is on.
 	Resumable bool

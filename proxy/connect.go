@@ -1,196 +1,197 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
+	"fmt"
+	"net"
+	"os"
 	"strconv"
-	"strings"
+	"syscall"
+	"time"
 
-	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
+	"xmppgate/proxy/internal/session"
 	"xmppgate/proxy/upstream"
 )
 
-// request describes the session to whoever finds its server.
-func (s *session) request() *upstream.Request {
-	header := bytes.Clone(s.rare.header)
-	var u framing.StreamUnit
-	new(framing.StreamSplitter).Next(header, &u)
+// How long connecting may take.
+const (
+	staticTimeout = 5 * time.Second
+	dialGrace     = time.Second // for Dial to say what has taken it all its time
+)
+
+// A dialing is what the gateway keeps of an attempt to connect.
+type dialing struct {
+	began  time.Duration
+	static *upstream.Static        // that the loop connects to; nil for Dial
+	cancel context.CancelCauseFunc // of Dial
+}
+
+// Connect implements session.Host. A server that is reached by nothing but a
+// connection is left to the loop, which needs no goroutine for that.
+func (l *live) Connect(ev *relay.Event, a *session.Attempt) {
+	g, r := l.gateway(), &a.Request
+	domain := NormalDomain(r.Domain)
+	d := &dialing{began: ev.Now}
+	a.State = d
+	if g.Static != nil && r.Number == 1 {
+		if d.static = g.Static(domain); d.static != nil {
+			a.Patience = staticTimeout
+			d.static.Begin()
+			if l.handle.Connect(ev, d.static.Addr) {
+				return
+			}
+			d.static.Done()
+			d.static = nil
+		}
+	}
+	a.Patience = upstream.TotalTimeout + dialGrace
 	q := &upstream.Request{
-		Domain:   NormalDomain(s.domainName()),
-		Header:   u.Header,
-		Client:   s.remote,
-		Listener: s.rare.listener,
-		Secure:   s.secure,
-		ID:       strconv.FormatUint(s.id, 10),
-		Avoid:    s.rare.avoid,
+		Domain: domain, JID: r.JID, Header: r.Header, Client: r.Client, Listener: r.Listener,
+		Secure: r.Secure, ID: strconv.FormatUint(r.ID, 10), Avoid: r.Avoid,
 	}
 	if !q.Listener.IsValid() {
-		q.Listener = s.link.local()
+		q.Listener = l.handle.LocalAddr()
 	}
-	if from := u.Header.From; from != nil {
-		if jid, err := framing.Unquote(from); err == nil {
-			q.JID, _, _ = strings.Cut(jid, "/")
-		}
-	}
-	return q
-}
-
-// dial starts to connect to a server; the outcome is an event.
-func (s *session) dial(w *workspace) {
-	r := s.rare
-	r.dialed = w.now
-	r.dials++
-	if s.g.Direct != nil && r.dials == 1 && (s.g.DirectFor == nil || s.g.DirectFor(s.domainName())) {
-		s.wait(w, endDialFailed, dialTimeout)
-		if s.link.connect(w, s.g.Direct) {
-			return
-		}
-	}
-	s.wait(w, endDialFailed, upstream.TotalTimeout+dialGrace)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	r.cancelDial = cancel
-	go s.g.connect(ctx, cancel, s.link, s.request())
+	d.cancel = cancel
+	go l.open(ctx, cancel, q)
 }
 
-// maxDials bounds the servers that a session goes through, those not counted
-// which Gateway.Dial tries.
-const maxDials = 3
-
-// redial replaces a server that cannot serve, unless the client has begun to
-// authenticate there, or the session ends: refuse has dropped the header then. It may know of the server's header and its features; those
-// of the next server are not shown to it.
-func (s *session) redial(w *workspace) bool {
-	r := s.rare
-	if r == nil || r.header == nil || s.dividing() || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.closing != endNone {
-		return false
+// open asks Dial for a stream and tells the session.
+func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upstream.Request) {
+	defer cancel(nil)
+	begun := time.Now()
+	stream, err := l.gateway().callDial(ctx, q)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	s.known = known{header: s.openSent, features: s.featuresSent}
-	if s.stream != nil {
-		r.avoid = s.stream.Server
-		s.leave()
-	}
-	s.setLeg(w, server, legNone, 0)
-	r.unwritable[server] = nil
-	s.phase[down], s.headerSent = idle, false
-	s.down = framing.StreamSplitter{}
-	r.held = true
-	s.dial(w)
-	return true
-}
-
-// leave ends the use of a server.
-func (s *session) leave() {
-	if s.stream != nil {
-		s.stream.Done()
-		s.stream = nil
-	}
-}
-
-// waitForSASL bounds how long a header is held: meanwhile nobody listens to
-// the client, not even whether it is still there.
-func (s *session) waitForSASL(w *workspace) { s.wait(w, endServerSilent, saslTimeout) }
-
-// hold keeps a header and stops reading the client.
-func (s *session) hold(a framing.Header) {
-	r := s.need()
-	r.header, r.held = framing.AppendStreamHeader(nil, a), true
-}
-
-// release writes the held header unless something still holds it. It is always
-// a write of its own: no bytes of an earlier stream may arrive with it.
-func (s *session) release(w *workspace) {
-	if !s.holds() || s.leg[server] != legOpen || s.saslRunning || s.blocked[server] || w.out[server].size != 0 {
-		return
-	}
-	w.out[server].add(s.rare.header)
-	s.released(w)
-}
-
-// released notes that the held header was sent.
-func (s *session) released(w *workspace) {
-	if s.rare.held = false; s.traffic(up) != (Traffic{}) {
-		s.rare.header = nil
-	}
-	s.headerSent, s.rare.headerSent = true, w.now
-	if s.phase[down] == open {
-		s.phase[down] = restart
-	}
-	s.wait(w, endServerSilent, headerTimeout)
-}
-
-func (s *session) sendEndTag(w *workspace) {
-	if s.headerSent && !s.endTagSent && s.leg[server] == legOpen {
-		s.endTagSent = true
-		w.out[server].addString(framing.EndTag)
-	}
-}
-
-// answered reports how a server reached directly has answered its first header:
-// by one of its own, or by the end e of the session.
-func (s *session) answered(w *workspace, e ending) {
-	if s.stream == nil && s.headerSent && s.phase[down] == idle {
-		s.g.observer.Answered(answerResult(e), w.now-s.rare.headerSent)
-	}
-}
-
-// followed reports whether Gateway.Dial has looked at what is being received: the
-// first element behind the header, if it came early. Where that leads elsewhere,
-// Gateway.Dial has been, or has found no other server.
-func (s *session) followed() bool {
-	return s.stream != nil && s.stream.Early != nil && s.featuresSent == s.known.features
-}
-
-// chosen reports whether Gateway.Dial has chosen the server, and may choose
-// another.
-func (s *session) chosen() bool { return s.stream != nil && s.stream.Server != "" }
-
-var errTLSRequired = errors.New("the server lets nobody in without TLS; write starttls:// for it")
-
-var errDialTimeout = errors.New("no connection in time")
-
-// connected tells how it went to connect to Gateway.Direct.
-func (s *session) connected(w *workspace, err error) {
-	s.g.dialed(err, true, w.now-s.rare.dialed)
+	l.gateway().observer.Dialed(dialResult(err), time.Since(begun))
 	if err != nil {
-		s.dialFailed(w, dialError(s.g.Direct, err))
+		l.handle.Post(func(ev *relay.Event) { l.failed(ev, err) })
 		return
 	}
-	s.attached(w, nil)
+	l.handle.Attach(stream.Conn, stream.Early, func(ev *relay.Event, err error) (wanted bool) {
+		if err != nil {
+			stream.Done()
+			l.failed(ev, err)
+			return false
+		}
+		to := &session.Server{Name: stream.Server, TLS: stream.TLS(), Done: stream.Done}
+		answered := stream.Early != nil
+		stream.Conn, stream.Early = nil, nil // the session keeps the stream
+		if wanted = l.s.Attached(ev, to, answered); !wanted {
+			stream.Done()
+		}
+		return wanted
+	})
 }
 
-// attached gives the session its connection to the server: stream, if it was
-// Gateway.Dial that made it. What came Early is yet to be received.
-func (s *session) attached(w *workspace, stream *upstream.Stream) {
-	s.need().cancelDial = nil
-	s.stream = stream
-	s.leg[server] = legOpen
-	s.lastIn[server] = w.now
-	s.serverTLS = false
-	if stream != nil {
-		_, s.serverTLS = stream.Conn.(*tls.Conn)
-	}
-	if stream != nil && stream.Early != nil {
-		s.released(w)
-		return
-	}
-	s.release(w)
+// callDial is Dial, whose panic ends the attempt.
+func (g *Gateway) callDial(ctx context.Context, q *upstream.Request) (stream *upstream.Stream, err error) {
+	defer upstream.CatchPanic(&err)
+	return g.Dial(ctx, q)
 }
 
-// dialFailed tells the session that there is no server to be had.
-func (s *session) dialFailed(w *workspace, err error) {
-	s.need().cancelDial = nil
-	s.need().cause = err
-	s.refuse(w, endDialFailed, endDialFailed.info().Condition, dialFailure(err), "")
-}
-
-// dialFailure is what the client may know of a dial that failed: what only the
-// operator can mend, without a word about where the server is.
-func dialFailure(err error) string {
+// failed tells the session that it gets no server.
+func (l *live) failed(ev *relay.Event, err error) {
+	text := ""
 	var failed *upstream.Error
-	if errors.Is(err, errTLSRequired) || errors.As(err, &failed) && failed.Result == upstream.ResultTLSRequired {
-		return "the server behind the gateway requires TLS, which the gateway is not configured for"
+	if errors.As(err, &failed) && failed.Result == upstream.ResultTLSRequired {
+		text = session.TLSRequired
 	}
-	return ""
+	l.s.ConnectFailed(ev, fmt.Errorf("dial server: %w", err), text)
+}
+
+// Connected implements session.Host.
+func (l *live) Connected(ev *relay.Event, a *session.Attempt, err error) {
+	d := a.State.(*dialing)
+	l.dialed(d, err, ev.Now)
+	if err != nil {
+		d.static.Done()
+		l.failed(ev, &staticError{d.static.Server, connectError(d.static.Addr, err)})
+		return
+	}
+	l.s.Attached(ev, l.gateway().serverOf(d.static), false)
+}
+
+// A staticServer is what sessions at one upstream.Static share.
+type staticServer struct {
+	of *upstream.Static
+	session.Server
+}
+
+// serverOf describes a server to sessions. There is one Static as a rule.
+func (g *Gateway) serverOf(of *upstream.Static) *session.Server {
+	s := g.static.Load()
+	if s == nil || s.of != of {
+		s = &staticServer{of, session.Server{
+			Name: of.Server, Static: true, Done: of.Done,
+			Answered: func(result string, took time.Duration) { of.Opened(upstream.PhaseHeader, result, took) },
+		}}
+		g.static.Store(s)
+	}
+	return &s.Server
+}
+
+// A staticError says which server a loop could not connect to.
+type staticError struct {
+	server string
+	error
+}
+
+func (e *staticError) Unwrap() error { return e.error }
+
+// Abandon implements session.Host.
+func (l *live) Abandon(ev *relay.Event, a *session.Attempt, cause error) (name string) {
+	d := a.State.(*dialing)
+	if d.static == nil {
+		d.cancel(cause)
+		return ""
+	}
+	l.handle.Abandon(ev)
+	l.dialed(d, cause, ev.Now)
+	d.static.Done()
+	return d.static.Server
+}
+
+// dialed tells of a connection that the loop has made, or not.
+func (l *live) dialed(d *dialing, err error, now time.Duration) {
+	result, took := dialResult(err), now-d.began
+	l.gateway().observer.Dialed(result, took)
+	d.static.Opened(upstream.PhaseTCP, result, took)
+}
+
+// connectError is what package net makes of err.
+func connectError(to net.Addr, err error) error {
+	return &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: os.NewSyscallError("connect", err)}
+}
+
+// Results of a dial, see Observer.
+const (
+	dialOK        = "ok"
+	dialRefused   = "refused"
+	dialTimedOut  = "timeout"
+	dialAbandoned = "abandoned" // the client went away first
+	dialOther     = "error"
+)
+
+// DialResults lists the results that Observer.Dialed is told.
+func DialResults() []string {
+	return []string{dialOK, dialRefused, dialTimedOut, dialAbandoned, dialOther}
+}
+
+func dialResult(err error) string {
+	switch {
+	case err == nil:
+		return dialOK
+	case errors.Is(err, context.Canceled):
+		return dialAbandoned
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return dialRefused
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		return dialTimedOut
+	}
+	return dialOther
 }

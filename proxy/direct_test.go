@@ -99,7 +99,7 @@ func TestStrictServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := newBench(t, l, func(g *Gateway) {
-			g.Dial, g.Direct, g.DirectFor = router.Connect, router.Direct(), router.DirectFor
+			g.Dial, g.Static = router.Connect, router.Static
 		})
 		session := func(pipelined bool) (messages []string) {
 			cl, err := net.Dial("tcp", b.gate.Addr().String())
@@ -145,14 +145,14 @@ func TestStrictServer(t *testing.T) {
 		logsIn("it demands TLS again", false, 1)
 		logsIn("known for that", true, 1)
 
-		if l != LoopAuto || router.Direct() == nil {
+		if l != LoopAuto {
 			return
 		}
 		// What cannot be taken back ends with an error.
 		server.demands.Store(false)
 		logsIn("it demands no TLS any more", false, 0)
 		server.demands.Store(true)
-		if m := session(true); !router.DirectFor("proto.test") {
+		if m := session(true); router.Static("proto.test") == nil {
 			return // the loop of this platform goes by the router
 		} else if !strings.Contains(m[1], "remote-connection-failed") || !strings.Contains(m[1], "requires TLS") {
 			t.Errorf("what was sent in plain text: %q", m)

@@ -9,30 +9,36 @@ import (
 	"xmppgate/framing"
 )
 
-// domain decodes the to attribute of a header. The condition is not empty
-// when the session may not go there.
-func (g *Gateway) domain(to []byte) (string, framing.Condition) {
-	name := ""
-	if to != nil {
-		s, err := framing.Unquote(to)
-		if err != nil {
+// domains returns what decodes the to attribute of a header, nil if there is none.
+// The condition is not empty when the session may not go there.
+func (c *Config) domains() func(to []byte) (domain string, condition framing.Condition) {
+	var allowed []string
+	for _, d := range c.Domains {
+		allowed = append(allowed, NormalDomain(d))
+	}
+	return func(to []byte) (string, framing.Condition) {
+		name := ""
+		if to != nil {
+			s, err := framing.Unquote(to)
+			if err != nil {
+				return "", framing.CondImproperAddressing
+			}
+			// Without a list there is nothing to compare with but itself.
+			if name = s; allowed != nil {
+				name = NormalDomain(s)
+			}
+		}
+		switch {
+		case allowed == nil:
+			// One server for all: let it answer.
+			return name, ""
+		case name == "":
 			return "", framing.CondImproperAddressing
+		case !slices.Contains(allowed, name):
+			return name, framing.CondHostUnknown
 		}
-		// Without a list there is nothing to compare with but itself.
-		if name = s; g.domains != nil {
-			name = NormalDomain(s)
-		}
-	}
-	switch {
-	case g.domains == nil:
-		// One server for all: let it answer.
 		return name, ""
-	case name == "":
-		return "", framing.CondImproperAddressing
-	case !slices.Contains(g.domains, name):
-		return name, framing.CondHostUnknown
 	}
-	return name, ""
 }
 
 // maxDomain is the length of the longest domain in bytes (RFC 1035, section

@@ -16,6 +16,7 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
+	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/upstream"
 )
 
@@ -24,7 +25,7 @@ import (
 
 // A witness notes what an observer is told.
 type witness struct {
-	nobody
+	nopObserver
 	mu     sync.Mutex
 	ended  []string
 	dialed []string
@@ -37,7 +38,7 @@ func (o *witness) Ended(ending string, _ time.Duration) {
 	o.ended = append(o.ended, ending)
 }
 
-func (o *witness) Dialed(result string, _ bool, _ time.Duration) {
+func (o *witness) Dialed(result string, _ time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.dialed = append(o.dialed, result)
@@ -107,7 +108,9 @@ func TestWatchFails(t *testing.T) {
 			o, j, option := watched()
 			b := newBench(t, LoopAuto, option, func(g *Gateway) {
 				g.init()
-				g.loop.(*epoll).ctl = func(ep, op, fd int, event unix.EpollEvent) error {
+				g.loop.(interface {
+					SetEpollCtl(func(ep, op, fd int, event unix.EpollEvent) error)
+				}).SetEpollCtl(func(ep, op, fd int, event unix.EpollEvent) error {
 					mu.Lock()
 					defer mu.Unlock()
 					if op == c.op {
@@ -115,8 +118,8 @@ func TestWatchFails(t *testing.T) {
 							return unix.ENOSPC
 						}
 					}
-					return epollCtl(ep, op, fd, event)
-				}
+					return unix.EpollCtl(ep, op, fd, &event)
+				})
 			})
 			conn, err := net.Dial("tcp", b.gate.Addr().String())
 			if err != nil {
@@ -164,7 +167,7 @@ func (b *bench) relays(cl *net.TCPConn, srv serverConn) {
 // A connection that takes nothing any more ends the session although its other
 // direction stays silent; what was to be written was not relayed.
 func TestWriteFails(t *testing.T) {
-	for name, to := range map[string]side{"client": client, "server": server} {
+	for name, to := range map[string]relay.Side{"client": client, "server": server} {
 		onLoops(t, func(t *testing.T, l string) {
 			t.Parallel()
 			o, j, option := watched()
@@ -176,30 +179,18 @@ func TestWriteFails(t *testing.T) {
 			b := newBench(t, l, options...)
 			cl, srv := b.connect()
 			s := b.g.sessions()[0]
-			s.link.view(func(s *session) {
-				var fd uintptr
-				switch l := s.link.(type) {
-				case *slot:
-					fd = uintptr(l.fd[to])
-					unix.Shutdown(int(fd), unix.SHUT_WR)
-				case *pair:
-					l.ends[to].below.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
-				}
-			})
+			s.control(to, func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
 			if to == server {
 				b.send(cl, "<presence/>")
 			} else {
 				io.WriteString(srv, "<presence/>")
 			}
 			if w.g != nil {
-				expectSoon(t, "write", func() (is bool) {
-					s.link.view(func(s *session) { is = s.rare != nil && s.rare.unwritable[to] != nil })
-					return is
-				})
+				expectSoon(t, "write", func() bool { return s.state().Unwritable[to] })
 				w.pass(closeTimeout + time.Second)
 			}
 			want := [...]string{client: "client-lost", server: "server-lost"}[to]
-			expectSoon(t, "ending", func() bool { return o.endings() == want || b.g.sessions() != nil && s.isEnding(want) })
+			expectSoon(t, "ending", func() bool { return o.endings() == want || b.g.sessions() != nil && s.ended(want) })
 			cl.Close()
 			srv.Close()
 			expectSoon(t, "end", func() bool {
@@ -209,16 +200,11 @@ func TestWriteFails(t *testing.T) {
 				return len(b.g.sessions()) == 0
 			})
 			expectSoon(t, "log line", func() bool { return j.has("write: ") })
-			if up, down := b.g.Totals(); up.elements()+down.elements() != 0 {
-				t.Errorf("%s: %d elements count as relayed", name, up.elements()+down.elements())
+			if up, down := b.g.Totals(); up.Elements()+down.Elements() != 0 {
+				t.Errorf("%s: %d elements count as relayed", name, up.Elements()+down.Elements())
 			}
 		})
 	}
-}
-
-func (s *session) isEnding(name string) (is bool) {
-	s.link.view(func(s *session) { is = s.ending != endNone && s.ending != endRefused && s.ending.info().Name == name })
-	return is
 }
 
 // A sick listener fails a few times and then has a client.
@@ -244,7 +230,7 @@ func TestAcceptGoesOn(t *testing.T) {
 	}
 	for _, err := range errs {
 		o, j, option := watched()
-		g := &Gateway{Dial: neverDial}
+		g := &Gateway{Config: Config{Dial: neverDial}}
 		option(g)
 		gate, e := net.Listen("tcp", "127.0.0.1:0")
 		if e != nil {
@@ -279,7 +265,7 @@ func TestAcceptGoesOn(t *testing.T) {
 		if e != nil {
 			t.Fatal(e)
 		}
-		g := &Gateway{Dial: neverDial}
+		g := &Gateway{Config: Config{Dial: neverDial}}
 		if g.Serve(&sickListener{gate, []error{err}}) == nil {
 			t.Errorf("%v: Serve goes on", err)
 		}
@@ -295,7 +281,7 @@ func TestDialPanics(t *testing.T) {
 	for _, l := range []string{LoopAuto, LoopGoroutine} {
 		o, j, option := watched()
 		b := newBench(t, l, option, func(g *Gateway) {
-			g.Direct = nil
+			g.Static = nil
 			g.Dial = func(context.Context, *upstream.Request) (*upstream.Stream, error) { panic("a bug") }
 		})
 		conn, err := net.Dial("tcp", b.gate.Addr().String())
@@ -325,9 +311,10 @@ func TestEventPanics(t *testing.T) {
 		o, j, option := watched()
 		b := newBench(t, l, option, func(g *Gateway) { g.Observer = &faulty{o} })
 		cl, srv := b.connect()
-		b.g.sessions()[0].link.view(func(s *session) { s.pingSent = 1 })
+		first := b.g.sessions()[0]
+		first.handle.View(first.s.ExpectPong)
 		other, otherServer := b.connect()
-		cl.Write(maskedFrame(ws.OpPong, true, []byte(pingPayload)))
+		cl.Write(maskedFrame(ws.OpPong, true, []byte("xmppgate")))
 		expectSoon(t, "ending", func() bool { return o.endings() == "internal" })
 		expectSoon(t, "log line", func() bool { return j.has("panic: a bug") })
 		if _, err := endOf(srv); err != nil && !strings.HasSuffix(l, overTLS) {

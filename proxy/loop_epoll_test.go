@@ -6,27 +6,15 @@ import (
 	"context"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"sync/atomic"
 	"testing"
 	"time"
-	"unsafe"
+	"xmppgate/proxy/internal/relay"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
 )
-
-func heldBySlot(l link) (n int) {
-	s := l.(*slot)
-	s.view(func(*session) { n = len(s.sides[client].pending()) + len(s.win[server].bytes()) })
-	return n
-}
-
-func keptBySlot(l link) ([2]output, window) {
-	s := l.(*slot)
-	return s.sides, s.win[server]
-}
 
 // sockets is the world of the epoll loop: real sockets, and a clock that moves
 // only when the script says so.
@@ -71,11 +59,7 @@ func (w *sockets) pass(d time.Duration) {
 // do. What comes too late to be seen here is found by the next step.
 func (w *sockets) settle(arrived func() bool) {
 	await(arrived)
-	for _, k := range w.g.loop.(*epoll).workers {
-		before := k.rests.Load()
-		k.wakeUp()
-		await(func() bool { return k.rests.Load() > before || k.stopping.Load() })
-	}
+	w.g.loop.(interface{ Rest(func(func() bool)) }).Rest(await)
 	await(arrived)
 }
 
@@ -108,7 +92,7 @@ func TestTranscriptsOnSockets(t *testing.T) {
 				}
 				return
 			case <-time.After(time.Millisecond):
-				w.pass(stallTimeout)
+				w.pass(relay.StallTimeout)
 			}
 		}
 	})
@@ -130,27 +114,16 @@ func TestResetWhileServerIsBlocked(t *testing.T) {
 			}
 		}
 	}()
-	if await(func() bool { return s.waitsFor(server) }); !s.waitsFor(server) {
+	if await(func() bool { return s.probe().Blocked[server] }); !s.probe().Blocked[server] {
 		t.Fatal("the server takes everything")
 	}
 	cl.SetLinger(0)
 	cl.Close()
 	<-written
-	if await(s.ended); !s.ended() {
+	if await(func() bool { return s.ended("client-lost") }); !s.ended("client-lost") {
 		t.Error("the session has not ended")
 	}
 	srv.Close()
-}
-
-// waitsFor reports whether a side does not take what the session has for it.
-func (s *session) waitsFor(side side) (does bool) {
-	s.link.view(func(s *session) { does = s.blocked[side] })
-	return does
-}
-
-func (s *session) ended() (is bool) {
-	s.link.view(func(s *session) { is = s.ending == endClientLost })
-	return is
 }
 
 // A client that reads slowly is not one that does not read, although its socket
@@ -170,7 +143,7 @@ func TestSlowButSteadyReader(t *testing.T) {
 		}
 	}()
 	s := b.g.sessions()[0]
-	blocked := func() bool { return s.waitsFor(client) }
+	blocked := func() bool { return s.probe().Blocked[client] }
 	await(blocked)
 	if !blocked() {
 		t.Fatal("the client takes everything")
@@ -183,9 +156,9 @@ func TestSlowButSteadyReader(t *testing.T) {
 		w.pass(10 * time.Second)
 	}
 	// The buffers of the kernel may still take some.
-	gaveUp := func() bool { return len(b.g.sessions()) == 0 || b.g.sessions()[0].gaveUp() }
+	gaveUp := func() bool { return len(b.g.sessions()) == 0 || b.g.sessions()[0].ended("client-stalled") }
 	for range 5 {
-		if w.pass(stallTimeout + 2*wheelTick); gaveUp() {
+		if w.pass(relay.StallTimeout + time.Second); gaveUp() {
 			break
 		}
 	}
@@ -199,127 +172,10 @@ func TestSlowButSteadyReader(t *testing.T) {
 	w.pass(closeTimeout)
 }
 
-func (s *session) gaveUp() (is bool) {
-	s.link.view(func(s *session) { is = s.ending == endClientStalled })
-	return is
-}
-
 func bytesOf(c byte, n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = c
 	}
 	return b
-}
-
-// An event that was for a session which is over does not reach the next one in its
-// place.
-func TestStaleEvents(t *testing.T) {
-	k, err := newWorker(func() time.Duration { return time.Second })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.close()
-	g := &Gateway{Dial: neverDial}
-	g.init()
-	sit := func() *slot {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { unix.Close(fds[1]) })
-		s := g.admit(netip.AddrPort{})
-		l := &slot{k: k, fd: [2]int32{int32(fds[0]), -1}}
-		l.s, l.t, s.link = s, l, l
-		k.adopt(l)
-		l.event(func(s *session, w *workspace) {
-			l.sides[client].attached = true
-			s.begin(w)
-		})
-		return l
-	}
-	end := func(l *slot) {
-		l.event(func(s *session, w *workspace) { s.failed(io.ErrUnexpectedEOF) })
-	}
-	first := sit()
-	event := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(first.index << 1), Pad: first.generation}
-	end(first)
-	second := sit()
-	if second.index != first.index {
-		t.Fatal("it has another place")
-	}
-	second.event(func(s *session, w *workspace) { s.blocked[server] = true }) // so that a hang-up is noted
-	for _, c := range []struct {
-		generation int32
-		want       bool
-	}{{event.Pad, false}, {second.generation, true}} {
-		k.events[0], k.events[0].Pad = event, c.generation
-		k.turn(1)
-		if second.left != c.want {
-			t.Errorf("generation %d of %d: noted is %v", c.generation, second.generation, second.left)
-		}
-	}
-	end(second)
-}
-
-// A worker that is busy wakes one that sleeps beside what it should do, whether
-// or not the runtime's poller looks.
-func TestNudge(t *testing.T) {
-	clock := func() time.Duration { return time.Second }
-	e := &epoll{clock: clock}
-	for range 2 {
-		k, err := newWorker(clock)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(k.close)
-		e.workers = append(e.workers, k)
-	}
-	e.acquaint()
-	busy, other := e.workers[0], e.workers[1]
-	for _, c := range []struct {
-		name         string
-		sleeps, some bool
-		since        time.Duration
-		want         bool
-	}{
-		{"it is awake", false, true, nudgeAfter, false},
-		{"nothing to do", true, false, nudgeAfter, false},
-		{"too soon", true, true, nudgeAfter - 1, false},
-		{"first turn", true, true, 0, false},
-		{"asleep", true, true, nudgeAfter, true},
-	} {
-		if c.some {
-			other.wakeUp()
-		}
-		other.sleeps.Store(c.sleeps)
-		busy.ws.now, busy.nudged = time.Second, time.Second-c.since
-		if c.since == 0 {
-			busy.nudged = 0
-		}
-		busy.nudge()
-		asked := false
-		// A nudge ends the wait before it asks.
-		other.sleeper.wait(func(uintptr) bool {
-			asked = true
-			var b [8]byte
-			unix.Read(other.poke, b[:])
-			return true
-		})
-		if asked == c.want {
-			t.Errorf("%s: nudged is %v", c.name, !asked)
-		}
-	}
-}
-
-// What a quiet session costs is these two, and the next size of the allocator
-// would be a tenth more: about 340 bytes with its share of a span become 373, 167
-// become 182. A field that most sessions do not use most of the time belongs into rare.
-func TestSessionsAreSmall(t *testing.T) {
-	if n := unsafe.Sizeof(session{}); n > 320 {
-		t.Errorf("a session has %d bytes", n)
-	}
-	if n := unsafe.Sizeof(slot{}); n > 160 {
-		t.Errorf("a slot has %d bytes", n)
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"xmppgate/proxy/internal/loop"
+	"xmppgate/proxy/internal/relay"
 )
 
 // hostile are streams of servers that try to make the gateway keep more than they
@@ -48,28 +50,7 @@ func mentions(n int) (s string) {
 }
 
 // keptBytes is how much memory the loop keeps of what the server has sent.
-func keptBytes(s *session) (n int) {
-	s.link.view(func(*session) {
-		var sides [2]output
-		var win window
-		switch l := s.link.(type) {
-		case *pair:
-			sides = l.sides
-			if e := l.ends[server]; e != nil {
-				win = e.win
-			}
-		default:
-			sides, win = keptBySlot(l)
-		}
-		if b := sides[client].backlog; b != nil && b.buf != nil {
-			n = len(b.buf.b)
-		}
-		if win.buf != nil {
-			n += len(win.buf.b)
-		}
-	})
-	return n
-}
+func keptBytes(l *live) int { return l.probe().Memory[client] }
 
 // Whatever a server sends, and whether the client reads or not, a session keeps
 // little of it.
@@ -111,7 +92,7 @@ func TestServersAreBounded(t *testing.T) {
 					}
 					look()
 					t.Logf("at most %d bytes", most)
-					if limit := largeSize + readSize; most > limit {
+					if limit := loop.LargeBuffer + relay.ReadSize; most > limit {
 						t.Errorf("a session keeps %d bytes, want at most %d", most, limit)
 					}
 				})

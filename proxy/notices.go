@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -80,17 +79,4 @@ func (g *Gateway) flushNotices() {
 			g.logNotice(p)
 		}
 	}
-}
-
-// maxQuoted is how much of a peer's text a line of the log has, in bytes.
-const maxQuoted = 128
-
-// quoted makes text of a peer fit for the log: printable ASCII, not long.
-func quoted(text []byte) string {
-	end := ""
-	if len(text) > maxQuoted {
-		text, end = text[:maxQuoted], "…"
-	}
-	s := strconv.QuoteToASCII(string(text))
-	return s[1:len(s)-1] + end
 }

@@ -71,8 +71,8 @@ func TestRefusalsAreLogged(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log bytes.Buffer
-				g := &Gateway{Dial: noServer, Loop: LoopGoroutine, ClientAddress: c.policy, Log: slog.New(slog.NewJSONHandler(&log, nil)),
-					AllowedOrigins: []OriginPattern{{prefix: "https://chat.example.org"}}}
+				g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine, ClientAddress: c.policy, Log: slog.New(slog.NewJSONHandler(&log, nil)),
+					AllowedOrigins: []OriginPattern{{prefix: "https://chat.example.org"}}}}
 				exchange(g, [][]byte{[]byte(c.request + "\r\n")})
 				lines := parseLog(t, log.Bytes())
 				if len(lines) != 1 {
@@ -99,7 +99,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 func TestRefusalsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		g := &Gateway{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil))}
+		g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil))}}
 		bad := []byte("GET /other HTTP/1.1\r\nHost: gw\r\n\r\n")
 		const seconds = 300
 		for i := range seconds {
@@ -136,7 +136,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 func TestRefusalsAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		g := &Gateway{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil))}
+		g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil))}}
 		for range 3 {
 			exchange(g, [][]byte{[]byte("GET /other HTTP/1.1\r\nHost: gw\r\n\r\n")})
 		}
@@ -164,8 +164,8 @@ func TestIgnoredHeaderIsLogged(t *testing.T) {
 			{"", "X-Forwarded-For", 1}, {"", "Forwarded", 0}, {"Forwarded", "forwarded", 1}, {"Forwarded", "X-Forwarded-For", 0},
 		} {
 			var log bytes.Buffer
-			g := &Gateway{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil)),
-				ClientAddress: clientaddr.Policy{Header: c.header, Forwarders: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}
+			g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil)),
+				ClientAddress: clientaddr.Policy{Header: c.header, Forwarders: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}}
 			for range 10 {
 				got := exchange(g, [][]byte{[]byte(goodRequest + c.field + ": x\r\n\r\n")})
 				if !strings.HasPrefix(got, "HTTP/1.1 101 ") {

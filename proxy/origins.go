@@ -144,14 +144,14 @@ func (p *OriginPattern) matches(origin []byte) bool {
 const maxOrigin = 64 + maxDomain + 8
 
 // originAllowed reports whether a browser's page may connect.
-func (g *Gateway) originAllowed(origin []byte) bool {
+func (c *Config) originAllowed(origin []byte) bool {
 	match := func(o []byte) bool {
-		return slices.ContainsFunc(g.AllowedOrigins, func(p OriginPattern) bool { return p.matches(o) })
+		return slices.ContainsFunc(c.AllowedOrigins, func(p OriginPattern) bool { return p.matches(o) })
 	}
 	// A wildcard must not match what is not an origin at all, so only the
 	// exact ones go by the bytes alone.
-	for i := range g.AllowedOrigins {
-		if p := &g.AllowedOrigins[i]; p.suffix == "" && p.matches(origin) {
+	for i := range c.AllowedOrigins {
+		if p := &c.AllowedOrigins[i]; p.suffix == "" && p.matches(origin) {
 			return true
 		}
 	}

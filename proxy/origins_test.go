@@ -51,7 +51,7 @@ func TestOrigins(t *testing.T) {
 		if p.String() != c.want {
 			t.Errorf("%s is %s, want %s", c.in, p, c.want)
 		}
-		g := &Gateway{AllowedOrigins: []OriginPattern{p}}
+		g := &Gateway{Config: Config{AllowedOrigins: []OriginPattern{p}}}
 		for _, o := range strings.Fields(c.allowed) {
 			if !g.originAllowed([]byte(o)) {
 				t.Errorf("%s: %s is refused", c.in, o)
@@ -63,7 +63,7 @@ func TestOrigins(t *testing.T) {
 			}
 		}
 	}
-	if (&Gateway{AllowedOrigins: []OriginPattern{{}}}).originAllowed(nil) {
+	if (&Gateway{Config: Config{AllowedOrigins: []OriginPattern{{}}}}).originAllowed(nil) {
 		t.Error("nothing is an origin")
 	}
 }

@@ -1,63 +1,160 @@
 package proxy
 
 import (
+	"context"
 	"iter"
+	"log/slog"
+	"net/netip"
 	"slices"
+	"sync"
 	"time"
+
+	"xmppgate/proxy/internal/loop"
+	"xmppgate/proxy/internal/relay"
+	"xmppgate/proxy/internal/session"
 )
 
-func (g *Gateway) connOver() {
+// A registry knows the connections of a gateway.
+type registry struct {
+	most int // sessions that may live at once; zero for no bound
+
+	mu        sync.Mutex // guards all below
+	listeners map[loop.Listener]struct{}
+	conns     int // accepted and not over, upgraded or not
+	draining  bool
+	idle      sync.Cond // conns has become zero
+	lastID    uint64
+	live      []*live
+	relayed   [2]Traffic // to servers and to clients, by sessions that are over
+}
+
+func (r *registry) init(maxSessions int) {
+	r.most = max(0, min(maxSessions, MostSessions))
+	r.listeners = make(map[loop.Listener]struct{})
+	r.idle.L = &r.mu
+}
+
+// maxRefused bounds the connections beyond MaxSessions that are told why they
+// are refused.
+const maxRefused = 256
+
+// Admit implements loop.Acceptor: it is where a client begins to cost anything.
+// There is no session when there is no room even to say so.
+func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.conns--; g.conns == 0 {
-		g.idle.Broadcast()
+	if g.most > 0 && g.conns >= g.most+maxRefused {
+		return nil
+	}
+	g.conns++
+	l := &live{handle: h}
+	l.s.Init(g.settings.Load(), l, remote, g.most > 0 && g.conns > g.most)
+	return &l.s
+}
+
+// A live is a session in the registry. It is the session's host.
+type live struct {
+	s      session.Session // its Index is that in registry.live
+	handle loop.Handle
+}
+
+func (l *live) gateway() *Gateway { return l.s.Settings().Owner.(*Gateway) }
+
+var _ session.Host = (*live)(nil)
+
+// Started implements session.Host.
+func (l *live) Started() (draining bool) {
+	r := &l.gateway().registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.s.Index = uint32(len(r.live))
+	r.live = append(r.live, l)
+	return r.draining
+}
+
+// Upgraded implements session.Host.
+func (l *live) Upgraded(_ *relay.Event, took time.Duration) (id uint64) {
+	r := &l.gateway().registry
+	r.mu.Lock()
+	r.lastID++
+	id = r.lastID
+	r.mu.Unlock()
+	l.gateway().observer.Upgraded(session.UpgradeOK, took)
+	return id
+}
+
+// Pinged implements session.Host.
+func (l *live) Pinged(roundTrip time.Duration) { l.gateway().observer.Pinged(roundTrip) }
+
+// Notice implements session.Host.
+func (l *live) Notice(cause string, level slog.Level, message string, attrs func() []slog.Attr) {
+	l.gateway().notice(cause, level, message, attrs)
+}
+
+// ChannelBindingOffered implements session.Host: it warns, once, of a server whose
+// offer no client can take up.
+func (l *live) ChannelBindingOffered() {
+	if !l.gateway().warned.Swap(true) {
+		l.gateway().log(slog.LevelWarn, "the server offers channel binding, which cannot work through a gateway: clients that choose it cannot log in; "+
+			"disable the mechanisms that end in -PLUS at the server, or strip them here", nil)
 	}
 }
 
-// connected registers s, during its first event.
-func (g *Gateway) connected(s *session) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s.place = uint32(len(g.live))
-	g.live = append(g.live, s)
-}
+// Over implements session.Host.
+func (l *live) Over(ev *relay.Event) {
+	g := l.gateway()
+	r := &g.registry
+	toServer, toClient := l.s.Traffic()
+	r.mu.Lock()
+	last := len(r.live) - 1
+	r.live[l.s.Index] = r.live[last]
+	r.live[l.s.Index].s.Index = l.s.Index
+	r.live[last] = nil
+	r.live = r.live[:last]
+	r.relayed[0].Add(toServer)
+	r.relayed[1].Add(toClient)
+	r.mu.Unlock()
+	defer r.connOver()
 
-// upgraded gives s its number: from here on it is a session to the outside.
-func (g *Gateway) upgraded(s *session, now time.Duration) {
-	g.mu.Lock()
-	g.lastID++
-	s.id = g.lastID
-	g.mu.Unlock()
-	g.observer.Upgraded(upgradeOK, now-s.began)
-}
-
-// sessionOver forgets s. The loop calls it once, during the last event of s.
-func (g *Gateway) sessionOver(s *session, now time.Duration) {
-	g.mu.Lock()
-	last := len(g.live) - 1
-	g.live[s.place] = g.live[last]
-	g.live[s.place].place = s.place
-	g.live[last] = nil
-	g.live = g.live[:last]
-	for d := range g.relayed {
-		g.relayed[d].add(s.traffic(direction(d)))
-	}
-	g.mu.Unlock()
-
-	defer g.connOver()
-	defer s.leave()
-
-	age := now - s.began
-	if !s.upgraded && s.ending != endInternal {
-		g.observer.Upgraded(s.rare.result, age)
+	record := l.s.Record()
+	age := ev.Now - record.Began
+	if record.Ending == nil {
+		g.observer.Upgraded(record.Result, age)
 		return
 	}
-	g.observer.Ended(s.ending.info().Name, age)
-	g.recordEnd(s, age)
+	g.observer.Ended(record.Ending.Name, age)
+	g.logEnd(&record, age)
+}
+
+func (r *registry) connOver() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conns--; r.conns == 0 {
+		r.idle.Broadcast()
+	}
+}
+
+// awaitIdle waits until no connection is left.
+func (r *registry) awaitIdle(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.idle.Broadcast()
+	})
+	defer stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.conns > 0 {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.idle.Wait()
+	}
+	return nil
 }
 
 // sessions copies the set of live sessions.
-func (g *Gateway) sessions() []*session {
+func (g *Gateway) sessions() []*live {
 	g.init()
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -67,57 +164,29 @@ func (g *Gateway) sessions() []*session {
 // Sessions yields the live sessions, in no order.
 func (g *Gateway) Sessions() iter.Seq[SessionInfo] {
 	return func(yield func(SessionInfo) bool) {
-		for _, s := range g.sessions() {
-			var info SessionInfo
-			s.link.view(func(s *session) { info = s.info() })
-			if info.ID != 0 && !yield(info) { // else it is not upgraded
+		for _, l := range g.sessions() {
+			var i session.Info
+			l.handle.View(func() { i = l.s.Info() })
+			if i.ID != 0 && !yield(g.info(&i)) { // else it is not upgraded
 				return
 			}
 		}
 	}
 }
 
-// Begun returns how many sessions there have been so far.
-func (g *Gateway) Begun() uint64 {
+func (g *Gateway) info(i *session.Info) SessionInfo {
+	return SessionInfo{
+		ID: i.ID, Remote: i.Remote, Domain: i.Domain, Server: i.Server, Phase: i.Phase, Resumable: i.Resumable,
+		Since: g.epoch.Add(i.Began), Idle: g.clock() - i.LastIn,
+		Up: i.Up, Down: i.Down, Ping: i.Ping,
+	}
+}
+
+// SessionsStarted returns how many sessions there have been so far.
+func (g *Gateway) SessionsStarted() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.lastID
-}
-
-// Phases of SessionInfo, in the order in which sessions pass through them.
-const (
-	phaseOpening     = "opening"     // between the upgrade and the server's header
-	phaseNegotiating = "negotiating" // not authenticated
-	phaseEstablished = "established"
-	phaseClosing     = "closing"
-)
-
-// Phases lists the values of SessionInfo.Phase.
-func Phases() []string {
-	return []string{phaseOpening, phaseNegotiating, phaseEstablished, phaseClosing}
-}
-
-func (s *session) info() SessionInfo {
-	info := SessionInfo{
-		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
-		Since: s.g.epoch.Add(s.began),
-		Idle:  s.g.clock() - max(s.lastIn[client], s.lastIn[server]),
-		Up:    s.traffic(up), Down: s.traffic(down), Ping: s.ping,
-	}
-	if s.stream != nil {
-		info.Server = s.stream.Server
-	}
-	switch {
-	case s.ending != endNone, s.closing != endNone:
-		info.Phase = phaseClosing
-	case s.authenticated:
-		info.Phase = phaseEstablished
-	case s.openSent:
-		info.Phase = phaseNegotiating
-	default:
-		info.Phase = phaseOpening
-	}
-	return info
 }
 
 // Totals returns what all sessions have relayed so far, those that are over
@@ -127,15 +196,15 @@ func (g *Gateway) Totals() (toServer, toClient Traffic) {
 	// A session that ends while we count must not be counted twice, nor
 	// never: hold what says which sessions are live.
 	g.mu.Lock()
-	total := g.relayed
+	toServer, toClient = g.relayed[0], g.relayed[1]
 	all := slices.Clone(g.live)
 	g.mu.Unlock()
-	for _, s := range all {
-		s.link.view(func(s *session) {
-			for d := range total {
-				total[d].add(s.traffic(direction(d)))
-			}
+	for _, l := range all {
+		l.handle.View(func() {
+			up, down := l.s.Traffic()
+			toServer.Add(up)
+			toClient.Add(down)
 		})
 	}
-	return total[up], total[down]
+	return toServer, toClient
 }

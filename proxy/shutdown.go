@@ -5,17 +5,6 @@ import (
 	"time"
 )
 
-// started looks whether a Shutdown has missed s: it may have listed the
-// sessions before this one was there.
-func (g *Gateway) started(s *session) {
-	g.mu.Lock()
-	draining := g.draining
-	g.mu.Unlock()
-	if draining {
-		s.link.post(func(s *session, w *workspace) { s.shutdown(w) })
-	}
-}
-
 // Shutdown stops accepting and ends every session with the WebSocket close
 // code 1001 and without an end tag, so that clients resume their streams
 // elsewhere (XEP-0198). The sessions are spread over part of the time that ctx
@@ -31,13 +20,13 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.mu.Unlock()
 	// It waits for an accept that is under way, which needs mu.
 	for l := range listeners {
-		l.close()
+		l.Close()
 	}
 
 	all := g.sessions()
 	pause := drainPause(ctx, len(all))
 	for _, s := range all {
-		s.link.post(func(s *session, w *workspace) { s.shutdown(w) })
+		s.handle.Post(s.s.Shutdown)
 		if pause > 0 {
 			select {
 			case <-ctx.Done():
@@ -49,7 +38,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	if err := g.awaitIdle(ctx); err != nil {
 		return err
 	}
-	g.loop.stop()
+	g.loop.Stop()
 	return nil
 }
 
@@ -64,23 +53,4 @@ func drainPause(ctx context.Context, sessions int) time.Duration {
 		return 0
 	}
 	return min(time.Until(deadline)/2/time.Duration(sessions), maxDrainPause)
-}
-
-// awaitIdle waits until no connection is left.
-func (g *Gateway) awaitIdle(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.idle.Broadcast()
-	})
-	defer stop()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for g.conns > 0 {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		g.idle.Wait()
-	}
-	return nil
 }

@@ -17,7 +17,7 @@ func TestSlowHeadsAreCheap(t *testing.T) {
 			return
 		}
 		const conns = 100
-		b := newBench(t, l, func(g *Gateway) { g.Dial = noServer; g.Direct = nil })
+		b := newBench(t, l, func(g *Gateway) { g.Dial = noServer; g.Static = nil })
 		for _, c := range []struct{ sent, most int }{{200, 16 << 10}, {20 << 10, 128 << 10}} {
 			part := goodRequest + "X: " + strings.Repeat("a", c.sent)
 			var all []net.Conn

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"xmppgate/proxy/internal/relay"
 
 	"github.com/gobwas/ws"
 )
@@ -55,27 +56,26 @@ func (b *aged) until(limit time.Duration, f func() bool) (took time.Duration) {
 }
 
 // the only session of the bench, or nil.
-func (b *aged) session() *session {
+func (b *aged) session() *live {
 	if all := b.g.sessions(); len(all) == 1 {
 		return all[0]
 	}
 	return nil
 }
 
-func (b *aged) is(f func(*session) bool) (is bool) {
-	if s := b.session(); s != nil {
-		s.link.view(func(s *session) { is = f(s) })
-	}
-	return is
+// is reports whether f holds for the session.
+func (b *aged) is(f func(*live) bool) bool {
+	s := b.session()
+	return s != nil && f(s)
 }
 
-// ended reports whether the session has e, or is over.
-func (b *aged) ended(e ending) bool {
-	return b.session() == nil || b.is(func(s *session) bool { return s.ending == e })
+// ended reports whether the session has an ending, or is over.
+func (b *aged) ended(as string) bool {
+	return b.session() == nil || b.is(func(s *live) bool { return s.ended(as) })
 }
 
 // stanzas writes messages of about 1 kB from one side until f holds.
-func (b *aged) stanzas(from side, conn net.Conn, f func() bool) (sent string) {
+func (b *aged) stanzas(from relay.Side, conn net.Conn, f func() bool) (sent string) {
 	b.t.Helper()
 	m := "<message><body>" + strings.Repeat("x", 1000) + "</body></message>"
 	out := []byte(m)
@@ -92,7 +92,7 @@ func (b *aged) stanzas(from side, conn net.Conn, f func() bool) (sent string) {
 		all.WriteString(m)
 		// No faster than the gateway reads: the kernel would keep the rest, and
 		// a FIN behind it.
-		for n%16 == 0 && b.relayed(from)-before < uint64(n) && !b.is(func(s *session) bool { return s.blocked[from.other()] }) {
+		for n%16 == 0 && b.relayed(from)-before < uint64(n) && !b.is(func(s *live) bool { return s.probe().Blocked[from.Other()] }) {
 			time.Sleep(10 * time.Microsecond)
 		}
 	}
@@ -100,28 +100,25 @@ func (b *aged) stanzas(from side, conn net.Conn, f func() bool) (sent string) {
 }
 
 // relayed is how many elements came from a side.
-func (b *aged) relayed(from side) (n uint64) {
-	b.is(func(s *session) bool { n = s.relayedFrom(from); return true })
-	return n
-}
-
-func (s *session) relayedFrom(from side) uint64 {
-	t := s.traffic(up)
-	if from == server {
-		t = s.traffic(down)
+func (b *aged) relayed(from relay.Side) uint64 {
+	s := b.session()
+	if s == nil {
+		return 0
 	}
-	return t.elements()
+	var n [2]Traffic
+	s.handle.View(func() { n[client], n[server] = s.s.Traffic() })
+	return n[from].Elements()
 }
 
 // block is stanzas until the other side is blocked for good.
-func (b *aged) block(from side, conn net.Conn) (sent string) {
-	blocked := func() bool { return b.is(func(s *session) bool { return s.blocked[from.other()] }) }
+func (b *aged) block(from relay.Side, conn net.Conn) (sent string) {
+	blocked := func() bool { return b.is(func(s *live) bool { return s.probe().Blocked[from.Other()] }) }
 	for !blocked() {
 		sent += b.stanzas(from, conn, blocked)
 		// A loop that writes in another goroutine is blocked for a moment again
 		// and again.
 		if time.Sleep(5 * time.Millisecond); blocked() {
-			b.unsent(from.other())
+			b.unsent(from.Other())
 		}
 	}
 	return sent
@@ -129,13 +126,13 @@ func (b *aged) block(from side, conn net.Conn) (sent string) {
 
 // fill is stanzas until the other side takes no more, although the gateway still
 // writes.
-func (b *aged) fill(from side, conn net.Conn) {
-	for b.unsent(from.other()) == 0 {
+func (b *aged) fill(from relay.Side, conn net.Conn) {
+	for b.unsent(from.Other()) == 0 {
 		b.stanzas(from, conn, countdown(100))
 	}
 }
 
-func serverBlocked(s *session) bool { return s.blocked[server] }
+func serverBlocked(s *live) bool { return s.probe().Blocked[server] }
 
 // A client hangs up while it is not read: its server must not wait for the end,
 // and must be able to keep the stream for a client that resumes it.
@@ -149,12 +146,12 @@ func TestHangUpWhileNotRead(t *testing.T) {
 		"restart held": {func(b *aged, cl *net.TCPConn) {
 			b.send(cl, `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AA==</auth>`)
 			b.send(cl, testOpen)
-			b.until(patience, func() bool { return b.is((*session).holds) })
+			b.until(patience, func() bool { return b.is(func(s *live) bool { return s.state().HeaderQueued }) })
 		}, func(cl *net.TCPConn) { cl.CloseWrite() }},
 		"restart held, more behind": {func(b *aged, cl *net.TCPConn) {
 			b.send(cl, `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AA==</auth>`)
 			cl.Write(append(maskedFrame(ws.OpText, true, []byte(testOpen)), maskedFrame(ws.OpText, true, []byte("<presence/>"))...))
-			b.until(patience, func() bool { return b.is((*session).holds) })
+			b.until(patience, func() bool { return b.is(func(s *live) bool { return s.state().HeaderQueued }) })
 			cl.Write(make([]byte, 10<<10))
 		}, func(cl *net.TCPConn) { cl.CloseWrite() }},
 		"server blocked": {func(b *aged, cl *net.TCPConn) {
@@ -173,13 +170,13 @@ func TestHangUpWhileNotRead(t *testing.T) {
 				c.pause(b, cl)
 				c.hang(cl)
 				if b.sockets != nil { // whose clock may be faster than the kernel
-					await(func() bool { return b.is(func(s *session) bool { return s.ending != endNone || s.link.(*slot).left }) })
+					await(func() bool { return b.is(func(s *live) bool { return s.state().Ending != "" || s.probe().Left }) })
 				}
 				const limit = 5 * time.Second
 				took := b.until(limit, func() bool {
-					return b.session() == nil || b.is(func(s *session) bool { return s.leg[server] != legOpen })
+					return b.session() == nil || b.is(func(s *live) bool { return s.probe().State[server] != relay.StateOpen })
 				})
-				if !b.ended(endClientLost) {
+				if !b.ended("client-lost") {
 					t.Error("the ending is another")
 				}
 				if b.is(serverBlocked) {
@@ -258,22 +255,22 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	const late = 4 * time.Second // what is looked at now and then is seen that much later
 	for name, c := range map[string]struct {
 		flood func(b *aged, cl *net.TCPConn, srv serverConn)
-		end   ending
+		end   string
 	}{
 		"client, blocked": {func(b *aged, cl *net.TCPConn, srv serverConn) {
 			b.block(server, srv)
-		}, endClientStalled},
+		}, "client-stalled"},
 		"server, blocked": {func(b *aged, cl *net.TCPConn, srv serverConn) {
 			b.block(client, cl)
-		}, endServerStalled},
+		}, "server-stalled"},
 		"client, kernel": {func(b *aged, cl *net.TCPConn, srv serverConn) {
 			cl.SetReadBuffer(4 << 10)
 			b.fill(server, srv)
-		}, endClientStalled},
+		}, "client-stalled"},
 		"server, kernel": {func(b *aged, cl *net.TCPConn, srv serverConn) {
 			srv.(interface{ SetReadBuffer(int) error }).SetReadBuffer(4 << 10)
 			b.fill(client, cl)
-		}, endServerStalled},
+		}, "server-stalled"},
 	} {
 		for _, l := range loops {
 			if strings.HasPrefix(l, LoopGoroutine) {
@@ -286,18 +283,18 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 				c.flood(b, cl, srv)
 				took := time.Duration(0)
 				for !b.ended(c.end) {
-					if took += time.Second; took > stallTimeout+late {
+					if took += time.Second; took > relay.StallTimeout+late {
 						t.Fatalf("it still has the session after %v", took)
 					}
 					// The other side is alive, and so is this one in its way.
-					if c.end == endClientStalled {
+					if c.end == "client-stalled" {
 						cl.Write(maskedFrame(ws.OpPing, true, nil))
 					} else {
 						io.WriteString(srv, " ")
 					}
 					b.pass(time.Second)
 				}
-				if took < stallTimeout {
+				if took < relay.StallTimeout {
 					t.Errorf("given up after %v", took)
 				}
 				srv.Close()
@@ -310,10 +307,10 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 
 // unsent is what sd has yet to take of what the session has written, once the
 // kernels have come to rest.
-func (b *aged) unsent(sd side) int {
+func (b *aged) unsent(sd relay.Side) int {
 	look := func() (n int) {
 		if s := b.session(); s != nil {
-			s.link.view(func(s *session) { n = s.link.(transport).unsent(sd) })
+			n = s.probe().Unsent[sd]
 		}
 		return n
 	}

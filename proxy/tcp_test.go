@@ -27,6 +27,8 @@ import (
 
 	"xmppgate/framing"
 	"xmppgate/proxy/internal/loop/polltls"
+	"xmppgate/proxy/internal/relay"
+	"xmppgate/proxy/internal/wstest"
 	"xmppgate/proxy/upstream"
 )
 
@@ -43,8 +45,8 @@ func onLoops(t *testing.T, f func(t *testing.T, loop string)) {
 }
 
 const (
-	testOpen   = `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="proto.test" version="1.0"/>`
-	testHeader = `<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='i1' version='1.0' xml:lang='en' xmlns='jabber:client' from='proto.test'>`
+	testOpen   = wstest.Open
+	testHeader = wstest.Header
 	// patience bounds what a test waits for; nothing takes this long.
 	patience = time.Minute
 )
@@ -65,9 +67,9 @@ func dialTo(network, address string) func(*Gateway) {
 			return &upstream.Stream{Conn: conn}, err
 		}
 		if network == "unix" {
-			g.Direct = &net.UnixAddr{Net: network, Name: address}
+			g.Static = always(&net.UnixAddr{Net: network, Name: address})
 		} else {
-			g.Direct = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address))
+			g.Static = always(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address)))
 		}
 	}
 }
@@ -145,7 +147,7 @@ func dialSecurely(dial func(context.Context, *upstream.Request) (*upstream.Strea
 func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	t.Helper()
 	name, secure := strings.CutSuffix(loop, overTLS)
-	b := &bench{t: t, g: &Gateway{Loop: name}}
+	b := &bench{t: t, g: &Gateway{Config: Config{Loop: name}}}
 	var err error
 	if b.upstream, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -153,7 +155,7 @@ func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	dialTo("tcp", b.upstream.Addr().String())(b.g)
 	if secure {
 		b.upstream = &secureListener{b.upstream}
-		b.g.Direct, b.g.Dial = nil, dialSecurely(b.g.Dial)
+		b.g.Static, b.g.Dial = nil, dialSecurely(b.g.Dial)
 	}
 	for _, o := range options {
 		o(b.g)
@@ -347,7 +349,7 @@ func TestSlowReadersAreBounded(t *testing.T) {
 		}
 		for _, s := range b.g.sessions() {
 			n := held(s)
-			if limit := readSize + b.g.maxStanza; n > limit {
+			if limit := relay.ReadSize + DefaultMaxStanza; n > limit {
 				t.Errorf("a session holds %d bytes, want at most %d", n, limit)
 			}
 		}
@@ -355,14 +357,9 @@ func TestSlowReadersAreBounded(t *testing.T) {
 }
 
 // held is how many bytes the loop keeps of what the server has sent.
-func held(s *session) (n int) {
-	switch l := s.link.(type) {
-	case *pair:
-		s.link.view(func(*session) { n = len(l.sides[client].pending()) + len(l.ends[server].win.bytes()) })
-	default:
-		n = heldBySlot(l)
-	}
-	return n
+func held(l *live) int {
+	p := l.probe()
+	return p.Pending[client] + p.Kept[server]
 }
 
 // A client that resets its connection takes the server's down at once, without
@@ -576,7 +573,7 @@ func TestAllServersShutDown(t *testing.T) {
 		var dials atomic.Int32
 		b := newBench(t, l, func(g *Gateway) {
 			dial := g.Dial
-			g.Direct = nil
+			g.Static = nil
 			g.Dial = func(ctx context.Context, q *upstream.Request) (*upstream.Stream, error) {
 				dials.Add(1)
 				stream, err := dial(ctx, q)
@@ -661,10 +658,10 @@ func TestShutdownDuringRequests(t *testing.T) {
 // A busyListener is in the middle of an accept when it is closed.
 type busyListener struct{ g *Gateway }
 
-func (l busyListener) accept() error { return net.ErrClosed }
+func (l busyListener) Accept() error { return net.ErrClosed }
 
-func (l busyListener) close() {
-	if s := l.g.admit(netip.AddrPort{}); s != nil {
+func (l busyListener) Close() {
+	if l.g.admit() != nil {
 		l.g.connOver()
 	}
 }
@@ -672,7 +669,7 @@ func (l busyListener) close() {
 // To close a listener waits for an accept that is under way, which must not wait
 // for Shutdown in turn.
 func TestShutdownDuringAccept(t *testing.T) {
-	g := &Gateway{Dial: neverDial}
+	g := &Gateway{Config: Config{Dial: neverDial}}
 	g.init()
 	g.listeners[busyListener{g}] = struct{}{}
 	down := make(chan error)
@@ -773,9 +770,9 @@ func TestDrainMissesNobody(t *testing.T) {
 // who says it to all has no bound.
 func TestRefusedClientsAreBounded(t *testing.T) {
 	for _, most := range []int{1, 3} {
-		g := &Gateway{Dial: neverDial, MaxSessions: most}
+		g := &Gateway{Config: Config{Dial: neverDial, MaxSessions: most, Loop: LoopGoroutine}}
 		told := 0
-		for ; told < 10*maxRefused && g.admit(netip.AddrPort{}) != nil; told++ {
+		for ; told < 10*maxRefused && g.admit() != nil; told++ {
 		}
 		if told != most+maxRefused {
 			t.Errorf("%d clients are told", told)
@@ -786,7 +783,7 @@ func TestRefusedClientsAreBounded(t *testing.T) {
 			t.Errorf("one more reads %d bytes, %v", n, err)
 		}
 		g.connOver()
-		if g.admit(netip.AddrPort{}) == nil {
+		if g.admit() == nil {
 			t.Error("there is room, and no client is admitted")
 		}
 	}
@@ -797,7 +794,7 @@ func TestConnectDuringShutdown(t *testing.T) {
 	for _, name := range []string{LoopAuto, LoopGoroutine} {
 		t.Run(name, func(t *testing.T) {
 			for range 5 {
-				g := &Gateway{Loop: name, Dial: neverDial}
+				g := &Gateway{Config: Config{Loop: name, Dial: neverDial}}
 				gate, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					t.Fatal(err)
@@ -834,11 +831,9 @@ func TestConnectDuringShutdown(t *testing.T) {
 func (g *Gateway) readingNow() int {
 	n := 0
 	for _, s := range g.sessions() {
-		s.link.view(func(s *session) {
-			if !s.upgraded && s.partial > 0 {
-				n++
-			}
-		})
+		if s.state().InRequest {
+			n++
+		}
 	}
 	return n
 }

@@ -31,6 +31,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/internal/wstest"
 	"xmppgate/proxy/upstream"
 )
 
@@ -667,14 +668,7 @@ func clientFrames(t *testing.T, payload string, fragments int) [][]byte {
 }
 
 func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
-	h := ws.Header{Fin: fin, OpCode: op, Masked: true, Mask: [4]byte{0x37, 0xfa, 0x21, 0x3d}, Length: int64(len(payload))}
-	var b bytes.Buffer
-	if err := ws.WriteHeader(&b, h); err != nil {
-		panic(err)
-	}
-	p := bytes.Clone(payload)
-	ws.Cipher(p, h.Mask, 0)
-	return append(b.Bytes(), p...)
+	return wstest.Frame(op, fin, payload)
 }
 
 func (st *stage) readClient() {

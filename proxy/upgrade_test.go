@@ -20,6 +20,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"xmppgate/proxy/internal/http1"
+	"xmppgate/proxy/internal/wstest"
 	"xmppgate/proxy/upstream"
 )
 
@@ -88,15 +89,14 @@ func exchange(g *Gateway, chunks [][]byte) string {
 	return got.String()
 }
 
-const goodRequest = "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"
+const goodRequest = wstest.Request
 
 // Frames that come in one segment with the request are not lost.
 //
 // Behaviour: upgrade-pipelined. RFC 6455, section 4.1.
 func TestUpgradePipelined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &Gateway{Dial: noServer, Loop: LoopGoroutine}
+		g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine}}
 		ping := maskedFrame(0x9, true, []byte("early"))
 		got := exchange(g, [][]byte{append([]byte(goodRequest+"\r\n"), ping...)})
 		_, frames, _ := strings.Cut(got, "\r\n\r\n")
@@ -122,7 +122,7 @@ func TestUpgradeLimits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &Gateway{Dial: noServer, Loop: LoopGoroutine}
+				g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine}}
 				conn, far := net.Pipe()
 				g.serveConn(far)
 				go io.WriteString(conn, c.request)
@@ -144,7 +144,7 @@ func TestUpgradeLimits(t *testing.T) {
 // A gateway that is full says so and when to come back.
 func TestUpgradeBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &Gateway{Dial: noServer, MaxSessions: 1, Loop: LoopGoroutine}
+		g := &Gateway{Config: Config{Dial: noServer, MaxSessions: 1, Loop: LoopGoroutine}}
 		first, far := net.Pipe()
 		g.serveConn(far)
 		got := exchange(g, [][]byte{[]byte(goodRequest + "\r\n")})
@@ -157,19 +157,6 @@ func TestUpgradeBusy(t *testing.T) {
 			t.Errorf("after the first left: got %q", got)
 		}
 	})
-}
-
-// Each refusal is one of the results that the observer is promised.
-func TestUpgradeResults(t *testing.T) {
-	results := UpgradeResults()
-	for _, rule := range handshakeRules {
-		if !slices.Contains(results, rule.rejection.result) {
-			t.Errorf("%q is not in %v", rule.rejection.result, results)
-		}
-	}
-	if s := slices.Compact(slices.Sorted(slices.Values(results))); len(s) != len(results) {
-		t.Errorf("results are not unique: %v", results)
-	}
 }
 
 func ExampleGateway() {
@@ -185,7 +172,7 @@ func ExampleGateway() {
 	if err != nil {
 		panic(err)
 	}
-	g := &Gateway{Dial: router.Connect, Direct: router.Direct(), DirectFor: router.DirectFor}
+	g := &Gateway{Config: Config{Dial: router.Connect, Static: router.Static}}
 	go g.Serve(l)
 	// WebSocket clients connect to l, with the path /xmpp-websocket.
 	fmt.Println(g.Shutdown(context.Background()))

@@ -32,8 +32,8 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, ok := router.Direct().(*net.TCPAddr); !ok || a.String() != "127.0.0.1:5222" {
-		t.Errorf("the address of the server is %v", router.Direct())
+	if all := router.Status(); len(all) != 1 || all[0].Name != "tcp://127.0.0.1:5222" {
+		t.Errorf("the servers are %v", all)
 	}
 	c.parsed = parsed{}
 	want := &config{

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"xmppgate/metrics"
 	"xmppgate/proxy"
@@ -17,9 +16,7 @@ import (
 
 // An observer tells metrics and the log what a gateway and its router do.
 type observer struct {
-	*metrics.Metrics // nil until observe
-	router           *upstream.Router
-	direct           string // the server, when sessions connect to it without the router
+	*metrics.Metrics // nil until there are names of servers for them
 	log              *slog.Logger
 	encrypted        sync.Map // the servers of which Encrypted has told
 }
@@ -28,30 +25,6 @@ var (
 	_ proxy.Observer    = (*observer)(nil)
 	_ upstream.Observer = (*observer)(nil)
 )
-
-// observe begins to observe: a router tells about its servers while it is made,
-// before there can be metrics with their names.
-func (o *observer) observe(m *metrics.Metrics, r *upstream.Router) {
-	o.Metrics, o.router, o.direct = m, r, directName(r)
-}
-
-// Dialed implements proxy.Observer. A session that connects without the router
-// passes the same phase.
-func (o *observer) Dialed(result string, direct bool, took time.Duration) {
-	o.Metrics.Dialed(result, took)
-	if direct {
-		o.Opened(o.direct, upstream.PhaseTCP, result, took)
-		o.router.Opened(upstream.PhaseTCP, result)
-	}
-}
-
-// Answered implements proxy.Observer, for sessions without the router.
-func (o *observer) Answered(result string, took time.Duration) {
-	if o.direct != "" {
-		o.Opened(o.direct, upstream.PhaseHeader, result, took)
-		o.router.Opened(upstream.PhaseHeader, result)
-	}
-}
 
 // FilesRead implements upstream.Observer.
 func (o *observer) FilesRead(server string, err error) {
@@ -98,15 +71,6 @@ func serverNames(r *upstream.Router) string {
 		names = append(names, s.Name)
 	}
 	return strings.Join(names, ",")
-}
-
-// directName returns the name of the server that sessions connect to without
-// the router, or nothing.
-func directName(r *upstream.Router) string {
-	if r.Direct() == nil {
-		return ""
-	}
-	return r.Status()[0].Name
 }
 
 // newMetrics makes the metrics of a gateway, with the label values that proxy
@@ -157,36 +121,16 @@ func (s source) Connections() iter.Seq[metrics.Connection] {
 	}
 }
 
-// Servers returns the state of the servers. The router does not know of
-// sessions that connect without it: then they are all at the one server.
+// Servers returns the state of the servers.
 func (s source) Servers() (all []metrics.Server) {
 	for _, status := range s.router.Status() {
 		all = append(all, metrics.Server{Name: status.Name, Up: status.Up, Sessions: status.Sessions})
 	}
-	if s.router.Direct() != nil {
-		all[0].Sessions = 0
-		for range s.gateway.Sessions() {
-			all[0].Sessions++
-		}
-	}
 	return all
 }
 
-// Sessions walks over the live sessions. It names the server of those that
-// connect without the router, too.
-func (s source) Sessions() iter.Seq[proxy.SessionInfo] {
-	direct := directName(s.router)
-	return func(yield func(proxy.SessionInfo) bool) {
-		for i := range s.gateway.Sessions() {
-			if i.Server == "" {
-				i.Server = direct
-			}
-			if !yield(i) {
-				return
-			}
-		}
-	}
-}
+// Sessions walks over the live sessions.
+func (s source) Sessions() iter.Seq[proxy.SessionInfo] { return s.gateway.Sessions() }
 
 func connection(i proxy.SessionInfo) metrics.Connection {
 	return metrics.Connection{

@@ -55,10 +55,9 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 	if err != nil {
 		return err
 	}
-	gateway := &proxy.Gateway{
+	gateway := &proxy.Gateway{Config: proxy.Config{
 		Dial:                router.Connect,
-		Direct:              router.Direct(),
-		DirectFor:           router.DirectFor,
+		Static:              router.Static,
 		SeeOther:            c.seeOther,
 		ChannelBinding:      bindings[c.ChannelBinding],
 		StripBindingOverTLS: c.ChannelBinding == bindingAuto,
@@ -74,9 +73,9 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 		Loop:                c.Loop,
 		Observer:            o,
 		Log:                 log,
-	}
+	}}
 	m := newMetrics(source{gateway, router}, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun, logLinesLost)
-	o.observe(m, router)
+	o.Metrics = m
 
 	public, err := listenAll("LISTEN", c.listeners)
 	if err != nil {
@@ -110,7 +109,7 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 	// Sessions still connect, and are told, while ctx has ended.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	running.Go(func() { returnMemory(background, gateway.Begun) })
+	running.Go(func() { returnMemory(background, gateway.SessionsStarted) })
 	running.Go(func() { router.Run(background) })
 	log.Info("serving", "version", b.version, "listen", addresses(public), "upstream", serverNames(router),
 		"admin", addresses(private), "max_sessions", gateway.MaxSessions, "open_files", files)

@@ -269,11 +269,11 @@ var effects = map[string]func(*testing.T){
 		}
 	},
 	"LOOP": func(t *testing.T) {
-		auto := "/loop_goroutine.go"
+		auto := "/loop/goroutine.go"
 		if runtime.GOOS == "linux" {
-			auto = "/loop_epoll.go"
+			auto = "/loop/worker_linux.go"
 		}
-		for value, file := range map[string]string{"auto": auto, "goroutine": "/loop_goroutine.go"} {
+		for value, file := range map[string]string{"auto": auto, "goroutine": "/loop/goroutine.go"} {
 			g := startGateway(t, "XMPPGATE_LOOP="+value, "XMPPGATE_PROFILE=true")
 			g.open()
 			if _, body := g.get("/debug/pprof/goroutine?debug=2"); !strings.Contains(body, file) {

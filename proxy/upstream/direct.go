@@ -14,22 +14,51 @@ const (
 	plainFor        = time.Minute
 )
 
-// A direct is what sessions need to connect without a Router: the address, and
-// the knowledge that the server demands no TLS there. Which it demands can
-// differ from domain to domain.
+// A Static is a server that is reached by nothing but a connection to a fixed
+// address. A caller that can connect for less than Connect does may do so, and
+// tells the Static what Connect would have found out.
+type Static struct {
+	// Addr is a *net.TCPAddr or a *net.UnixAddr.
+	Addr net.Addr
+	// Server is the name of the configured server, see Server.Name.
+	Server string
+
+	router *Router // nil in tests
+}
+
+// Opened tells what came of a phase of opening a stream, PhaseTCP or PhaseHeader.
+func (s *Static) Opened(phase, result string, took time.Duration) {
+	if s.router != nil {
+		s.router.observer.Opened(s.Server, phase, result, took)
+		s.router.opened(phase, result)
+	}
+}
+
+// Begin counts a session at the server, until Done.
+func (s *Static) Begin() {
+	if s.router != nil {
+		s.router.all[0].sessions.Add(1)
+	}
+}
+
+// Done tells that a session is over that Begin has counted.
+func (s *Static) Done() {
+	if s.router != nil {
+		s.router.all[0].sessions.Add(-1)
+	}
+}
+
+// A direct is what the Router knows of its one server if that is a Static: it must
+// not demand TLS, and which it demands can differ from domain to domain.
 type direct struct {
-	address net.Addr // nil if sessions need the Router
+	static *Static // nil if sessions need Connect
 
 	mu    sync.Mutex
 	plain map[string]time.Time // by domain, until when that is taken for known
 }
 
-// Direct returns the address of the server if there is one only, at a fixed
-// address and in plain text: then there is nothing to Connect but to connect, as
-// far as DirectFor allows. It is nil otherwise.
-func (r *Router) Direct() net.Addr { return r.direct.address }
-
-// onlyAddress finds the address of Direct.
+// onlyAddress is the address of the one server, if there is nothing to Connect but
+// to connect.
 func (r *Router) onlyAddress() net.Addr {
 	if len(r.all) != 1 || r.all[0].service != nil {
 		return nil
@@ -48,23 +77,27 @@ func (r *Router) onlyAddress() net.Addr {
 	return nil
 }
 
-// DirectFor tells whether a session for a domain may go to the address of
-// Direct: a stream that Connect opened has shown that the server demands no TLS
-// there. From time to time one session is told to go by Connect and look again.
-func (r *Router) DirectFor(domain string) bool {
+// Static returns the server that a session for a domain may connect to without
+// Connect, nil if there is none. A stream that Connect opened has shown that the
+// server demands no TLS there. From time to time one session is told to go by
+// Connect and look again.
+func (r *Router) Static(domain string) *Static {
 	d := &r.direct
+	if d.static == nil {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	until, known := d.plain[domain]
 	if !known {
-		return false
+		return nil
 	}
 	now := time.Now()
 	if now.Before(until) {
-		return true
+		return d.static
 	}
 	d.plain[domain] = now.Add(plainFor)
-	return false
+	return nil
 }
 
 // learn notes what an open says of the server and the domain.
@@ -80,7 +113,7 @@ func (s *search) learn(n *node, domain string, stream *Stream, failure *Error) {
 }
 
 func (d *direct) set(domain string, plain bool) {
-	if d.address == nil {
+	if d.static == nil {
 		return
 	}
 	d.mu.Lock()

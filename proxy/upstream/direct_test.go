@@ -177,7 +177,7 @@ func TestTLSRequiredElsewhere(t *testing.T) {
 
 // Which sessions take the short way: those for a domain that is known to need no
 // TLS, and one in a while goes by Connect to look again.
-func TestDirectFor(t *testing.T) {
+func TestStatic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{}
 		r := newTestRouter(t, Config{Default: parse(t, "tcp://192.0.2.1")}, w)
@@ -190,7 +190,7 @@ func TestDirectFor(t *testing.T) {
 		}
 		expect := func(step string, want bool) {
 			t.Helper()
-			if got := r.DirectFor("a.example"); got != want {
+			if got := r.Static("a.example") != nil; got != want {
 				t.Errorf("%s: %v", step, got)
 			}
 		}
@@ -228,7 +228,7 @@ func TestDirectFor(t *testing.T) {
 		}
 		routed := newTestRouter(t, Config{Default: parse(t, "tcp://a", "tcp://b")}, w)
 		connect(routed, q)
-		if routed.DirectFor(q.Domain) || len(routed.direct.plain) != 0 {
+		if routed.Static(q.Domain) != nil || len(routed.direct.plain) != 0 {
 			t.Error("there is nothing direct about several servers")
 		}
 	})

@@ -188,10 +188,10 @@ func (s *search) blamed(c candidate, failure *Error, domain string, took time.Du
 	return true
 }
 
-// Opened notes how a phase of opening a stream went, PhaseTCP or PhaseHeader, at
-// the address of Direct, where sessions connect without the Router. result is
-// ResultOK or what went wrong.
-func (r *Router) Opened(phase, result string) {
+// opened notes how a phase of opening a stream went, PhaseTCP or PhaseHeader, at
+// the Static server, where sessions connect without Connect. result is ResultOK or
+// what went wrong.
+func (r *Router) opened(phase, result string) {
 	c := r.all[0]
 	s := &search{Router: r}
 	switch {

@@ -292,7 +292,7 @@ func TestOneServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := &world{}, &diary{}
 		r := newTestRouter(t, Config{Default: parse(t, "tcp://192.0.2.1"), Observer: o}, w)
-		if r.Direct() == nil {
+		if r.direct.static == nil {
 			t.Error("a server at a fixed address needs no Connect")
 		}
 		if r.Status()[0].Checked {
@@ -306,8 +306,8 @@ func TestOneServer(t *testing.T) {
 		w.take()
 		for range 3600 {
 			time.Sleep(time.Second)
-			r.Opened(PhaseTCP, ResultOK)
-			r.Opened(PhaseHeader, ResultOK)
+			r.opened(PhaseTCP, ResultOK)
+			r.opened(PhaseHeader, ResultOK)
 		}
 		if tried := w.take(); tried != nil {
 			t.Errorf("the busy server was probed %d times", len(tried))
@@ -319,7 +319,7 @@ func TestOneServer(t *testing.T) {
 			{PhaseTCP, ResultRefused, true}, {PhaseHeader, ResultTimeout, true}, {PhaseTCP, ResultAbandoned, true},
 			{PhaseTCP, ResultOK, true}, {PhaseTCP, ResultRefused, false}, {PhaseTCP, ResultOK, false}, {PhaseHeader, ResultOK, true},
 		} {
-			if r.Opened(step.phase, step.result); anyUp(r) != step.up {
+			if r.opened(step.phase, step.result); anyUp(r) != step.up {
 				t.Errorf("%d: up is %v after %s %s", i, anyUp(r), step.phase, step.result)
 			}
 		}
@@ -379,7 +379,7 @@ func TestSuspicion(t *testing.T) {
 		synctest.Wait()
 		w.set("192.0.2.1:5222", fails(PhaseHeader, ResultClosed))
 		w.take()
-		r.Opened(PhaseHeader, ResultClosed)
+		r.opened(PhaseHeader, ResultClosed)
 		synctest.Wait()
 		if tried := w.take(); len(tried) != 1 {
 			t.Errorf("%d probes", len(tried))
@@ -390,7 +390,7 @@ func TestSuspicion(t *testing.T) {
 		w.set("192.0.2.1:5222", nil)
 		for range 1000 {
 			connect(r, &Request{Domain: "any.example"})
-			r.Opened(PhaseHeader, ResultClosed)
+			r.opened(PhaseHeader, ResultClosed)
 			time.Sleep(time.Millisecond)
 		}
 		w.take()

@@ -104,7 +104,9 @@ func NewRouter(c Config) (r *Router, err error) {
 	if len(r.all) == 0 {
 		return nil, errors.New("there is no server")
 	}
-	r.direct.address = r.onlyAddress()
+	if address := r.onlyAddress(); address != nil {
+		r.direct.static = &Static{address, r.all[0].name, r}
+	}
 	for _, n := range r.all {
 		r.observer.Health(n.name, nil)
 	}

@@ -1,6 +1,9 @@
 package upstream
 
-import "net"
+import (
+	"crypto/tls"
+	"net"
+)
 
 // A Stream is a connection to a server that has answered the header of a
 // Request.
@@ -18,6 +21,12 @@ type Stream struct {
 	features bool // Early has the server's features
 	plain    bool // and they do not demand TLS
 	done     func()
+}
+
+// TLS reports whether the gateway speaks TLS with the server.
+func (s *Stream) TLS() bool {
+	_, ok := s.Conn.(*tls.Conn)
+	return ok
 }
 
 // Done tells the Router that the session is over. It may be called on a

@@ -220,13 +220,13 @@ func startGateway(ctx context.Context, server string, o options, log io.Writer, 
 	}
 	// A terminal may be stopped: sessions do not wait for it.
 	lines := logqueue.New(log, func(lost uint64) []byte { return fmt.Appendf(nil, "%d log lines were lost\n", lost) })
-	gateway := &proxy.Gateway{
+	gateway := &proxy.Gateway{Config: proxy.Config{
 		Dial:   router.Connect,
-		Direct: router.Direct(), DirectFor: router.DirectFor,
-		Log: slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Static: router.Static,
+		Log:    slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		// AllowedOrigins stays open: other web clients may try this gateway too,
 		// and it is as private as the loopback interface.
-	}
+	}}
 	go func() { failed <- fmt.Errorf("gateway: %w", gateway.Serve(listener)) }()
 	stop = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

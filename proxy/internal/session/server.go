@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"cmp"
@@ -6,27 +6,28 @@ import (
 	"fmt"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
 )
 
 // receiveServer cuts the server's stream into elements and sends each as one
 // message (RFC 7395, section 3.3.3). It stops when the client's side has enough;
 // the rest is input that was not read yet.
-func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
+func (s *Session) receiveServer(ev *relay.Event, b []byte) (rest []byte) {
 	var u framing.StreamUnit // one for all, for it is large
 	s.leftOver = false
 	for s.ending == endNone && s.phase[down] != closed {
-		if len(b) > 0 && (w.out[client].size >= maxOutput || s.blocked[client]) {
+		if len(b) > 0 && (ev.Out[client].Size() >= maxOutput || ev.Blocked[client]) {
 			s.leftOver = true
 			return b
 		}
-		n, err := s.down.Next(b, &u)
+		n, err := s.splitter.Next(b, &u)
 		b = b[n:]
-		if err == nil && u.Kind == framing.KindNone && s.divides(w, len(b)) {
-			n, err = s.down.Part(b, &u)
+		if err == nil && u.Kind == framing.KindNone && s.divides(ev, len(b)) {
+			n, err = s.splitter.Part(b, &u)
 			b = b[n:]
 		}
 		if err != nil {
-			s.badStream(w, err)
+			s.badStream(ev, err)
 			return nil
 		}
 		switch u.Kind {
@@ -36,12 +37,12 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 			}
 			return b
 		case framing.KindHeader:
-			s.serverHeader(w, u.Header)
+			s.serverHeader(ev, u.Header)
 		case framing.KindEnd:
-			s.serverEnd(w)
+			s.serverEnd(ev)
 		default:
-			s.serverElement(w, &u)
-			if s.leg[server] == legNone {
+			s.serverElement(ev, &u)
+			if ev.State[server] == relay.StateNone {
 				return nil // what follows is of no interest any more
 			}
 		}
@@ -51,12 +52,12 @@ func (s *session) receiveServer(w *workspace, b []byte) (rest []byte) {
 
 // divides reports whether n bytes of an element are passed on before the rest has
 // come.
-func (s *session) divides(w *workspace, n int) bool {
+func (s *Session) divides(ev *relay.Event, n int) bool {
 	switch {
 	case s.dividing():
 		return n >= minPart
-	case n > s.g.maxServerStanza:
-		s.serverTooLarge(w)
+	case n > s.set.MaxServerStanza:
+		s.serverTooLarge(ev)
 		return false
 	}
 	return n >= maxWhole
@@ -64,77 +65,77 @@ func (s *session) divides(w *workspace, n int) bool {
 
 // dividing reports whether the client has got a part of a message and waits for
 // the rest. Only control frames may come between (RFC 6455, section 5.4).
-func (s *session) dividing() bool { return s.rare != nil && s.rare.divided > 0 }
+func (s *Session) dividing() bool { return s.extra != nil && s.extra.divided > 0 }
 
-func (s *session) serverTooLarge(w *workspace) {
-	s.need().limit = s.g.maxServerStanza
-	s.endWith(w, endServerTooLarge, fmt.Errorf("element of more than %d bytes", s.g.maxServerStanza))
+func (s *Session) serverTooLarge(ev *relay.Event) {
+	s.ensureExtra().limit = s.set.MaxServerStanza
+	s.endWith(ev, endServerTooLarge, fmt.Errorf("element of more than %d bytes", s.set.MaxServerStanza))
 }
 
 // badStream ends a session whose server sends what cannot be passed on.
-func (s *session) badStream(w *workspace, err error) {
+func (s *Session) badStream(ev *relay.Event, err error) {
 	e := endServerBroken
 	if errors.Is(err, framing.ErrTooLarge) {
 		e = endServerTooLarge
 	}
-	s.endWith(w, e, err)
+	s.endWith(ev, e, err)
 }
 
-func (s *session) serverHeader(w *workspace, a framing.Header) {
-	s.answered(w, endNone)
-	if !s.step(w, down, header) {
+func (s *Session) serverHeader(ev *relay.Event, a framing.Header) {
+	s.answered(ev, endNone)
+	if !s.step(ev, down, header) {
 		return
 	}
-	if s.rare != nil {
-		s.rare.headerSent = 0
+	if s.extra != nil {
+		s.extra.headerSent = 0
 	}
 	if s.await == endServerSilent {
 		s.waitForNothing()
 	}
-	if s.known.header {
-		s.known.header = false
+	if s.alreadySent.header {
+		s.alreadySent.header = false
 		return
 	}
-	s.known = known{} // the features of a restarted stream are others
+	s.alreadySent = alreadySent{} // the features of a restarted stream are others
 	s.openSent = true
-	s.sendText(w, framing.AppendOpen(nil, a))
+	s.sendText(ev, framing.AppendOpen(nil, a))
 }
 
 // serverEnd takes </stream:stream>. After an error the session is over;
 // otherwise the client is given time to close its stream too.
-func (s *session) serverEnd(w *workspace) {
-	if !s.step(w, down, end) {
+func (s *Session) serverEnd(ev *relay.Event) {
+	if !s.step(ev, down, end) {
 		return
 	}
 	switch {
 	case s.closing != endNone:
-		s.endWith(w, s.closing, nil)
+		s.endWith(ev, s.closing, nil)
 	default:
 		s.closing = endServerClosed
-		s.wait(w, s.closing, closeTimeout)
-		s.sendClose(w)
+		s.wait(ev, s.closing, CloseTimeout)
+		s.sendClose(ev)
 	}
 }
 
 // serverElement takes an element, or a part of one. An element is judged by its
 // start and takes effect at its end.
-func (s *session) serverElement(w *workspace, u *framing.StreamUnit) {
+func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 	size := u.Size()
 	if s.dividing() {
-		size += s.rare.divided
+		size += s.extra.divided
 	}
-	if size > s.g.maxServerStanza {
-		s.serverTooLarge(w)
+	if size > s.set.MaxServerStanza {
+		s.serverTooLarge(ev)
 		return
 	}
 	if u.Kind == framing.KindElement || u.Kind == framing.KindElementStart {
-		if !s.elementStarts(w, u) {
+		if !s.elementStarts(ev, u) {
 			return
 		}
 	} else {
 		s.countBytes(down, len(u.Raw))
 	}
-	s.sendElement(w, u)
+	s.sendElement(ev, u)
 	if s.dividing() {
 		return
 	}
@@ -144,13 +145,13 @@ func (s *session) serverElement(w *workspace, u *framing.StreamUnit) {
 		if s.phase[up] == open {
 			s.phase[up] = restart
 		}
-		if s.holds() && s.step(w, up, header) {
-			s.release(w)
+		if s.headerQueued() && s.step(ev, up, header) {
+			s.release(ev)
 		}
 	case framing.ClassSASLFailure:
 		s.saslRunning = false
-		if s.holds() {
-			s.step(w, up, header)
+		if s.headerQueued() {
+			s.step(ev, up, header)
 		}
 	case framing.ClassSASL2Success:
 		s.authenticated = true
@@ -158,47 +159,47 @@ func (s *session) serverElement(w *workspace, u *framing.StreamUnit) {
 		s.resumable = true
 	case framing.ClassStreamError:
 		s.closing = endServerError
-		s.wait(w, s.closing, closeTimeout)
+		s.wait(ev, s.closing, CloseTimeout)
 	}
 }
 
 // elementStarts looks at an element before any of it is sent. It reports false if
 // the client gets nothing of it, or something else.
-func (s *session) elementStarts(w *workspace, u *framing.StreamUnit) bool {
-	if !s.step(w, down, element) {
+func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
+	if !s.step(ev, down, element) {
 		return false
 	}
 	if u.Class == framing.ClassStreamError {
 		condition := cmp.Or(u.StreamErrorCondition(), framing.CondUndefined)
-		s.need().cause = fmt.Errorf("the server sent the stream error %s", condition)
-		s.rare.condition = condition
-		if s.elsewhere(w, *u, condition) {
+		s.ensureExtra().cause = fmt.Errorf("the server sent the stream error %s", condition)
+		s.extra.condition = condition
+		if s.elsewhere(ev, *u, condition) {
 			if s.ending == endNone {
-				s.need().cause, s.rare.verdict = nil, verdict{}
+				s.ensureExtra().cause, s.extra.verdict = nil, verdict{}
 			}
 			return false
 		}
 	}
-	if u.Class == framing.ClassFeatures && (!s.featuresSent || s.known.features) && leadsNowhere(u) {
-		s.tlsRequired(w)
+	if u.Class == framing.ClassFeatures && (!s.featuresSent || s.alreadySent.features) && leadsNowhere(u) {
+		s.tlsRequired(ev)
 		return false
 	}
-	if s.known.features && u.Class == framing.ClassFeatures {
-		s.known.features = false
+	if s.alreadySent.features && u.Class == framing.ClassFeatures {
+		s.alreadySent.features = false
 		return false
 	}
 	s.count(down, u.Class, len(u.Raw))
 	switch u.Class {
 	case framing.ClassTLSProceed, framing.ClassCompressed:
 		// What follows would be no XML any more; nobody asked for it.
-		s.endWith(w, endServerBroken, errUpgradedStream)
+		s.endWith(ev, endServerBroken, errUpgradedStream)
 		return false
 	case framing.ClassFeatures:
 		s.saslOffered, s.featuresSent = u.OffersSASL(), true
 		if s.saslOffered && s.channelBinding() == framing.ChannelBindingPass && u.OffersChannelBinding() {
-			s.g.bindingOffered()
+			s.host.ChannelBindingOffered()
 		}
-		s.sendFeatures(w, u)
+		s.sendFeatures(ev, u)
 		return false
 	}
 	return true
@@ -206,21 +207,21 @@ func (s *session) elementStarts(w *workspace, u *framing.StreamUnit) bool {
 
 // elsewhere acts on a stream error that speaks of another server: the client
 // cannot, for it names a TCP endpoint (RFC 6120, section 4.9.3.19).
-func (s *session) elsewhere(w *workspace, u framing.StreamUnit, condition framing.Condition) bool {
+func (s *Session) elsewhere(ev *relay.Event, u framing.StreamUnit, condition framing.Condition) bool {
 	switch condition {
 	case framing.CondSeeOtherHost:
-		if !s.followed() && s.redial(w) {
+		if !s.followed() && s.redial(ev) {
 			return true
 		}
-		uri, ok := s.g.SeeOther[u.SeeOtherHost()]
+		uri, ok := s.set.SeeOther[u.SeeOtherHost()]
 		if ok && !s.closeSent {
 			s.closeSent = true
-			s.sendText(w, framing.AppendSeeOtherURI(nil, uri))
-			s.endWith(w, endServerError, nil)
+			s.sendText(ev, framing.AppendSeeOtherURI(nil, uri))
+			s.endWith(ev, endServerError, nil)
 		}
 		return ok
 	case framing.CondSystemShutdown:
-		return s.chosen() && !s.followed() && s.redial(w)
+		return s.chosen() && !s.followed() && s.redial(ev)
 	}
 	return false
 }
@@ -233,11 +234,11 @@ func leadsNowhere(u *framing.StreamUnit) bool {
 
 // tlsRequired acts on first features that demand TLS, which the stream is too far
 // on for. Gateway.Dial knows how to begin with it.
-func (s *session) tlsRequired(w *workspace) {
-	if s.stream == nil && s.redial(w) {
+func (s *Session) tlsRequired(ev *relay.Event) {
+	if s.server != nil && s.server.Static && s.redial(ev) {
 		return
 	}
-	s.dialFailed(w, errTLSRequired)
+	s.ConnectFailed(ev, errTLSRequired, TLSRequired)
 }
 
 var errUpgradedStream = errors.New("the server started TLS or compression unasked")

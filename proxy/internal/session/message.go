@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"unicode/utf8"
@@ -6,6 +6,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
 )
 
 // This file writes everything that the client gets. A message is one frame, with
@@ -15,71 +16,72 @@ import (
 // callers that have another message ask dividing first.
 
 // sendText sends a message.
-func (s *session) sendText(w *workspace, m []byte) {
-	o := &w.out[client]
-	o.keep(appendFrameHeader(o.grow(), ws.OpText, len(m)))
-	o.add(m)
+func (s *Session) sendText(ev *relay.Event, m []byte) {
+	o := &ev.Out[client]
+	o.Keep(appendFrameHeader(o.Grow(), ws.OpText, len(m)))
+	o.Add(m)
 }
 
-func (s *session) sendString(w *workspace, m string) {
-	o := &w.out[client]
-	o.keep(append(appendFrameHeader(o.grow(), ws.OpText, len(m)), m...))
+func (s *Session) sendString(ev *relay.Event, m string) {
+	o := &ev.Out[client]
+	o.Keep(append(appendFrameHeader(o.Grow(), ws.OpText, len(m)), m...))
 }
 
 // sendClose ends the stream towards the client.
-func (s *session) sendClose(w *workspace) {
+func (s *Session) sendClose(ev *relay.Event) {
 	if !s.closeSent {
 		s.closeSent = true
-		s.sendString(w, framing.CloseMessage)
+		s.sendString(ev, framing.CloseMessage)
 	}
 }
 
 // sendControl sends a control frame.
-func (s *session) sendControl(w *workspace, op ws.OpCode, p []byte) {
-	o := &w.out[client]
-	o.keep(append(appendFrameHeader(o.grow(), op, len(p)), p...))
+func (s *Session) sendControl(ev *relay.Event, op ws.OpCode, p []byte) {
+	o := &ev.Out[client]
+	o.Keep(append(appendFrameHeader(o.Grow(), op, len(p)), p...))
 }
 
 // sendFeatures sends features without those that cannot cross the gateway. A
 // server may send large ones as often as it likes, so they take no new memory.
-func (s *session) sendFeatures(w *workspace, u *framing.StreamUnit) {
+func (s *Session) sendFeatures(ev *relay.Event, u *framing.StreamUnit) {
 	f := framing.FeatureFilter{
-		MaxStanza:      s.g.maxStanza,
+		MaxStanza:      s.set.MaxStanza,
 		ChannelBinding: s.channelBinding(),
-		NoExternal:     s.g.HideExternal,
+		NoExternal:     s.set.HideExternal,
 	}
-	w.features = f.AppendMessage(w.features[:0], u)
-	o := &w.out[client]
-	o.keep(append(appendFrameHeader(o.grow(), ws.OpText, len(w.features)), w.features...))
+	sc := scratchOf(ev)
+	sc.features = f.AppendMessage(sc.features[:0], u)
+	o := &ev.Out[client]
+	o.Keep(append(appendFrameHeader(o.Grow(), ws.OpText, len(sc.features)), sc.features...))
 }
 
 // channelBinding returns what the present server's offers of channel binding
 // come to.
-func (s *session) channelBinding() framing.ChannelBinding {
-	if s.serverTLS && s.g.StripBindingOverTLS && s.g.ChannelBinding == framing.ChannelBindingPass {
+func (s *Session) channelBinding() framing.ChannelBinding {
+	if s.server != nil && s.server.TLS && s.set.StripBindingOverTLS && s.set.ChannelBinding == framing.ChannelBindingPass {
 		return framing.ChannelBindingStrip
 	}
-	return s.g.ChannelBinding
+	return s.set.ChannelBinding
 }
 
 // sendElement restores the declarations that the element inherits from the
 // stream header; its other bytes pass unchanged.
-func (s *session) sendElement(w *workspace, u *framing.StreamUnit) {
+func (s *Session) sendElement(ev *relay.Event, u *framing.StreamUnit) {
 	size := u.Size()
-	o := &w.out[client]
+	o := &ev.Out[client]
 	if u.Kind != framing.KindElement || size > maxWhole {
-		s.sendParts(w, u, size)
+		s.sendParts(ev, u, size)
 		return
 	}
-	head, tail := u.AppendHead(appendFrameHeader(o.grow(), ws.OpText, size))
-	o.keep(head)
-	o.add(tail)
+	head, tail := u.AppendHead(appendFrameHeader(o.Grow(), ws.OpText, size))
+	o.Keep(head)
+	o.Add(tail)
 }
 
 // sendParts sends a part of a large element, or all of it in two frames. Frames do
 // not divide characters: that would be legal, and there are clients that check
 // each frame by itself.
-func (s *session) sendParts(w *workspace, u *framing.StreamUnit, size int) {
+func (s *Session) sendParts(ev *relay.Event, u *framing.StreamUnit, size int) {
 	first, last := ws.OpContinuation, false
 	switch u.Kind {
 	case framing.KindElement, framing.KindElementStart:
@@ -94,31 +96,31 @@ func (s *session) sendParts(w *workspace, u *framing.StreamUnit, size int) {
 			n--
 		}
 	}
-	o := &w.out[client]
-	head, tail := u.AppendHead(appendFragmentHeader(o.grow(), first, last, n))
-	o.keep(head)
+	o := &ev.Out[client]
+	head, tail := u.AppendHead(appendFragmentHeader(o.Grow(), first, last, n))
+	o.Keep(head)
 	if u.Kind == framing.KindElement {
 		cut := len(tail) - (size - n)
-		o.add(tail[:cut])
+		o.Add(tail[:cut])
 		tail = tail[cut:]
 		last = true
-		o.keep(appendFragmentHeader(o.grow(), ws.OpContinuation, last, len(tail)))
+		o.Keep(appendFragmentHeader(o.Grow(), ws.OpContinuation, last, len(tail)))
 	}
-	o.add(tail)
-	s.divided(w, size, last)
+	o.Add(tail)
+	s.divided(ev, size, last)
 }
 
 // divided notes that n bytes of a message were sent, and sends what has waited for
 // its end.
-func (s *session) divided(w *workspace, n int, last bool) {
-	r := s.need()
+func (s *Session) divided(ev *relay.Event, n int, last bool) {
+	r := s.ensureExtra()
 	if r.divided += n; !last {
 		return
 	}
 	replies := r.replies
 	r.divided, r.replies = 0, nil
 	for _, m := range replies {
-		s.sendString(w, m)
+		s.sendString(ev, m)
 	}
-	s.spare()
+	s.dropExtra()
 }

@@ -1,4 +1,4 @@
-package proxy
+package session
 
 // A direction is one of the two streams of a session: a stream is
 // unidirectional (RFC 6120, section 4.5).

@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"crypto/sha1"
@@ -11,6 +11,7 @@ import (
 
 	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/internal/http1"
+	"xmppgate/proxy/internal/relay"
 )
 
 // subprotocol is what a client has to offer (RFC 7395, section 3.1).
@@ -26,10 +27,10 @@ type rejection struct {
 	remedy string // for the log: what to change, if it is the operator's
 }
 
-// upgradeOK is the result of a request that was upgraded, upgradeGone of a
+// UpgradeOK is the result of a request that was upgraded, upgradeGone of a
 // client that left before its request was complete.
 const (
-	upgradeOK   = "ok"
+	UpgradeOK   = "ok"
 	upgradeGone = "gone"
 )
 
@@ -79,7 +80,7 @@ var rejections = []*rejection{
 
 // UpgradeResults lists the results that Observer.Upgraded is told.
 func UpgradeResults() []string {
-	results := []string{upgradeOK, upgradeGone}
+	results := []string{UpgradeOK, upgradeGone}
 	for _, r := range rejections {
 		if !slices.Contains(results, r.result) {
 			results = append(results, r.result)
@@ -121,39 +122,39 @@ func preface(b []byte) (r *rejection, maybe bool) {
 // handshakeRules is RFC 6455, section 4.2.1, and RFC 7395, section 3.1, in the
 // order in which they are checked.
 var handshakeRules = []struct {
-	violated  func(*Gateway, *http1.Head) bool
+	violated  func(*Settings, *http1.Head) bool
 	rejection *rejection
 	cause     string // for the log, where there are several for one rejection
 }{
-	{func(_ *Gateway, h *http1.Head) bool { return h.Major > 1 }, &rejectHTTP2, ""},
-	{func(_ *Gateway, h *http1.Head) bool { return h.Major < 1 || h.Minor < 1 }, &rejectOldHTTP, ""},
-	{func(_ *Gateway, h *http1.Head) bool { v, _ := h.Value("Host"); return len(v) == 0 }, &rejectBad, "no Host"},
-	{func(_ *Gateway, h *http1.Head) bool { return string(h.Method) != http.MethodGet }, &rejectMethod, ""},
-	{func(g *Gateway, h *http1.Head) bool {
-		return !slices.ContainsFunc(g.paths, func(p pathPattern) bool { return p.matches(h.Path) })
+	{func(_ *Settings, h *http1.Head) bool { return h.Major > 1 }, &rejectHTTP2, ""},
+	{func(_ *Settings, h *http1.Head) bool { return h.Major < 1 || h.Minor < 1 }, &rejectOldHTTP, ""},
+	{func(_ *Settings, h *http1.Head) bool { v, _ := h.Value("Host"); return len(v) == 0 }, &rejectBad, "no Host"},
+	{func(_ *Settings, h *http1.Head) bool { return string(h.Method) != http.MethodGet }, &rejectMethod, ""},
+	{func(g *Settings, h *http1.Head) bool {
+		return !g.PathServed(h.Path)
 	}, &rejectPath, ""},
-	{func(_ *Gateway, h *http1.Head) bool {
+	{func(_ *Settings, h *http1.Head) bool {
 		return h.Count("Upgrade") == 0 && h.Count("Sec-WebSocket-Key") > 0
 	}, &rejectDropped, ""},
-	{func(_ *Gateway, h *http1.Head) bool { return h.Token("Upgrade", "websocket") == nil }, &rejectPlain, ""},
-	{func(_ *Gateway, h *http1.Head) bool { return h.Token("Connection", "Upgrade") == nil }, &rejectConnection, ""},
-	{func(_ *Gateway, h *http1.Head) bool {
+	{func(_ *Settings, h *http1.Head) bool { return h.Token("Upgrade", "websocket") == nil }, &rejectPlain, ""},
+	{func(_ *Settings, h *http1.Head) bool { return h.Token("Connection", "Upgrade") == nil }, &rejectConnection, ""},
+	{func(_ *Settings, h *http1.Head) bool {
 		v, ok := h.Value("Sec-WebSocket-Version")
 		return !ok || string(v) != "13"
 	}, &rejectVersion, ""},
-	{func(_ *Gateway, h *http1.Head) bool { return !validKey(h) }, &rejectBad, "Sec-WebSocket-Key is missing, twice or invalid"},
-	{func(_ *Gateway, h *http1.Head) bool {
+	{func(_ *Settings, h *http1.Head) bool { return !validKey(h) }, &rejectBad, "Sec-WebSocket-Key is missing, twice or invalid"},
+	{func(_ *Settings, h *http1.Head) bool {
 		return h.Token("Sec-WebSocket-Protocol", subprotocol) == nil
 	}, &rejectProtocol, ""},
 	// What would follow the head as a body is taken for frames.
-	{func(_ *Gateway, h *http1.Head) bool { return h.HasBody() }, &rejectBad, "the request has a body"},
-	{func(g *Gateway, h *http1.Head) bool {
+	{func(_ *Settings, h *http1.Head) bool { return h.HasBody() }, &rejectBad, "the request has a body"},
+	{func(g *Settings, h *http1.Head) bool {
 		// Only browsers send Origin; others pass (RFC 6455, section 10.2).
-		if g.AllowedOrigins == nil || h.Count("Origin") == 0 {
+		if g.OriginAllowed == nil || h.Count("Origin") == 0 {
 			return false
 		}
 		o, ok := h.Value("Origin")
-		return !ok || !g.originAllowed(o)
+		return !ok || !g.OriginAllowed(o)
 	}, &rejectOrigin, ""},
 }
 
@@ -174,15 +175,15 @@ func validKey(h *http1.Head) bool {
 
 // receiveRequest takes the HTTP request that a connection begins with. b and
 // the result are as in receive.
-func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
+func (s *Session) receiveRequest(ev *relay.Event, b []byte) (rest []byte) {
 	if s.ending != endNone {
 		return nil
 	}
-	if !s.proxied && s.g.ClientAddress.SendsHeader(s.remote.Addr()) {
+	if !s.proxied && s.set.ClientAddress.SendsHeader(s.remote.Addr()) {
 		h, n, err := clientaddr.ParseHeader(b)
 		switch {
 		case err != nil:
-			s.reject(w, &rejectNoPROXY, nil, err)
+			s.reject(ev, &rejectNoPROXY, nil, err)
 			return nil
 		case n == 0:
 			return b
@@ -191,12 +192,12 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		s.proxied = true
 		if !h.Local {
 			s.remote, s.secure = h.Source, h.Secure
-			s.need().listener = h.Destination
+			s.ensureExtra().listener = h.Destination
 		}
 	}
 	if s.partial < maxPreface {
 		if r, maybe := preface(b); r != nil {
-			s.reject(w, r, nil, nil)
+			s.reject(ev, r, nil, nil)
 			return nil
 		} else if maybe {
 			return b
@@ -207,7 +208,7 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		return b
 	}
 	s.partial = 0
-	head := &w.head
+	head := &scratchOf(ev).head
 	defer func() { *head = http1.Head{} }() // it refers to b
 	if err == nil {
 		err = head.Parse(b[:size])
@@ -219,35 +220,35 @@ func (s *session) receiveRequest(w *workspace, b []byte) (rest []byte) {
 		if errors.Is(err, http1.ErrTooLarge) {
 			r = &rejectTooLarge
 		}
-		s.reject(w, r, head, err)
+		s.reject(ev, r, head, err)
 		return nil
 	}
-	if s.busy {
-		s.reject(w, &rejectBusy, head, nil)
+	if s.overLimit {
+		s.reject(ev, &rejectBusy, head, nil)
 		return nil
 	}
 	for i := range handshakeRules {
-		if rule := &handshakeRules[i]; rule.violated(s.g, head) {
+		if rule := &handshakeRules[i]; rule.violated(s.set, head) {
 			if rule.cause != "" {
 				err = errors.New(rule.cause)
 			}
-			s.reject(w, rule.rejection, head, err)
+			s.reject(ev, rule.rejection, head, err)
 			return nil
 		}
 	}
 	if err := s.findClient(head); err != nil {
-		s.reject(w, &rejectAddress, head, err)
+		s.reject(ev, &rejectAddress, head, err)
 		return nil
 	}
-	o := &w.out[client]
-	o.keep(appendSwitching(o.grow(), head))
+	o := &ev.Out[client]
+	o.Keep(appendSwitching(o.Grow(), head))
 	s.upgraded = true
-	s.g.upgraded(s, w.now)
-	s.began = w.now
-	s.wait(w, endOpenTimeout, openTimeout)
+	s.id = s.host.Upgraded(ev, ev.Now-s.began)
+	s.began = ev.Now
+	s.wait(ev, endOpenTimeout, openTimeout)
 	// The first frames of a client that does not wait for the answer.
-	s.heard(w)
-	return s.receiveClient(w, b[size:])
+	s.markAlive(ev)
+	return s.receiveClient(ev, b[size:])
 }
 
 // maxPreface is the length from which on what has come is HTTP for certain.
@@ -255,8 +256,8 @@ const maxPreface = 32
 
 // findClient replaces the address of an HTTP proxy by what it says about the
 // client.
-func (s *session) findClient(h *http1.Head) error {
-	policy := &s.g.ClientAddress
+func (s *Session) findClient(h *http1.Head) error {
+	policy := &s.set.ClientAddress
 	name := policy.HeaderName()
 	if policy.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied) {
 		remote, secure, err := policy.Forwarded(h.Values)
@@ -265,8 +266,8 @@ func (s *session) findClient(h *http1.Head) error {
 		}
 		s.remote, s.secure = remote, s.secure || secure
 	} else if h.Count(name) > 0 {
-		s.g.notice("ignored-header", slog.LevelWarn, "client address header ignored", func() []slog.Attr {
-			return []slog.Attr{slog.String("header", name), slog.String("remote", remoteName(s.remote)),
+		s.host.Notice("ignored-header", slog.LevelWarn, "client address header ignored", func() []slog.Attr {
+			return []slog.Attr{slog.String("header", name), slog.String("remote", RemoteName(s.remote)),
 				slog.String("remedy", "add the address to XMPPGATE_TRUSTED_PROXIES if it is a proxy of yours; until then its clients have its address")}
 		})
 	}
@@ -288,30 +289,30 @@ func unserved(e ending) *rejection {
 // reject answers a request, if r is not nil, and lets the connection end. What
 // still comes is read: closing with unread bytes would reset the connection and
 // could take the answer with it. h and cause are for the log, as far as known.
-func (s *session) reject(w *workspace, r *rejection, h *http1.Head, cause error) {
+func (s *Session) reject(ev *relay.Event, r *rejection, h *http1.Head, cause error) {
 	s.ending = endRefused
 	s.waitForNothing()
 	if r == nil {
-		s.need().result = upgradeGone
-		s.setLeg(w, client, legClosed, 0)
+		s.ensureExtra().result = upgradeGone
+		s.setState(ev, client, relay.StateClosed, 0)
 		return
 	}
-	if s.busy {
+	if s.overLimit {
 		r, cause = &rejectBusy, nil
 	}
-	s.need().result = r.result
-	s.g.notice(r.result, r.level, "upgrade refused", func() []slog.Attr { return s.rejected(r, h, cause) })
+	s.ensureExtra().result = r.result
+	s.host.Notice(r.result, r.level, "upgrade refused", func() []slog.Attr { return s.rejected(r, h, cause) })
 	if r.status != 0 {
 		body := r.body + "\n"
-		w.out[client].addString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
+		ev.Out[client].AddString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
 			r.status, http.StatusText(r.status), r.header, len(body), body))
 	}
-	s.setLeg(w, client, legFinishing, lingerTimeout)
+	s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 }
 
 // rejected describes a rejection for the log.
-func (s *session) rejected(r *rejection, h *http1.Head, cause error) []slog.Attr {
-	attrs := []slog.Attr{slog.String("result", r.result), slog.String("remote", remoteName(s.remote))}
+func (s *Session) rejected(r *rejection, h *http1.Head, cause error) []slog.Attr {
+	attrs := []slog.Attr{slog.String("result", r.result), slog.String("remote", RemoteName(s.remote))}
 	if h != nil && h.Path != nil {
 		attrs = append(attrs, slog.String("path", quoted(h.Path)))
 	}

@@ -1,21 +1,24 @@
-package proxy
+package loop
 
-import "sync"
+import (
+	"sync"
+
+	"xmppgate/proxy/internal/relay"
+)
 
 // Sizes in bytes of the buffers that are read into, and that keep what a side does
-// not take. A read that finds nothing kept takes readSize: large enough that one
+// not take. A read that finds nothing kept takes relay.ReadSize: large enough that one
 // read takes all that a socket has, and that a batch of stanzas leaves in one
-// write. The largest class holds a message of DefaultMaxStanza, or an element of
-// maxWhole, and what surrounds it.
-var bufferSizes = [...]int{4 << 10, 16 << 10, readSize, largeRead, largeSize}
+// write. The largest class holds a message of the usual limit, or what is kept of a server, and what surrounds it.
+var bufferSizes = [...]int{4 << 10, 16 << 10, relay.ReadSize, largeRead, LargeBuffer}
 
 const (
-	readSize  = 64 << 10
-	largeSize = 272 << 10
-	// largeRead is the size of a read where elements are larger than readSize.
-	largeRead = 2 * readSize
+	// LargeBuffer is the largest of them.
+	LargeBuffer = 272 << 10
+	// largeRead is the size of a read where elements are larger than relay.ReadSize.
+	largeRead = 2 * relay.ReadSize
 	// lastRead bounds the reads that complete an element of more than
-	// readSize. What comes behind the element may have to be kept beside it,
+	// relay.ReadSize. What comes behind the element may have to be kept beside it,
 	// for a client that does not read.
 	lastRead = 16<<10 - minRead
 	// minRead is the least room to read into.
@@ -44,12 +47,12 @@ func getBuffer(n int) *buffer {
 	return &buffer{b: make([]byte, 2*n)}
 }
 
-// getGrowing is getBuffer for what will become more. What exceeds half of readSize
+// getGrowing is getBuffer for what will become more. What exceeds half of relay.ReadSize
 // gets all that it may need at once: many sessions that grow together would leave
 // a buffer of each class behind, and memory that nothing is written to costs none.
 func getGrowing(n int) *buffer {
-	if n > readSize/2 {
-		n = max(n, largeSize)
+	if n > relay.ReadSize/2 {
+		n = max(n, LargeBuffer)
 	}
 	return getBuffer(n)
 }
@@ -75,13 +78,13 @@ func (w *window) empty() bool { return w.buf == nil || w.buf.n == 0 }
 func (w *window) space(sd side) []byte {
 	switch {
 	case w.buf == nil:
-		w.buf = getBuffer(readSize)
+		w.buf = getBuffer(relay.ReadSize)
 	case len(w.buf.b)-w.buf.n < minRead:
 		w.move(w.bytes(), getGrowing(w.buf.n+minRead))
 	}
 	space := w.buf.b[w.buf.n:]
 	if sd == server {
-		space = space[:min(len(space), max(readSize-w.buf.n, lastRead))]
+		space = space[:min(len(space), max(relay.ReadSize-w.buf.n, lastRead))]
 	}
 	return space
 }
@@ -131,6 +134,12 @@ func (w *window) move(rest []byte, to *buffer) {
 	to.n = copy(to.b, rest)
 	putBuffer(w.buf)
 	w.buf = to
+}
+
+// set keeps a copy of rest in buf, in place of nothing.
+func (w *window) set(buf *buffer, rest []byte) {
+	buf.n = copy(buf.b, rest)
+	w.buf = buf
 }
 
 // release gives the buffer back.

@@ -1,15 +1,13 @@
-package proxy
+package session
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -20,46 +18,82 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
-	"xmppgate/proxy/upstream"
+	"xmppgate/proxy/internal/relay"
+	"xmppgate/proxy/internal/wstest"
 )
 
-// An idleLink lets a session be driven without a loop.
-type idleLink struct{}
+const (
+	goodRequest = wstest.Request
+	testOpen    = wstest.Open
+	testHeader  = wstest.Header
+)
 
-func (idleLink) attach(*upstream.Stream)           {}
-func (idleLink) post(func(*session, *workspace))   {}
-func (idleLink) connect(*workspace, net.Addr) bool { return false }
-func (idleLink) local() netip.AddrPort             { return netip.AddrPort{} }
-func (idleLink) view(func(*session))               {}
-func neverDial(context.Context, *upstream.Request) (*upstream.Stream, error) {
-	return nil, context.Canceled
+func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
+	return wstest.Frame(op, fin, payload)
+}
+
+// A fakeHost lets a session be driven without a loop and a gateway.
+type fakeHost struct {
+	requests []*Request
+	bindings int // offers of channel binding
+	over     bool
+}
+
+func (h *fakeHost) Started() bool                               { return false }
+func (h *fakeHost) Upgraded(*relay.Event, time.Duration) uint64 { return 1 }
+func (h *fakeHost) Connect(_ *relay.Event, a *Attempt) {
+	h.requests = append(h.requests, &a.Request)
+	a.Patience = 10 * time.Second
+}
+func (h *fakeHost) Connected(*relay.Event, *Attempt, error)               {}
+func (h *fakeHost) Abandon(*relay.Event, *Attempt, error) string          { return "" }
+func (h *fakeHost) Pinged(time.Duration)                                  {}
+func (h *fakeHost) ChannelBindingOffered()                                { h.bindings++ }
+func (h *fakeHost) Notice(string, slog.Level, string, func() []slog.Attr) {}
+func (h *fakeHost) Over(*relay.Event)                                     { h.over = true }
+
+// testSettings are those of a gateway that was not told anything.
+func testSettings() *Settings {
+	return &Settings{
+		PathServed: func(path []byte) bool { return string(path) == "/xmpp-websocket" },
+		Domain: func(to []byte) (string, framing.Condition) {
+			name, _ := framing.Unquote(to)
+			return name, ""
+		},
+		MaxStanza: 256 << 10, MaxServerStanza: 16 << 20,
+		PingInterval: 30 * time.Second,
+		StreamID:     func() string { return "gw1" },
+	}
 }
 
 // newTestSession returns a session whose stream is open both ways.
-func newTestSession(t testing.TB) (*session, *workspace) {
+func newTestSession(t testing.TB) (*Session, *relay.Event) {
 	t.Helper()
-	g := &Gateway{Dial: neverDial}
-	g.init()
-	return newTestSessionOf(t, g)
+	return newTestSessionOf(t, testSettings(), &Server{Name: "tcp://127.0.0.1:5222", Static: true})
 }
 
-func newTestSessionOf(t testing.TB, g *Gateway) (*session, *workspace) {
+func newTestSessionOf(t testing.TB, set *Settings, to *Server) (*Session, *relay.Event) {
 	t.Helper()
-	s := &session{g: g, link: idleLink{}}
-	w := &workspace{now: 1}
-	s.begin(w)
-	s.receive(w, client, []byte(goodRequest+"\r\n"))
-	rest := s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
-	s.rare.cancelDial(nil)
-	s.attached(w, nil)
-	if rest := s.receive(w, server, []byte(testHeader)); len(rest) != 0 {
+	s, w := newOpening(set)
+	s.Attached(w, to, false)
+	if rest := s.Receive(w, server, []byte(testHeader)); len(rest) != 0 {
 		t.Fatalf("%d bytes of the header are left", len(rest))
 	}
-	if len(rest) != 0 || !s.openSent || s.phase != [2]phase{open, open} {
+	if !s.openSent || s.phase != [2]phase{open, open} {
 		t.Fatalf("the session is not open: %+v", s.phase)
 	}
-	w.out[client].reset()
-	w.out[server].reset()
+	w.Out[client].Reset()
+	w.Out[server].Reset()
+	return s, w
+}
+
+// newOpening returns a session that waits for a server.
+func newOpening(set *Settings) (*Session, *relay.Event) {
+	s, w := new(Session), &relay.Event{Now: 1, Conns: new(relay.Conns)}
+	s.Init(set, new(fakeHost), netip.AddrPort{}, false)
+	s.Start(w)
+	s.Receive(w, client, []byte(goodRequest+"\r\n"))
+	s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
 	return s, w
 }
 
@@ -116,20 +150,6 @@ func TestEndings(t *testing.T) {
 	}
 }
 
-// Gateway.Dial ends by itself, and tells what has failed; a session that gave up
-// at the same moment would say that the client did.
-func TestDialGivesUpFirst(t *testing.T) {
-	g := &Gateway{Dial: neverDial}
-	g.init()
-	s, w := &session{g: g, link: idleLink{}}, &workspace{now: 1}
-	s.begin(w)
-	s.receive(w, client, []byte(goodRequest+"\r\n"))
-	s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
-	if w.now += upstream.TotalTimeout; s.rare.due <= w.now {
-		t.Errorf("the session gives up %v before Dial does", w.now-s.rare.due)
-	}
-}
-
 // A held header leaves in a write of its own: servers refuse one that comes
 // together with what precedes it.
 //
@@ -139,26 +159,26 @@ func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
 	frame := func(m string) []byte { return maskedFrame(ws.OpText, true, []byte(m)) }
 	auth := `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`
 
-	rest := s.receive(w, client, slices.Concat(frame(auth), frame(testOpen), frame("<iq/>")))
-	if got := join(w.out[server].take()); got != auth {
+	rest := s.Receive(w, client, slices.Concat(frame(auth), frame(testOpen), frame("<iq/>")))
+	if got := join(w.Out[server].Take()); got != auth {
 		t.Fatalf("before success: %q", got)
 	}
-	w.out[server].reset()
-	s.drained(w, server)
-	if w.out[server].size != 0 {
-		t.Fatalf("before success: %q", join(w.out[server].take()))
+	w.Out[server].Reset()
+	s.Flushed(w, server)
+	if w.Out[server].Size() != 0 {
+		t.Fatalf("before success: %q", join(w.Out[server].Take()))
 	}
-	s.receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
+	s.Receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
 	header := string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
-	if got := join(w.out[server].take()); got != header {
+	if got := join(w.Out[server].Take()); got != header {
 		t.Fatalf("on success: %q", got)
 	}
-	w.out[server].reset()
-	if !s.reads(client) {
+	w.Out[server].Reset()
+	if !s.Reads(w.Conns, client) {
 		t.Fatal("the client is not read after the header has left")
 	}
-	s.receive(w, client, rest)
-	if got := join(w.out[server].take()); got != "<iq/>" {
+	s.Receive(w, client, rest)
+	if got := join(w.Out[server].Take()); got != "<iq/>" {
 		t.Fatalf("after the header: %q", got)
 	}
 }
@@ -170,18 +190,18 @@ func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
 func TestHeaderWaitsForEarlierBytes(t *testing.T) {
 	s, w := newTestSession(t)
 	s.phase[up], s.authenticated = restart, true
-	rest := s.receive(w, client, slices.Concat(maskedFrame(ws.OpText, true, []byte("<r/>")), maskedFrame(ws.OpText, true, []byte(testOpen)), maskedFrame(ws.OpText, true, []byte("<iq/>"))))
-	if got := join(w.out[server].take()); got != "<r/>" {
+	rest := s.Receive(w, client, slices.Concat(maskedFrame(ws.OpText, true, []byte("<r/>")), maskedFrame(ws.OpText, true, []byte(testOpen)), maskedFrame(ws.OpText, true, []byte("<iq/>"))))
+	if got := join(w.Out[server].Take()); got != "<r/>" {
 		t.Fatalf("first write: %q", got)
 	}
-	w.out[server].reset()
-	s.drained(w, server)
-	if got := join(w.out[server].take()); !strings.HasPrefix(got, "<?xml ") {
+	w.Out[server].Reset()
+	s.Flushed(w, server)
+	if got := join(w.Out[server].Take()); !strings.HasPrefix(got, "<?xml ") {
 		t.Fatalf("second write: %q", got)
 	}
-	w.out[server].reset()
-	s.receive(w, client, rest)
-	if got := join(w.out[server].take()); got != "<iq/>" {
+	w.Out[server].Reset()
+	s.Receive(w, client, rest)
+	if got := join(w.Out[server].Take()); got != "<iq/>" {
 		t.Fatalf("third write: %q", got)
 	}
 }
@@ -198,32 +218,32 @@ func TestRelayAllocatesNothing(t *testing.T) {
 		buf := make([]byte, len(frame))
 		if n := testing.AllocsPerRun(100, func() {
 			copy(buf, frame)
-			s.receive(w, client, buf)
-			w.out[server].take()
-			w.out[server].reset()
+			s.Receive(w, client, buf)
+			w.Out[server].Take()
+			w.Out[server].Reset()
 		}); n != 0 {
 			t.Errorf("%d bytes up: %v allocations", size, n)
 		}
 		if n := testing.AllocsPerRun(100, func() {
-			s.receive(w, server, stanza)
-			w.out[client].take()
-			w.out[client].reset()
+			s.Receive(w, server, stanza)
+			w.Out[client].Take()
+			w.Out[client].Reset()
 		}); n != 0 {
 			t.Errorf("%d bytes down: %v allocations", size, n)
 		}
 		if s.ending != endNone {
 			t.Fatalf("ended: %s", s.ending.info().Name)
 		}
-		if size < copyBelow {
+		if size < 4<<10 {
 			continue
 		}
 		copy(buf, frame)
-		s.receive(w, client, buf)
-		s.receive(w, server, stanza)
-		if p := w.out[server].take(); len(p) != 1 || &p[0][0] != &buf[len(frame)-len(p[0])] {
+		s.Receive(w, client, buf)
+		s.Receive(w, server, stanza)
+		if p := w.Out[server].Take(); len(p) != 1 || &p[0][0] != &buf[len(frame)-len(p[0])] {
 			t.Error("a large message was copied on its way up")
 		}
-		if p := w.out[client].take(); len(p) != 2 || &p[1][len(p[1])-1] != &stanza[len(stanza)-1] {
+		if p := w.Out[client].Take(); len(p) != 2 || &p[1][len(p[1])-1] != &stanza[len(stanza)-1] {
 			t.Error("a large element was copied on its way down")
 		}
 	}
@@ -232,14 +252,14 @@ func TestRelayAllocatesNothing(t *testing.T) {
 // A message is put together from at most maxFragments frames.
 func TestFragmentsAreBounded(t *testing.T) {
 	s, w := newTestSession(t)
-	window := s.receive(w, client, maskedFrame(ws.OpText, false, []byte("<a>")))
+	window := s.Receive(w, client, maskedFrame(ws.OpText, false, []byte("<a>")))
 	for range maxFragments - 1 {
-		window = s.receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
+		window = s.Receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
 	}
 	if s.ending != endNone {
 		t.Fatalf("ended too early: %s", s.ending.info().Name)
 	}
-	s.receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
+	s.Receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
 	if s.ending != endTooLarge {
 		t.Errorf("ending %d, want too-large", s.ending)
 	}
@@ -248,16 +268,16 @@ func TestFragmentsAreBounded(t *testing.T) {
 // A client that sends pings and does not read costs the memory of one.
 func TestPingsWhileBlocked(t *testing.T) {
 	s, w := newTestSession(t)
-	s.blocked[client] = true
+	w.Blocked[client] = true
 	for i := range 100 {
-		s.receive(w, client, maskedFrame(ws.OpPing, true, fmt.Append(nil, i)))
+		s.Receive(w, client, maskedFrame(ws.OpPing, true, fmt.Append(nil, i)))
 	}
-	if w.out[client].size != 0 {
-		t.Fatalf("%d bytes are queued", w.out[client].size)
+	if w.Out[client].Size() != 0 {
+		t.Fatalf("%d bytes are queued", w.Out[client].Size())
 	}
-	s.blocked[client] = false
-	s.drained(w, client)
-	if got := join(w.out[client].take()); got != "\x8a\x0299" {
+	w.Blocked[client] = false
+	s.Flushed(w, client)
+	if got := join(w.Out[client].Take()); got != "\x8a\x0299" {
 		t.Errorf("got %q, want one pong for the last ping", got)
 	}
 }
@@ -265,11 +285,11 @@ func TestPingsWhileBlocked(t *testing.T) {
 // An empty ping wants a pong as well.
 func TestEmptyPingWhileBlocked(t *testing.T) {
 	s, w := newTestSession(t)
-	s.blocked[client] = true
-	s.receive(w, client, maskedFrame(ws.OpPing, true, nil))
-	s.blocked[client] = false
-	s.drained(w, client)
-	if got := join(w.out[client].take()); got != "\x8a\x00" {
+	w.Blocked[client] = true
+	s.Receive(w, client, maskedFrame(ws.OpPing, true, nil))
+	w.Blocked[client] = false
+	s.Flushed(w, client)
+	if got := join(w.Out[client].Take()); got != "\x8a\x00" {
 		t.Errorf("got %q, want an empty pong", got)
 	}
 }
@@ -282,12 +302,12 @@ func TestRepliesWhileBlocked(t *testing.T) {
 		"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'/>",
 	} {
 		s, w := newTestSession(t)
-		s.blocked[client] = true
+		w.Blocked[client] = true
 		for range 10 * maxUnread {
-			s.receive(w, client, maskedFrame(ws.OpText, true, []byte(m)))
+			s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(m)))
 		}
-		if s.ending != endClientStalled || w.out[client].size > maxUnread*200 {
-			t.Errorf("%s: ending %d, %d bytes are queued", m, s.ending, w.out[client].size)
+		if s.ending != endClientStalled || w.Out[client].Size() > maxUnread*200 {
+			t.Errorf("%s: ending %d, %d bytes are queued", m, s.ending, w.Out[client].Size())
 		}
 	}
 }
@@ -295,77 +315,54 @@ func TestRepliesWhileBlocked(t *testing.T) {
 // A client that cannot get our ping yet is not silent.
 func TestPingWaitsForARead(t *testing.T) {
 	s, w := newTestSession(t)
-	s.blocked[client] = true
+	w.Blocked[client] = true
 	for range 10 {
-		w.now = s.deadline()
-		s.expire(w)
+		w.Now = s.Deadline(w.Conns)
+		s.Expired(w)
 	}
-	if s.ending != endNone || w.out[client].size != 0 {
-		t.Fatalf("ending %d, %d bytes queued for a client that does not read", s.ending, w.out[client].size)
+	if s.ending != endNone || w.Out[client].Size() != 0 {
+		t.Fatalf("ending %d, %d bytes queued for a client that does not read", s.ending, w.Out[client].Size())
 	}
-	s.blocked[client] = false
-	w.now = s.deadline()
-	s.expire(w)
-	if got := join(w.out[client].take()); got != "\x89\x08"+pingPayload {
+	w.Blocked[client] = false
+	w.Now = s.Deadline(w.Conns)
+	s.Expired(w)
+	if got := join(w.Out[client].Take()); got != "\x89\x08"+pingPayload {
 		t.Fatalf("got %q, want a ping", got)
 	}
-	ping := w.now
-	w.now = s.deadline()
-	s.expire(w)
-	if s.ending != endClientSilent || w.now-ping < s.g.pingInterval {
-		t.Errorf("ending %d, %v after the ping", s.ending, w.now-ping)
+	ping := w.Now
+	w.Now = s.Deadline(w.Conns)
+	s.Expired(w)
+	if s.ending != endClientSilent || w.Now-ping < s.set.PingInterval {
+		t.Errorf("ending %d, %v after the ping", s.ending, w.Now-ping)
 	}
 }
 
 // Bytes that wait for a side do not get lost because a close takes long.
 func TestCloseWaitsForPendingBytes(t *testing.T) {
 	s, w := newTestSession(t)
-	s.blocked[client] = true
-	s.receive(w, server, []byte("<presence/></stream:stream>"))
-	s.eof(w, server, nil)
+	w.Blocked[client] = true
+	s.Receive(w, server, []byte("<presence/></stream:stream>"))
+	s.EOF(w, server, nil)
 	for range 3 {
-		w.now = s.deadline()
-		s.expire(w)
+		w.Now = s.Deadline(w.Conns)
+		s.Expired(w)
 	}
-	if s.leg[client] != legClosing {
-		t.Errorf("leg %d: the client is cut off while it reads", s.leg[client])
-	}
-}
-
-// Names that are too long are not looked at: comparing them takes time that
-// grows with the square.
-func TestLongDomains(t *testing.T) {
-	var long strings.Builder
-	for i := range 1300 {
-		long.WriteRune(rune(0x4e00 + i*7%20000))
-	}
-	to := framing.Quote(long.String())
-	g := &Gateway{Domains: []string{"proto.test"}}
-	g.init()
-	if _, c := g.domain(to); c != framing.CondHostUnknown {
-		t.Errorf("got %q", c)
-	}
-	if n := testing.AllocsPerRun(10, func() { NormalDomain(long.String()) }); n > 0 {
-		t.Errorf("%v allocations: the name was looked at", n)
-	}
-	for _, d := range []string{"proto.test", "PROTO.test.", "Proto.Test"} {
-		if _, c := g.domain(framing.Quote(d)); c != "" {
-			t.Errorf("%s: %s", d, c)
-		}
+	if w.State[client] != relay.StateClosing {
+		t.Errorf("state %d: the client is cut off while it reads", w.State[client])
 	}
 }
 
 // A round trip is measured from the ping to its pong; other pongs are none.
 func TestPingRoundTrip(t *testing.T) {
 	s, w := newTestSession(t)
-	w.now = s.deadline()
-	s.expire(w)
-	w.now += 70 * time.Millisecond
-	s.receive(w, client, maskedFrame(ws.OpPong, true, nil))
+	w.Now = s.Deadline(w.Conns)
+	s.Expired(w)
+	w.Now += 70 * time.Millisecond
+	s.Receive(w, client, maskedFrame(ws.OpPong, true, nil))
 	if s.ping != 0 {
 		t.Errorf("an unsolicited pong was measured: %v", s.ping)
 	}
-	s.receive(w, client, maskedFrame(ws.OpPong, true, []byte(pingPayload)))
+	s.Receive(w, client, maskedFrame(ws.OpPong, true, []byte(pingPayload)))
 	if s.ping != 70*time.Millisecond {
 		t.Errorf("got %v, want 70ms", s.ping)
 	}
@@ -378,9 +375,9 @@ func TestPingsAreJittered(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 100 {
 		s.id++
-		s.heard(w)
-		d := s.pingAt() - w.now
-		if d > s.g.pingInterval || d < s.g.pingInterval*9/10 {
+		s.markAlive(w)
+		d := s.pingAt() - w.Now
+		if d > s.set.PingInterval || d < s.set.PingInterval*9/10 {
 			t.Fatalf("ping after %v", d)
 		}
 		seen[d] = true
@@ -462,21 +459,20 @@ func FuzzSession(f *testing.F) {
 		}
 		run := func(cut func() int) (got [2]string, e ending) {
 			s, w := newTestSession(t)
-			s.g.streamID = func() string { return "gw1" }
 			feed := func(sd side, b []byte) {
 				var window []byte
 				for len(b) > 0 {
 					n := min(cut(), len(b))
 					window = append(slices.Clone(window), b[:n]...)
 					b = b[n:]
-					for s.reads(sd) {
+					for s.Reads(w.Conns, sd) {
 						before := len(window)
-						window = s.receive(w, sd, window)
+						window = s.Receive(w, sd, window)
 						for _, o := range []side{client, server} {
-							for w.out[o].size > 0 {
-								got[o] += join(w.out[o].take())
-								w.out[o].reset()
-								s.drained(w, o)
+							for w.Out[o].Size() > 0 {
+								got[o] += join(w.Out[o].Take())
+								w.Out[o].Reset()
+								s.Flushed(w, o)
 							}
 						}
 						if len(window) == before || len(window) == 0 {
@@ -505,9 +501,9 @@ func BenchmarkRelayUp(b *testing.B) {
 	b.SetBytes(int64(len(frame)))
 	for b.Loop() {
 		copy(buf, frame)
-		s.receive(w, client, buf)
-		w.out[server].take()
-		w.out[server].reset()
+		s.Receive(w, client, buf)
+		w.Out[server].Take()
+		w.Out[server].Reset()
 	}
 }
 
@@ -516,80 +512,57 @@ func BenchmarkRelayDown(b *testing.B) {
 	stanza := []byte("<message from='a@b' type='chat' id='1'><body>" + strings.Repeat("x", 140) + "</body></message>")
 	b.SetBytes(int64(len(stanza)))
 	for b.Loop() {
-		s.receive(w, server, stanza)
-		w.out[client].take()
-		w.out[client].reset()
+		s.Receive(w, server, stanza)
+		w.Out[client].Take()
+		w.Out[client].Reset()
 	}
 }
 
-// A server that offers what cannot work is worth one line, not one for each
-// client.
-func TestBindingIsWarnedOfOnce(t *testing.T) {
-	var log strings.Builder
-	for _, binding := range []framing.ChannelBinding{framing.ChannelBindingPass, framing.ChannelBindingStrip} {
-		log.Reset()
-		g := &Gateway{Dial: neverDial, ChannelBinding: binding, Log: slog.New(slog.NewTextHandler(&log, nil))}
-		g.init()
-		for range 3 {
-			s, w := newTestSessionOf(t, g)
-			s.receive(w, server, []byte(`<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism></mechanisms></stream:features>`))
-		}
-		want := 1
-		if binding == framing.ChannelBindingStrip {
-			want = 0
-		}
-		if n := strings.Count(log.String(), "channel binding"); n != want {
-			t.Errorf("%d warnings, want %d:\n%s", n, want, &log)
+// The host is told of offers that no client can take up.
+func TestBindingIsTold(t *testing.T) {
+	for binding, want := range map[framing.ChannelBinding]int{framing.ChannelBindingPass: 1, framing.ChannelBindingStrip: 0} {
+		set := testSettings()
+		set.ChannelBinding = binding
+		s, w := newTestSessionOf(t, set, new(Server))
+		s.Receive(w, server, []byte(`<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism></mechanisms></stream:features>`))
+		if n := s.host.(*fakeHost).bindings; n != want {
+			t.Errorf("%v: told %d times, want %d", binding, n, want)
 		}
 	}
 }
 
-// An answers observes the answers to headers.
-type answers struct {
-	nobody
-	got []string
-}
-
-func (a *answers) Answered(result string, took time.Duration) {
-	a.got = append(a.got, fmt.Sprintf("%s %v", result, took))
-}
-
-// Of a server that Gateway.Dial has nothing to do with, the session tells how
-// it answers its header: once, not again after SASL.
+// A session tells how a server answers its first header: once, not again after SASL.
 func TestAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
-		then func(s *session, w *workspace)
+		then func(s *Session, w *relay.Event)
 		want string
 	}{
-		"header":  {func(s *session, w *workspace) { s.receive(w, server, []byte(testHeader)) }, "ok 3s"},
-		"silence": {func(s *session, w *workspace) { w.now += headerTimeout; s.expire(w) }, "timeout 10s"},
-		"end":     {func(s *session, w *workspace) { s.eof(w, server, io.EOF) }, "closed 3s"},
-		"other":   {func(s *session, w *workspace) { s.receive(w, server, []byte("220 mail.example.org ESMTP\r\n")) }, "bad-stream 3s"},
-		"client":  {func(s *session, w *workspace) { s.eof(w, client, io.EOF) }, "abandoned 3s"},
-		"close": {func(s *session, w *workspace) {
-			s.receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
-			s.eof(w, client, io.EOF)
+		"header":  {func(s *Session, w *relay.Event) { s.Receive(w, server, []byte(testHeader)) }, "ok 3s"},
+		"silence": {func(s *Session, w *relay.Event) { w.Now += headerTimeout; s.Expired(w) }, "timeout 10s"},
+		"end":     {func(s *Session, w *relay.Event) { s.EOF(w, server, io.EOF) }, "closed 3s"},
+		"other":   {func(s *Session, w *relay.Event) { s.Receive(w, server, []byte("220 mail.example.org ESMTP\r\n")) }, "bad-stream 3s"},
+		"client":  {func(s *Session, w *relay.Event) { s.EOF(w, client, io.EOF) }, "abandoned 3s"},
+		"close": {func(s *Session, w *relay.Event) {
+			s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
+			s.EOF(w, client, io.EOF)
 		}, "abandoned 3s"},
-		"close, then header": {func(s *session, w *workspace) {
-			s.receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
-			s.receive(w, server, []byte(testHeader))
+		"close, then header": {func(s *Session, w *relay.Event) {
+			s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
+			s.Receive(w, server, []byte(testHeader))
 		}, "ok 3s"},
 	} {
-		a := &answers{}
-		g := &Gateway{Dial: neverDial, Observer: a}
-		g.init()
-		s, w := &session{g: g, link: idleLink{}}, &workspace{now: time.Second}
-		s.begin(w)
-		s.receive(w, client, []byte(goodRequest+"\r\n"))
-		s.receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
-		s.rare.cancelDial(nil)
-		s.attached(w, nil)
+		var answers []string
+		s, w := newOpening(testSettings())
+		w.Now = time.Second
+		s.Attached(w, &Server{Answered: func(result string, took time.Duration) {
+			answers = append(answers, fmt.Sprintf("%s %v", result, took))
+		}}, false)
 		if name != "silence" {
-			w.now += 3 * time.Second
+			w.Now += 3 * time.Second
 		}
 		c.then(s, w)
-		s.expire(w)
-		if got := strings.Join(a.got, ", "); got != c.want {
+		s.Expired(w)
+		if got := strings.Join(answers, ", "); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
@@ -609,7 +582,7 @@ func TestTallyIsCarried(t *testing.T) {
 			t.Fatalf("after element %d: got %+v, want %+v", i, got, want)
 		}
 	}
-	if s.spare(); s.traffic(down) != want {
+	if s.dropExtra(); s.traffic(down) != want {
 		t.Error("what was carried is gone")
 	}
 }
@@ -617,45 +590,31 @@ func TestTallyIsCarried(t *testing.T) {
 // A session that has logged in and is quiet needs nothing rare.
 func TestQuietSessionHasNothingRare(t *testing.T) {
 	s, w := newTestSession(t)
-	say := func(m string) { s.receive(w, client, maskedFrame(ws.OpText, true, []byte(m))) }
+	say := func(m string) { s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(m))) }
 	say(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)
-	s.receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
-	w.out[server].reset()
+	s.Receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
+	w.Out[server].Reset()
 	say(testOpen)
-	s.receive(w, server, []byte(testHeader))
+	s.Receive(w, server, []byte(testHeader))
 	say("<presence/>")
 	if !s.authenticated || s.await != endNone {
 		t.Fatal("the session has not logged in")
 	}
-	if s.rare != nil {
-		t.Errorf("it has %+v", *s.rare)
+	if s.extra != nil {
+		t.Errorf("it has %+v", *s.extra)
 	}
 }
 
-// A Gateway whose numbers are out of bounds works with the bounds.
-func TestNumbersAreBounded(t *testing.T) {
-	for _, n := range []int{math.MaxInt, math.MaxInt - 1, math.MinInt, -1, 0} {
-		g := &Gateway{Dial: neverDial, MaxStanza: n, MaxServerStanza: n, MaxSessions: n, PingInterval: time.Duration(n)}
-		g.init()
-		s, w := newTestSessionOf(t, g)
-		if g.admit(netip.AddrPort{}) == nil {
-			t.Errorf("%d: no client is admitted", n)
-		}
-		fragment := maskedFrame(ws.OpText, false, []byte("<iq>"))
-		window := s.receive(w, client, fragment)
-		// The length of this frame and of what came before overflow together.
-		s.receive(w, client, append(window, 0x80, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0))
+// Lengths that overflow together with what came before are too large.
+func TestLengthsDoNotOverflow(t *testing.T) {
+	for _, n := range []int{math.MaxInt, math.MaxInt - 1, 256 << 10} {
+		set := testSettings()
+		set.MaxStanza = n
+		s, w := newTestSessionOf(t, set, new(Server))
+		rest := s.Receive(w, client, maskedFrame(ws.OpText, false, []byte("<iq>")))
+		s.Receive(w, client, append(rest, 0x80, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0))
 		if s.ending != endTooLarge {
 			t.Errorf("%d: ending %d", n, s.ending)
-		}
-		s, w = newTestSessionOf(t, g)
-		s.receive(w, server, []byte("<iq><a/>"))
-		if at := s.pingAt(); s.ending != endNone || at <= w.now || at > w.now+LongestPingInterval {
-			t.Errorf("%d: ending %d, ping at %v", n, s.ending, at)
-		}
-		s.asked = true
-		if at := s.pingAt(); at <= w.now {
-			t.Errorf("%d: given up at %v", n, at)
 		}
 	}
 }
@@ -675,10 +634,10 @@ func TestFramesOfLargeElements(t *testing.T) {
 	} {
 		s, w := newTestSession(t)
 		in := "<iq><b>" + strings.Repeat(test.text, (test.size-inherited-len("<iq><b></b></iq>"))/len(test.text)) + "</b></iq>"
-		if rest := s.receive(w, server, []byte(in)); len(rest) > 0 || s.ending != endNone || s.rare != nil && s.rare.divided > 0 {
+		if rest := s.Receive(w, server, []byte(in)); len(rest) > 0 || s.ending != endNone || s.extra != nil && s.extra.divided > 0 {
 			t.Fatalf("%s, %d bytes: %d are left, ending %d", test.text, test.size, len(rest), s.ending)
 		}
-		out := bytes.NewReader([]byte(join(w.out[client].take())))
+		out := bytes.NewReader([]byte(join(w.Out[client].Take())))
 		var got []byte
 		frames := 0
 		for ; out.Len() > 0; frames++ {
@@ -713,9 +672,9 @@ func TestPartsAreCounted(t *testing.T) {
 	s, w := newTestSession(t)
 	in := []byte("<message>" + strings.Repeat("a", 3*maxWhole) + "</message>")
 	var rest []byte
-	for piece := range slices.Chunk(in, readSize) {
-		rest = bytes.Clone(s.receive(w, server, append(rest, piece...)))
-		w.out[client].reset()
+	for piece := range slices.Chunk(in, relay.ReadSize) {
+		rest = bytes.Clone(s.Receive(w, server, append(rest, piece...)))
+		w.Out[client].Reset()
 	}
 	if n := s.traffic(down); n != (Traffic{Messages: 1, Bytes: uint64(len(in))}) || len(rest) > 0 {
 		t.Errorf("counted %+v, %d bytes are left", n, len(rest))
@@ -725,17 +684,14 @@ func TestPartsAreCounted(t *testing.T) {
 // What a client has said to a server is lost with it, even when it did not arrive:
 // no other server is dialled in its place.
 func TestNoRedialAfterLostElement(t *testing.T) {
-	g := &Gateway{Dial: neverDial}
-	g.init()
-	s, w := newTestSessionOf(t, g)
-	s.stream = &upstream.Stream{Server: "tcp://a"}
-	dials := s.rare.dials
-	s.receive(w, client, maskedFrame(ws.OpText, true, []byte(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)))
-	s.uncount(up, s.countedNow(w, up))
-	s.need().pinged = true // which keeps what is rare
-	s.eof(w, server, io.EOF)
-	if s.traffic(up) != (Traffic{}) || s.ending != endServerLost || s.rare.dials > dials {
-		t.Errorf("ending %d, %d dials", s.ending, s.rare.dials)
+	s, w := newTestSessionOf(t, testSettings(), &Server{Name: "tcp://a"})
+	dials := s.extra.dials
+	s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)))
+	s.Uncount(server, s.Counted(w, server))
+	s.ensureExtra().pinged = true // which keeps what is rare
+	s.EOF(w, server, io.EOF)
+	if s.traffic(up) != (Traffic{}) || s.ending != endServerLost || s.extra.dials > dials {
+		t.Errorf("ending %d, %d dials", s.ending, s.extra.dials)
 	}
 }
 
@@ -745,14 +701,14 @@ func TestNoRedialAfterLostElement(t *testing.T) {
 // Behaviour: back-pressure. RFC 6120, section 4.9.3.16.
 func TestInputWaitsForTheClient(t *testing.T) {
 	s, w := newTestSession(t)
-	s.blocked[client] = true
+	w.Blocked[client] = true
 	in := []byte("<r/><message><body>")
-	rest := s.receive(w, server, in)
-	if len(rest) != len(in) || w.out[client].size > 0 || !s.waits(server) {
-		t.Fatalf("%d bytes are left, %d go to the client", len(rest), w.out[client].size)
+	rest := s.Receive(w, server, in)
+	if len(rest) != len(in) || w.Out[client].Size() > 0 || !s.Waits(w.Conns, server) {
+		t.Fatalf("%d bytes are left, %d go to the client", len(rest), w.Out[client].Size())
 	}
-	s.blocked[client] = false
-	if rest = s.receive(w, server, rest); string(rest) != "<message><body>" || w.out[client].size == 0 || s.waits(server) {
-		t.Fatalf("%q is left, %d go to the client", rest, w.out[client].size)
+	w.Blocked[client] = false
+	if rest = s.Receive(w, server, rest); string(rest) != "<message><body>" || w.Out[client].Size() == 0 || s.Waits(w.Conns, server) {
+		t.Fatalf("%q is left, %d go to the client", rest, w.Out[client].Size())
 	}
 }

@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
 )
 
 // receiveClient takes frames apart, puts messages together and hands them on.
@@ -16,27 +17,27 @@ import (
 // The payload of an unfragmented message is used where it lies. Fragments are
 // moved together: b[start:start+partial] is the unfinished message, frames go
 // on at b[pos].
-func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
+func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 	start, pos := 0, s.partial
 	var m framing.Message // one for all, for it is large
-	for s.ending == endNone && s.leg[client] == legOpen && !s.holds() && !s.unanswered() {
+	for s.ending == endNone && ev.State[client] == relay.StateOpen && !s.headerQueued() && !s.unanswered() {
 		f, size, err := parseFrame(b[pos:], s.fragments > 0)
 		if err != nil {
-			s.endWith(w, endBadFrame, err)
+			s.endWith(ev, endBadFrame, err)
 			break
 		}
 		if size == 0 {
 			break
 		}
 		if f.op == ws.OpBinary {
-			s.endWith(w, endBinary, nil)
+			s.endWith(ev, endBinary, nil)
 			break
 		}
 		if !f.op.IsControl() {
 			// The announced length alone decides: not a byte of a message
 			// that is too large is waited for.
 			if f.length > int64(s.limit()-s.partial) {
-				s.tooLarge(w, saturated(f.length+int64(s.partial)))
+				s.tooLarge(ev, saturated(f.length+int64(s.partial)))
 				break
 			}
 		}
@@ -50,14 +51,14 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 
 		switch {
 		case f.op.IsControl():
-			s.control(w, f.op, payload)
+			s.control(ev, f.op, payload)
 		case f.fin && s.fragments == 0:
 			start = pos
-			s.message(w, payload, &m)
+			s.message(ev, payload, &m)
 		default:
 			if s.fragments++; s.fragments > maxFragments {
-				s.need().cause = errFragments
-				s.tooLarge(w, 0)
+				s.ensureExtra().cause = errFragments
+				s.tooLarge(ev, 0)
 				break
 			}
 			s.partial += copy(b[start+s.partial:], payload)
@@ -65,13 +66,13 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 				whole := b[start : start+s.partial]
 				start = pos
 				s.partial, s.fragments = 0, 0
-				s.message(w, whole, &m)
+				s.message(ev, whole, &m)
 			}
 		}
 	}
-	if s.ending != endNone || s.leg[client] != legOpen {
+	if s.ending != endNone || ev.State[client] != relay.StateOpen {
 		s.partial, s.fragments = 0, 0
-		return s.awaitClose(w, b[pos:])
+		return s.awaitClose(ev, b[pos:])
 	}
 	if s.partial == 0 {
 		return b[pos:]
@@ -83,14 +84,14 @@ func (s *session) receiveClient(w *workspace, b []byte) (rest []byte) {
 
 // limit is the largest message that the client may send now. A server that
 // offers no SASL has nobody authenticate.
-func (s *session) limit() int {
+func (s *Session) limit() int {
 	switch {
 	case s.phase[up] == idle:
 		return maxHeader
 	case s.phase[down] == idle, s.saslOffered && !s.authenticated:
-		return min(maxUnauthenticated, s.g.maxStanza)
+		return min(maxUnauthenticated, s.set.MaxStanza)
 	}
-	return s.g.maxStanza
+	return s.set.MaxStanza
 }
 
 // tooLarge refuses a message by the way that fits the phase. Once the stream
@@ -99,66 +100,66 @@ func (s *session) limit() int {
 //
 // size is that of the message as it is announced; zero means that there are too
 // many fragments instead.
-func (s *session) tooLarge(w *workspace, size int) {
+func (s *Session) tooLarge(ev *relay.Event, size int) {
 	if size > 0 {
-		s.need().limit, s.rare.size = s.limit(), size
+		s.ensureExtra().limit, s.extra.size = s.limit(), size
 	}
 	if s.phase[up] == idle {
-		s.endWith(w, endOpenTooLarge, nil)
+		s.endWith(ev, endOpenTooLarge, nil)
 		return
 	}
-	s.refuse(w, endTooLarge, framing.CondPolicyViolation, "stanza too large", framing.StanzaTooBig)
+	s.endWithError(ev, endTooLarge, framing.CondPolicyViolation, "stanza too large", framing.StanzaTooBig)
 }
 
 // control answers a control frame (RFC 6455, section 5.5).
-func (s *session) control(w *workspace, op ws.OpCode, p []byte) {
+func (s *Session) control(ev *relay.Event, op ws.OpCode, p []byte) {
 	switch op {
 	case ws.OpPing:
-		if s.blocked[client] {
+		if ev.Blocked[client] {
 			// The latest ping is answered when there is room
 			// (section 5.5.3), so a client that does not read costs no
 			// memory.
-			r := s.need()
+			r := s.ensureExtra()
 			r.pong = append(r.pong[:0], p...)
 			r.pinged = true
 			return
 		}
-		s.sendControl(w, ws.OpPong, p)
+		s.sendControl(ev, ws.OpPong, p)
 	case ws.OpPong:
-		s.ponged(w, p)
+		s.ponged(ev, p)
 	case ws.OpClose:
-		s.closeFrame(w, p)
+		s.closeFrame(ev, p)
 	}
 }
 
 // closeFrame answers the client's Close frame. Without <close/> before it the
 // stream stays resumable (RFC 7395, section 3.6).
-func (s *session) closeFrame(w *workspace, p []byte) {
+func (s *Session) closeFrame(ev *relay.Event, p []byte) {
 	code, err := parseClose(p)
 	switch {
 	case errors.Is(err, errCloseReason):
-		s.endWith(w, endNotText, err)
+		s.endWith(ev, endNotText, err)
 	case err != nil:
-		s.endWith(w, endBadFrame, err)
+		s.endWith(ev, endBadFrame, err)
 	default:
-		s.finishClient(w, code)
-		s.endWith(w, s.orderly(endClientLeft), fmt.Errorf("the client closed the WebSocket with code %d", code))
+		s.finishClient(ev, code)
+		s.endWith(ev, s.orderly(endClientLeft), fmt.Errorf("the client closed the WebSocket with code %d", code))
 	}
 }
 
 // finishClient echoes a Close frame and lets the connection end.
-func (s *session) finishClient(w *workspace, code ws.StatusCode) {
-	o := &w.out[client]
-	o.keep(appendClose(o.grow(), code, ""))
-	s.setLeg(w, client, legFinishing, lingerTimeout)
+func (s *Session) finishClient(ev *relay.Event, code ws.StatusCode) {
+	o := &ev.Out[client]
+	o.Keep(appendClose(o.Grow(), code, ""))
+	s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 }
 
 // awaitClose discards what a client sends after our Close frame, up to its
 // own Close frame (RFC 6455, section 5.5.1). Where that cannot be found any more
 // it is not waited for.
-func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
-	for s.leg[client] == legClosing && len(b) > 0 {
-		if r := s.need(); r.skip > 0 {
+func (s *Session) awaitClose(ev *relay.Event, b []byte) (rest []byte) {
+	for ev.State[client] == relay.StateClosing && len(b) > 0 {
+		if r := s.ensureExtra(); r.skip > 0 {
 			n := min(r.skip, int64(len(b)))
 			r.skip -= n
 			b = b[n:]
@@ -166,14 +167,14 @@ func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
 		}
 		f, size, err := parseFrame(b, ws.OpCode(b[0]&0x0f) == ws.OpContinuation)
 		switch {
-		case err != nil, f.length > int64(s.g.maxStanza):
-			s.setLeg(w, client, legFinishing, lingerTimeout)
+		case err != nil, f.length > int64(s.set.MaxStanza):
+			s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 		case size == 0, f.op == ws.OpClose && len(b) < size+int(f.length):
 			return b
 		case f.op == ws.OpClose:
-			s.setLeg(w, client, legFinishing, lingerTimeout)
+			s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 		default:
-			s.rare.skip = f.length
+			s.extra.skip = f.length
 			b = b[size:]
 		}
 	}
@@ -181,29 +182,29 @@ func (s *session) awaitClose(w *workspace, b []byte) (rest []byte) {
 }
 
 // message takes one whole message of the client.
-func (s *session) message(w *workspace, b []byte, m *framing.Message) {
+func (s *Session) message(ev *relay.Event, b []byte, m *framing.Message) {
 	if s.phase[up] == closed {
 		return
 	}
-	if err := w.parser.Parse(b, m); err != nil {
-		s.badMessage(w, b, err)
+	if err := scratchOf(ev).parser.Parse(b, m); err != nil {
+		s.badMessage(ev, b, err)
 		return
 	}
 	switch m.Kind {
 	case framing.KindHeader:
-		s.clientHeader(w, m)
+		s.clientHeader(ev, m)
 	case framing.KindEnd:
-		s.clientEnd(w)
+		s.clientEnd(ev)
 	default:
-		s.clientElement(w, m)
+		s.clientElement(ev, m)
 	}
 }
 
 // badMessage refuses what is not exactly one permitted element. None of it
 // has been forwarded.
-func (s *session) badMessage(w *workspace, b []byte, err error) {
+func (s *Session) badMessage(ev *relay.Event, b []byte, err error) {
 	if errors.Is(err, framing.ErrNotText) {
-		s.endWith(w, endNotText, err)
+		s.endWith(ev, endNotText, err)
 		return
 	}
 	condition, e := framing.CondNotWellFormed, endBadXML
@@ -214,19 +215,19 @@ func (s *session) badMessage(w *workspace, b []byte, err error) {
 	if s.phase[up] == idle {
 		e = endBadOpen
 		if framing.IsLegacyHeader(b) {
-			s.need().cause = errLegacyHeader
-			s.refuse(w, e, framing.CondInvalidNamespace, "use <open/> (RFC 7395)", "")
+			s.ensureExtra().cause = errLegacyHeader
+			s.endWithError(ev, e, framing.CondInvalidNamespace, "use <open/> (RFC 7395)", "")
 			return
 		}
 	}
-	s.need().cause = err
-	s.refuse(w, e, condition, causeText(err), "")
+	s.ensureExtra().cause = err
+	s.endWithError(ev, e, condition, CauseText(err), "")
 }
 
 // clientHeader takes <open/>: the first one leads to the dial, one after SASL
 // restarts the stream.
-func (s *session) clientHeader(w *workspace, m *framing.Message) {
-	domain, condition := s.g.domain(m.Header.To)
+func (s *Session) clientHeader(ev *relay.Event, m *framing.Message) {
+	domain, condition := s.set.Domain(m.Header.To)
 	first := s.phase[up] == idle
 	if first {
 		s.domain = unique.Make(domain)
@@ -238,77 +239,77 @@ func (s *session) clientHeader(w *workspace, m *framing.Message) {
 	// well-formed for it: one that comes early is held until <success/> was
 	// relayed, and is due only then.
 	early := s.phase[up] == open && s.saslRunning
-	if !early && !s.step(w, up, header) {
+	if !early && !s.step(ev, up, header) {
 		return
 	}
 	if condition != "" {
-		s.need().cause = domainError(condition, first)
-		s.refuse(w, endBadOpen, condition, "", "")
+		s.ensureExtra().cause = domainError(condition, first)
+		s.endWithError(ev, endBadOpen, condition, "", "")
 		return
 	}
-	s.hold(m.Header)
+	s.queueHeader(m.Header)
 	if first {
-		s.dial(w)
+		s.dial(ev)
 		return
 	}
-	s.waitForSASL(w)
-	s.release(w)
+	s.waitForSASL(ev)
+	s.release(ev)
 }
 
 // clientEnd takes <close/>: the server may still have something to say.
-func (s *session) clientEnd(w *workspace) {
+func (s *Session) clientEnd(ev *relay.Event) {
 	first := s.phase[up] == idle
-	if !s.step(w, up, end) {
+	if !s.step(ev, up, end) {
 		return
 	}
 	if first {
-		s.endWith(w, endClientClosed, nil)
+		s.endWith(ev, endClientClosed, nil)
 		return
 	}
-	s.sendEndTag(w)
+	s.sendEndTag(ev)
 	if s.closing == endNone {
 		s.closing = endClientClosed
-		s.wait(w, s.closing, closeTimeout)
+		s.wait(ev, s.closing, CloseTimeout)
 	}
 }
 
 // clientElement forwards an element unchanged, unless it would change the
 // transport under the gateway: what was cut from the features is refused too,
 // because a client may send what was never offered.
-func (s *session) clientElement(w *workspace, m *framing.Message) {
+func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
 	if s.phase[up] == idle && string(m.Local) == "open" {
-		s.need().cause = errOpenNamespace
-		s.refuse(w, endBadOpen, framing.CondInvalidNamespace, "", "")
+		s.ensureExtra().cause = errOpenNamespace
+		s.endWithError(ev, endBadOpen, framing.CondInvalidNamespace, "", "")
 		return
 	}
-	if !s.step(w, up, element) {
+	if !s.step(ev, up, element) {
 		return
 	}
 	switch m.Class {
 	case framing.ClassStartTLS:
 		if !s.dividing() {
-			s.sendString(w, framing.StartTLSFailure)
+			s.sendString(ev, framing.StartTLSFailure)
 		}
-		s.endWith(w, endStartTLS, nil)
+		s.endWith(ev, endStartTLS, nil)
 		return
 	case framing.ClassCompress:
-		s.reply(w, framing.CompressFailure)
+		s.reply(ev, framing.CompressFailure)
 		return
 	case framing.ClassSASLAuth, framing.ClassSASL2Authenticate:
 		// The gateway vouches for nobody: what EXTERNAL would prove to the
 		// server is who the gateway is.
 		if m.External {
-			s.reply(w, externalFailure[m.Class])
+			s.reply(ev, externalFailure[m.Class])
 			return
 		}
 		s.saslRunning = m.Class == framing.ClassSASLAuth
 	}
-	if r := s.rare; r != nil && r.header != nil {
+	if r := s.extra; r != nil && r.header != nil {
 		r.header = nil // no other server knows what this one is told
-		s.spare()
+		s.dropExtra()
 	}
 	s.count(up, m.Class, len(m.Raw))
-	w.out[server].add(m.Raw)
+	ev.Out[server].Add(m.Raw)
 }
 
 // maxUnread bounds the answers of our own that wait for a client which does not
@@ -319,20 +320,20 @@ const maxUnread = 16
 // message that it is getting. A client that provokes answers and does not read
 // them is cut off: unlike the server's elements they stop nobody, so they would
 // pile up.
-func (s *session) reply(w *workspace, m string) {
-	if s.blocked[client] || s.dividing() {
-		r := s.need()
+func (s *Session) reply(ev *relay.Event, m string) {
+	if ev.Blocked[client] || s.dividing() {
+		r := s.ensureExtra()
 		if r.unread++; r.unread > maxUnread {
 			r.cause = errUnreadReplies
-			s.stalled(w, client)
+			s.Stalled(ev, client)
 			return
 		}
 	}
 	if s.dividing() {
-		s.rare.replies = append(s.rare.replies, m)
+		s.extra.replies = append(s.extra.replies, m)
 		return
 	}
-	s.sendString(w, m)
+	s.sendString(ev, m)
 }
 
 var externalFailure = map[framing.Class]string{
@@ -367,11 +368,11 @@ func saturated(n int64) int { return int(min(n, math.MaxInt)) }
 const pingPayload = "xmppgate"
 
 // ponged measures the round trip of a ping of ours.
-func (s *session) ponged(w *workspace, p []byte) {
+func (s *Session) ponged(ev *relay.Event, p []byte) {
 	if s.pingSent == 0 || string(p) != pingPayload {
 		return
 	}
-	s.ping = w.now - s.pingSent
+	s.ping = ev.Now - s.pingSent
 	s.pingSent = 0
-	s.g.observer.Pinged(s.ping)
+	s.host.Pinged(s.ping)
 }

@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"errors"
@@ -122,9 +122,9 @@ func (e ending) fails() bool {
 	return e == endTooLarge
 }
 
-// causeText returns the text of an error for a peer or a log line, where the name
+// CauseText returns the text of an error for a peer or a log line, where the name
 // of the package that found it helps nobody.
-func causeText(err error) string {
+func CauseText(err error) string {
 	var bad *framing.Error
 	if errors.As(err, &bad) && err == error(bad) {
 		return bad.Text()
@@ -142,7 +142,7 @@ func (e ending) reason(cause error) string {
 	case e == endServerLost:
 		return "upstream connection lost"
 	case cause != nil && (e == endBadFrame || e == endNotText):
-		return causeText(cause)
+		return CauseText(cause)
 	}
 	return endings[e].Meaning
 }

@@ -1,6 +1,4 @@
-//go:build linux
-
-package proxy
+package loop
 
 import "time"
 
@@ -8,7 +6,7 @@ import "time"
 // no system call, and setting it is a list operation. It fires up to a tick
 // late, which no timeout of ours minds.
 type wheel struct {
-	buckets [wheelSize]*slot
+	buckets [wheelSize]*epollConn
 	entries int
 	empty   int           // ticks since entries became zero; more when it is not
 	next    time.Duration // the moment of the next tick; zero when there is none
@@ -26,7 +24,7 @@ const (
 
 // set makes l fire at due, unless it fires earlier already. A deadline that
 // moves away costs nothing: the early tick finds it and sets the next.
-func (h *wheel) set(l *slot, now, due time.Duration) {
+func (h *wheel) set(l *epollConn, now, due time.Duration) {
 	if h.next == 0 {
 		h.next = now + wheelTick
 	}
@@ -45,7 +43,7 @@ func (h *wheel) set(l *slot, now, due time.Duration) {
 	h.entries++
 }
 
-func (h *wheel) unset(l *slot) {
+func (h *wheel) unset(l *epollConn) {
 	if l.fires == 0 {
 		return
 	}
@@ -64,7 +62,7 @@ func (h *wheel) unset(l *slot) {
 }
 
 // advance appends to due what fires at or before now.
-func (h *wheel) advance(now time.Duration, due []*slot) []*slot {
+func (h *wheel) advance(now time.Duration, due []*epollConn) []*epollConn {
 	for rounds := 0; h.next != 0 && h.next <= now; h.next += wheelTick {
 		h.empty++
 		if rounds++; rounds > wheelSize {

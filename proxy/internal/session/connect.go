@@ -1,0 +1,180 @@
+package session
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+
+	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
+)
+
+// request describes the session to whoever finds its server.
+func (s *Session) request() Request {
+	header := bytes.Clone(s.extra.header)
+	var u framing.StreamUnit
+	new(framing.StreamSplitter).Next(header, &u)
+	r := Request{
+		Domain:   s.domainName(),
+		Header:   u.Header,
+		Client:   s.remote,
+		Listener: s.extra.listener,
+		Secure:   s.secure,
+		ID:       s.id,
+		Avoid:    s.extra.avoid,
+		Number:   s.extra.dials,
+	}
+	if from := u.Header.From; from != nil {
+		if jid, err := framing.Unquote(from); err == nil {
+			r.JID, _, _ = strings.Cut(jid, "/")
+		}
+	}
+	return r
+}
+
+// dial starts to connect to a server; the outcome is an event.
+func (s *Session) dial(ev *relay.Event) {
+	x := s.extra
+	x.dials++
+	a := &Attempt{Request: s.request()}
+	x.attempt = a
+	if s.host.Connect(ev, a); s.extra != nil && s.extra.attempt == a {
+		s.wait(ev, endDialFailed, a.Patience)
+	}
+}
+
+// maxDials bounds the servers that a session goes through, those not counted
+// that Host.Connect tries.
+const maxDials = 3
+
+// redial replaces a server that cannot serve, unless the client has begun to
+// authenticate there, or the session ends: endWithError has dropped the header then. It
+// may know of the server's header and its features; those
+// of the next server are not shown to it.
+func (s *Session) redial(ev *relay.Event) bool {
+	r := s.extra
+	if r == nil || r.header == nil || s.dividing() || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.closing != endNone {
+		return false
+	}
+	s.alreadySent = alreadySent{header: s.openSent, features: s.featuresSent}
+	if s.server != nil {
+		r.avoid = s.server.Name
+		s.releaseServer()
+	}
+	s.setState(ev, server, relay.StateNone, 0)
+	r.unwritable[server] = nil
+	s.phase[down], s.headerSent = idle, false
+	s.splitter = framing.StreamSplitter{}
+	r.queued = true
+	s.dial(ev)
+	return true
+}
+
+// releaseServer ends the use of a server.
+func (s *Session) releaseServer() {
+	if s.server != nil && s.server.Done != nil {
+		s.server.Done()
+	}
+	s.server = nil
+}
+
+// waitForSASL bounds how long a header is held: meanwhile nobody listens to
+// the client, not even whether it is still there.
+func (s *Session) waitForSASL(ev *relay.Event) { s.wait(ev, endServerSilent, saslTimeout) }
+
+// queueHeader keeps a header and stops reading the client.
+func (s *Session) queueHeader(a framing.Header) {
+	r := s.ensureExtra()
+	r.header, r.queued = framing.AppendStreamHeader(nil, a), true
+}
+
+// release writes the held header unless something still holds it. It is always
+// a write of its own: no bytes of an earlier stream may arrive with it.
+func (s *Session) release(ev *relay.Event) {
+	if !s.headerQueued() || ev.State[server] != relay.StateOpen || s.saslRunning || ev.Blocked[server] || ev.Out[server].Size() != 0 {
+		return
+	}
+	ev.Out[server].Add(s.extra.header)
+	s.released(ev)
+}
+
+// released notes that the held header was sent.
+func (s *Session) released(ev *relay.Event) {
+	if s.extra.queued = false; s.traffic(up) != (Traffic{}) {
+		s.extra.header = nil
+	}
+	s.headerSent, s.extra.headerSent = true, ev.Now
+	if s.phase[down] == open {
+		s.phase[down] = restart
+	}
+	s.wait(ev, endServerSilent, headerTimeout)
+}
+
+func (s *Session) sendEndTag(ev *relay.Event) {
+	if s.headerSent && !s.endTagSent && ev.State[server] == relay.StateOpen {
+		s.endTagSent = true
+		ev.Out[server].AddString(framing.EndTag)
+	}
+}
+
+// answered tells how a server has answered its first header: by one of its own, or
+// by the end e of the session.
+func (s *Session) answered(ev *relay.Event, e ending) {
+	if s.server != nil && s.server.Answered != nil && s.unanswered() {
+		s.server.Answered(answerResult(e), ev.Now-s.extra.headerSent)
+	}
+}
+
+// followed reports whether Host.Connect has looked at what is being received: the
+// first element behind the header, if it came early. Where that leads elsewhere,
+// Host.Connect has been, or has found no other server.
+func (s *Session) followed() bool {
+	return s.early && s.featuresSent == s.alreadySent.features
+}
+
+// chosen reports whether Host.Connect has chosen the server, and may choose
+// another.
+func (s *Session) chosen() bool { return s.server != nil && !s.server.Static && s.server.Name != "" }
+
+var errTLSRequired = errors.New("the server lets nobody in without TLS; write starttls:// for it")
+
+var errDialTimeout = errors.New("dial timed out")
+
+// Connected implements relay.Session.
+func (s *Session) Connected(ev *relay.Event, err error) {
+	s.host.Connected(ev, s.extra.attempt, err)
+}
+
+// Attached gives the session its connection to a server. If the header was answered
+// already, what was read of the answer is received next. It reports whether the
+// session wants the connection.
+func (s *Session) Attached(ev *relay.Event, to *Server, answered bool) (wanted bool) {
+	if s.ending != endNone {
+		return false
+	}
+	s.ensureExtra().attempt = nil
+	s.server, s.early = to, answered
+	ev.State[server] = relay.StateOpen
+	s.lastIn[server] = ev.Now
+	if answered {
+		s.released(ev)
+	} else {
+		s.release(ev)
+	}
+	return true
+}
+
+// ConnectFailed tells the session that there is no server to be had. text is what
+// the client may know of that, or empty.
+func (s *Session) ConnectFailed(ev *relay.Event, err error, text string) {
+	if s.ending != endNone {
+		return
+	}
+	s.ensureExtra().attempt = nil
+	s.extra.cause = err
+	s.endWithError(ev, endDialFailed, endDialFailed.info().Condition, text, "")
+}
+
+// TLSRequired is what a client may know of a server that lets nobody in without
+// TLS: only the operator can mend that.
+const TLSRequired = "the server behind the gateway requires TLS, which the gateway is not configured for"

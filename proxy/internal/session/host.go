@@ -1,0 +1,154 @@
+package session
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"xmppgate/framing"
+	"xmppgate/proxy/clientaddr"
+	"xmppgate/proxy/internal/relay"
+)
+
+// Settings are what sessions go by. They do not change: a session keeps those that
+// it has begun with.
+type Settings struct {
+	// PathServed reports whether a path, as it stands in a request, accepts
+	// WebSocket connections. OriginAllowed does so for a value of Origin; nil
+	// allows any.
+	PathServed    func(path []byte) bool
+	OriginAllowed func(origin []byte) bool
+
+	// ClientAddress says who tells the address of a client.
+	ClientAddress clientaddr.Policy
+
+	// Domain decodes the to attribute of a header, nil if there is none. The
+	// condition is not empty when the session may not go there.
+	Domain func(to []byte) (domain string, condition framing.Condition)
+
+	// SeeOther maps the servers of <see-other-host/> to WebSocket URLs.
+	SeeOther map[string]string
+
+	// ChannelBinding, StripBindingOverTLS and HideExternal are fields of
+	// framing.FeatureFilter, the second one for servers reached over TLS.
+	ChannelBinding      framing.ChannelBinding
+	StripBindingOverTLS bool
+	HideExternal        bool
+
+	// MaxStanza and MaxServerStanza bound messages of clients and elements of
+	// servers, in bytes.
+	MaxStanza, MaxServerStanza int
+
+	// PingInterval is how long a client may be silent before it is pinged.
+	PingInterval time.Duration
+
+	// StreamID makes the id of a header that is sent in a server's stead.
+	StreamID func() string
+
+	// Owner is for the host.
+	Owner any
+}
+
+// A Host is what a session needs of the gateway. Its methods are called during
+// events of the session and do not wait.
+type Host interface {
+	// Started registers the session. It reports whether that is to end at once
+	// because the gateway is shutting down.
+	Started() (draining bool)
+
+	// Upgraded tells that the HTTP request was answered with 101. It returns the
+	// number of the session.
+	Upgraded(ev *relay.Event, took time.Duration) (id uint64)
+
+	// Connect begins to connect the session to a server. The outcome is told by
+	// Attached or ConnectFailed, perhaps before Connect returns.
+	Connect(ev *relay.Event, a *Attempt)
+
+	// Connected tells the outcome of a connection that the loop has made.
+	Connected(ev *relay.Event, a *Attempt, err error)
+
+	// Abandon gives up an attempt that is under way, because of cause. It returns
+	// the Server.Name of the one that was being connected to, if it is known.
+	Abandon(ev *relay.Event, a *Attempt, cause error) (name string)
+
+	// Pinged tells the round trip of a ping.
+	Pinged(roundTrip time.Duration)
+
+	// ChannelBindingOffered tells that the server offers what no client can use.
+	ChannelBindingOffered()
+
+	// Notice logs what peers can cause as often as they like.
+	Notice(cause string, level slog.Level, message string, attrs func() []slog.Attr)
+
+	// Over is the last call.
+	Over(ev *relay.Event)
+}
+
+// An Attempt is a session's way to a server, while it is under way.
+type Attempt struct {
+	Request
+	// Patience is set by Connect: how long it may take.
+	Patience time.Duration
+	// State is for the host.
+	State any
+}
+
+// A Request describes a session to whoever finds its server. Nothing in it is
+// trusted.
+type Request struct {
+	Domain   string         // the to attribute of the header, decoded
+	JID      string         // the bare JID in from, or empty
+	Header   framing.Header // that the server gets
+	Client   netip.AddrPort
+	Listener netip.AddrPort // where the client says that it has connected; invalid if it does not
+	Secure   bool           // the client's connection is encrypted on its way to the gateway
+	ID       uint64
+	Avoid    string // the Server.Name that has failed the session just now, or empty
+	Number   int    // 1 for the first request of the session
+}
+
+// A Server is where the stream of a session leads.
+type Server struct {
+	// Name is that of the configuration.
+	Name string
+	// TLS tells that the gateway speaks TLS with it.
+	TLS bool
+	// Static tells that nobody has looked at the server's answer yet. There may
+	// be something to find out, and a Request may lead elsewhere.
+	Static bool
+	// Answered, if it is not nil, is told what came of the first header that the
+	// session has sent there, one of AnswerResults.
+	Answered func(result string, took time.Duration)
+	// Done, if it is not nil, is called when the session does not use the server
+	// any more.
+	Done func()
+}
+
+// Results of Server.Answered; the names are those of a dial where they mean the same.
+const (
+	AnswerOK        = "ok"
+	AnswerTimeout   = "timeout"
+	AnswerClosed    = "closed"
+	AnswerBadStream = "bad-stream"
+	AnswerAbandoned = "abandoned" // the client went away first
+)
+
+// AnswerResults lists the results that Server.Answered is told.
+func AnswerResults() []string {
+	return []string{AnswerOK, AnswerTimeout, AnswerClosed, AnswerBadStream, AnswerAbandoned}
+}
+
+// answerResult is what e says of a server that was to answer a header.
+func answerResult(e ending) string {
+	switch e {
+	case endNone:
+		return AnswerOK
+	case endServerSilent:
+		return AnswerTimeout
+	case endServerLost:
+		return AnswerClosed
+	case endServerBroken, endServerTooLarge:
+		return AnswerBadStream
+	}
+	return AnswerAbandoned
+}

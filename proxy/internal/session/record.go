@@ -1,0 +1,113 @@
+package session
+
+import (
+	"net/netip"
+	"time"
+
+	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
+)
+
+// A verdict is what is known of an ending beside its cause. Zero values mean that
+// there is nothing to say.
+type verdict struct {
+	condition framing.Condition // of the server's stream error
+	limit     int               // that was exceeded, in bytes
+	size      int               // that exceeded it, as far as it is known
+}
+
+// Phases of an Info, in the order in which sessions pass through them.
+const (
+	phaseOpening     = "opening"     // between the upgrade and the server's header
+	phaseNegotiating = "negotiating" // not authenticated
+	phaseEstablished = "established"
+	phaseClosing     = "closing"
+)
+
+// Phases lists the values of Info.Phase.
+func Phases() []string {
+	return []string{phaseOpening, phaseNegotiating, phaseEstablished, phaseClosing}
+}
+
+// An Info describes a session. It holds no content.
+type Info struct {
+	ID        uint64 // zero before the upgrade
+	Remote    netip.AddrPort
+	Domain    string // the to attribute of its header; empty before it came
+	Server    string // see Server.Name; empty without a connection
+	Phase     string // see Phases
+	Resumable bool   // XEP-0198 resumption is on
+	Began     time.Duration
+	LastIn    time.Duration // when something came from either side
+	Up, Down  Traffic
+	Ping      time.Duration // last round trip; zero before the first pong
+}
+
+// Info describes s as it is now.
+func (s *Session) Info() Info {
+	i := Info{
+		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
+		Began: s.began, LastIn: max(s.lastIn[client], s.lastIn[server]),
+		Up: s.traffic(up), Down: s.traffic(down), Ping: s.ping,
+	}
+	if s.server != nil {
+		i.Server = s.server.Name
+	}
+	switch {
+	case s.ending != endNone, s.closing != endNone:
+		i.Phase = phaseClosing
+	case s.authenticated:
+		i.Phase = phaseEstablished
+	case s.openSent:
+		i.Phase = phaseNegotiating
+	default:
+		i.Phase = phaseOpening
+	}
+	return i
+}
+
+// reached is the last phase that the session was in before it began to end.
+func (s *Session) reached() string {
+	switch {
+	case s.authenticated:
+		return phaseEstablished
+	case s.phase[down] != idle:
+		return phaseNegotiating
+	}
+	return phaseOpening
+}
+
+// Traffic returns what the session has relayed.
+func (s *Session) Traffic() (toServer, toClient Traffic) { return s.traffic(up), s.traffic(down) }
+
+// A Record is what there is to say of a session that is over.
+type Record struct {
+	Info                        // Phase is the last one before the ending
+	Ending    *EndingInfo       // nil if the connection never became a session
+	Result    string            // of a request that was not upgraded, see UpgradeResults
+	Cause     error             // nil if Ending says it all
+	Condition framing.Condition // of the server's stream error, or empty
+	Limit     int               // that was exceeded, in bytes; zero means none
+	Size      int               // that exceeded it; zero if it is not known
+	Tried     string            // the server that has failed before, or empty
+}
+
+// Record describes s when it is over.
+func (s *Session) Record() Record {
+	r := Record{Info: s.Info()}
+	r.Phase = s.reached()
+	if s.upgraded || s.ending == endInternal {
+		r.Ending = s.ending.info()
+	}
+	if x := s.extra; x != nil {
+		r.Result, r.Cause, r.Condition, r.Limit, r.Size = x.result, x.cause, x.condition, x.limit, x.size
+		r.Tried = x.avoid
+	}
+	return r
+}
+
+// Over implements relay.Session.
+func (s *Session) Over(ev *relay.Event) {
+	s.host.Over(ev)
+	s.releaseServer()
+}

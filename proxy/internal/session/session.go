@@ -1,0 +1,428 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+	"unique"
+
+	"github.com/gobwas/ws"
+
+	"xmppgate/framing"
+	"xmppgate/proxy/internal/http1"
+	"xmppgate/proxy/internal/relay"
+)
+
+// Timeouts of a session. Each bounds one wait for one peer.
+const (
+	HeadTimeout   = 10 * time.Second // for the HTTP request
+	openTimeout   = 10 * time.Second // for <open/> after the upgrade
+	headerTimeout = 10 * time.Second // for the server's stream header
+	saslTimeout   = 30 * time.Second // for the outcome of SASL while a header waits for it
+	CloseTimeout  = 5 * time.Second  // for the answer to any kind of close
+	lingerTimeout = 2 * time.Second  // for the client's EOF when no Close frame is awaited any more
+	hangUpTimeout = 4 * time.Second  // for a server to take what was sent before the client was gone
+)
+
+// Limits in bytes.
+const (
+	// maxWhole is the largest message to the client that is one frame.
+	maxWhole = relay.MaxKept
+	// minPart is the least that a frame in the middle of a larger one has.
+	minPart = 16 << 10
+	// maxOutput is what a wake-up may leave for the client until what
+	// else the server has sent waits for the next one: twice what a read
+	// brings. Declarations make a small element many times as large.
+	maxOutput = 2 * relay.ReadSize
+	// maxHeader bounds the first message of a client.
+	maxHeader = 4 << 10
+	// maxUnauthenticated bounds the messages of a client that has yet to
+	// authenticate: the least that RFC 6120, section 13.12 allows.
+	maxUnauthenticated = 10000
+)
+
+// A scratch is what a session needs only while an event runs. It lives in
+// relay.Event.Scratch, so that a session at rest has none.
+type scratch struct {
+	parser   framing.MessageParser
+	head     http1.Head // of the request, while it is looked at
+	features []byte     // without what cannot cross the gateway, while they are sent
+
+	counted *Session       // whose elements were counted in this event
+	before  [2]relay.Count // what they were before
+}
+
+func scratchOf(ev *relay.Event) *scratch {
+	sc, ok := ev.Scratch.(*scratch)
+	if !ok {
+		sc = new(scratch)
+		ev.Scratch = sc
+	}
+	return sc
+}
+
+// A Session is one client's WebSocket and the stream to the server behind it.
+//
+// It is a pure state machine (relay.Session): it appends what has to be written to
+// the outboxes of an event and sets the states of the connections. Nothing here
+// blocks, reads a clock, starts a goroutine or touches a socket.
+type Session struct {
+	set    *Settings
+	host   Host
+	id     uint64
+	remote netip.AddrPort
+	domain unique.Handle[string] // the to attribute of the header, decoded
+	server *Server               // nil without a connection
+	began  time.Duration
+
+	Index uint32 // for the host, guarded by it
+
+	phase   [2]phase
+	ending  ending // endNone while the session lives
+	closing ending // the orderly ending that is under way
+
+	overLimit bool // the gateway has no room for it
+	proxied   bool // its PROXY header was read
+	upgraded  bool // its HTTP request was answered with 101
+	secure    bool // it is encrypted on its way to the gateway
+
+	// Flags of the opening and of SASL.
+	openSent      bool // the client has got <open/>
+	featuresSent  bool // the client has got <stream:features/>
+	headerSent    bool // the server has got a header
+	endTagSent    bool // the server has got </stream:stream>
+	closeSent     bool // the client has got <close/>
+	saslOffered   bool // the server wants the client to authenticate
+	saslRunning   bool // <auth/> is on its way, its outcome is not known
+	authenticated bool
+	resumable     bool // XEP-0198 is on
+	alreadySent   alreadySent
+	leftOver      bool // receiveServer has enough for now, not too little
+	early         bool // what is received was read before the session got the connection
+
+	pingOutstanding bool   // a ping is out, and the client has said nothing since
+	await           ending // what happens at rare.due
+
+	// The client's message that is being put together: its first partial
+	// bytes stand, unmasked, at the start of what receive returned.
+	fragments uint16
+	partial   int
+
+	extra    *extra // nil while none of it is needed
+	splitter framing.StreamSplitter
+	lastIn   [2]time.Duration
+	pingSent time.Duration // zero when no pong is due
+	ping     time.Duration // last round trip
+	relayed  [2]relay.Count
+}
+
+// An extra is what most sessions do not need most of the time.
+type extra struct {
+	due        time.Duration    // when the wait for one thing is over
+	stateDue   [2]time.Duration // when the wait for the end of a leg is
+	skip       int64            // bytes of a frame to discard
+	header     []byte           // for the server, also for the next one until SASL starts
+	queued     bool             // it may not be written yet
+	headerSent time.Duration    // when the server got one that it has yet to answer; zero for none
+	attempt    *Attempt         // Host.Connect is under way; nil when it is not
+	dials      int              // how many there were
+	avoid      string           // the server that has failed
+	listener   netip.AddrPort   // where the client says that it has connected
+	pong       []byte           // payload of the ping to answer when the client reads again
+	pinged     bool             // there is such a ping
+	unread     int              // answers of our own that wait for the client
+	divided    int              // bytes of the message to the client that is not complete; zero means none
+	replies    []string         // answers of our own that wait for its end
+	result     string           // of a request that was not upgraded
+	cause      error            // what made the session end, for the log
+	verdict                     // what the log learns beside it
+	unwritable [2]error         // why nothing can be written to a side; nil while it can
+	relayed    *[2]Traffic      // what the tallies had no room for
+}
+
+// An alreadySent is what the client has of an earlier server, and must not get once
+// more of this one.
+type alreadySent struct{ header, features bool }
+
+// dropExtra forgets rare when none of it is needed.
+func (s *Session) dropExtra() {
+	if r := s.extra; r != nil && s.await == endNone && s.ending == endNone && r.stateDue == [2]time.Duration{} && r.unwritable == [2]error{} && r.header == nil && r.headerSent == 0 && r.attempt == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil && r.verdict == (verdict{}) {
+		s.extra = nil
+	}
+}
+
+func (s *Session) ensureExtra() *extra {
+	if s.extra == nil {
+		s.extra = new(extra)
+	}
+	return s.extra
+}
+
+// headerQueued reports whether a header for the server waits: for the dial, for the end
+// of SASL, or for earlier bytes. Until it has left the client is not read.
+func (s *Session) headerQueued() bool { return s.extra != nil && s.extra.queued }
+
+// unanswered reports whether the server has yet to answer its first header. What a
+// client sends early (XEP-0509) waits for that, as it does where Gateway.Dial
+// exchanges the headers: the server may be lost or send the session elsewhere,
+// and another one is to get it then.
+func (s *Session) unanswered() bool { return s.headerSent && s.phase[down] == idle }
+
+func (s *Session) cause() error {
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra.cause
+}
+
+// domainName is empty before the header came.
+func (s *Session) domainName() string {
+	if s.domain == (unique.Handle[string]{}) {
+		return ""
+	}
+	return s.domain.Value()
+}
+
+// Init makes s the session of a client at remote, which is invalid for a Unix
+// socket. overLimit refuses it once its request has come. s must be zero.
+func (s *Session) Init(set *Settings, host Host, remote netip.AddrPort, overLimit bool) {
+	s.set, s.host, s.remote, s.overLimit = set, host, remote, overLimit
+}
+
+// Host and Settings return what Init was given.
+func (s *Session) Host() Host          { return s.host }
+func (s *Session) Settings() *Settings { return s.set }
+
+// Start implements relay.Session. Only from here on the gateway knows the session,
+// so that no other event can come before.
+func (s *Session) Start(ev *relay.Event) {
+	s.began = ev.Now
+	ev.State[client] = relay.StateOpen
+	s.wait(ev, endOpenTimeout, HeadTimeout)
+	if s.host.Started() {
+		s.Shutdown(ev)
+	}
+}
+
+// wait lets the session end as e unless something happens within d. There is
+// one such wait at a time; a new one replaces the old.
+func (s *Session) wait(ev *relay.Event, e ending, d time.Duration) {
+	s.await, s.ensureExtra().due = e, ev.Now+d
+}
+
+func (s *Session) waitForNothing() {
+	if s.await != endNone {
+		s.await, s.extra.due = endNone, 0
+		s.dropExtra()
+	}
+}
+
+// markAlive notes a sign of life of the client.
+func (s *Session) markAlive(ev *relay.Event) { s.lastIn[client], s.pingOutstanding = ev.Now, false }
+
+// Reads implements relay.Session.
+func (s *Session) Reads(c *relay.Conns, sd side) bool {
+	switch c.State[sd] {
+	case relay.StateOpen:
+		return !(sd == client && (s.headerQueued() || s.unanswered()))
+	case relay.StateClosing, relay.StateFinishing:
+		return true
+	}
+	return false
+}
+
+// Waits implements relay.Session.
+func (s *Session) Waits(c *relay.Conns, sd side) bool {
+	return !s.Reads(c, sd) || sd == server && s.leftOver
+}
+
+// Receive implements relay.Session.
+func (s *Session) Receive(ev *relay.Event, sd side, b []byte) (rest []byte) {
+	sc := scratchOf(ev)
+	sc.counted, sc.before = s, s.relayed
+	if sd == server {
+		s.lastIn[server] = ev.Now
+		rest = s.receiveServer(ev, b)
+		s.early = false
+		return rest
+	}
+	if !s.upgraded {
+		return s.receiveRequest(ev, b)
+	}
+	s.markAlive(ev)
+	return s.receiveClient(ev, b)
+}
+
+// step moves a stream by one event. It returns false when that was illegal and
+// has ended the session.
+func (s *Session) step(ev *relay.Event, d direction, e event) bool {
+	st := steps[d][s.phase[d]][e]
+	if st.ending != endNone {
+		s.endWith(ev, st.ending, fmt.Errorf("%s came while the stream %s", e, s.phase[d]))
+		return false
+	}
+	s.phase[d] = st.next
+	return true
+}
+
+// EOF implements relay.Session.
+func (s *Session) EOF(ev *relay.Event, sd side, err error) {
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	if err == nil && s.extra != nil {
+		err = s.extra.unwritable[sd]
+	}
+	if sd == server && s.chosen() && s.redial(ev) {
+		return
+	}
+	s.setState(ev, sd, relay.StateClosed, 0)
+	if sd == client {
+		s.endWith(ev, s.orderly(endClientLost), err)
+	} else {
+		s.endWith(ev, s.orderly(endServerLost), err)
+	}
+}
+
+// HungUp implements relay.Session. What the client has sent before is relayed as long as the server takes it, and reading
+// that ends with eof; but the server must not wait for the end longer than
+// hangUpTimeout.
+func (s *Session) HungUp(ev *relay.Event) {
+	if ev.State[client] == relay.StateOpen && s.ending == endNone && s.ensureExtra().stateDue[client] == 0 {
+		s.setState(ev, client, relay.StateOpen, hangUpTimeout)
+	}
+}
+
+// leftUnread acts on a client that has hung up when the time for that is over.
+func (s *Session) leftUnread(ev *relay.Event) {
+	if s.Reads(ev.Conns, client) && !ev.Blocked[server] {
+		s.setState(ev, client, relay.StateOpen, hangUpTimeout) // it is read, until eof
+		return
+	}
+	s.EOF(ev, client, nil)
+	if ev.Blocked[server] && ev.State[server] == relay.StateFinishing && !s.ending.info().EndTag {
+		s.setState(ev, server, relay.StateClosed, 0)
+	}
+}
+
+// Taken implements relay.Session. A server that is to get the rest of what a client has left has more time then.
+func (s *Session) Taken(ev *relay.Event, sd side, since time.Duration) {
+	r := s.extra
+	if r == nil || sd == client {
+		return
+	}
+	if r.stateDue[server] != 0 {
+		r.stateDue[server] = max(r.stateDue[server], since+hangUpTimeout)
+	}
+	if r.stateDue[client] != 0 && ev.State[client] == relay.StateOpen && r.unwritable[client] == nil {
+		r.stateDue[client] = max(r.stateDue[client], since+hangUpTimeout)
+	}
+}
+
+// WriteFailed implements relay.Session. What sd has sent is still read, but not for
+// long: the end may never come that way.
+func (s *Session) WriteFailed(ev *relay.Event, sd side, err error) {
+	s.ensureExtra().unwritable[sd] = fmt.Errorf("write: %w", err)
+	if ev.State[sd] == relay.StateOpen {
+		s.setState(ev, sd, relay.StateOpen, CloseTimeout)
+	}
+}
+
+// Stalled implements relay.Session.
+func (s *Session) Stalled(ev *relay.Event, sd side) {
+	e := endClientStalled
+	if sd == server {
+		e = endServerStalled
+	}
+	s.setState(ev, sd, relay.StateClosed, 0)
+	s.endWith(ev, e, nil)
+}
+
+// Shutdown ends the session because the gateway goes away. Neither side is
+// told that the stream is over: clients resume it elsewhere.
+func (s *Session) Shutdown(ev *relay.Event) { s.endWith(ev, endShutdown, nil) }
+
+// Flushed implements relay.Session.
+func (s *Session) Flushed(ev *relay.Event, sd side) {
+	if sd == server {
+		s.release(ev)
+	}
+	if sd == client && s.extra != nil {
+		s.extra.unread = len(s.extra.replies)
+		if s.extra.pinged && ev.State[client] == relay.StateOpen {
+			s.sendControl(ev, ws.OpPong, s.extra.pong)
+		}
+		s.extra.pinged = false
+	}
+}
+
+// Deadline implements relay.Session.
+func (s *Session) Deadline(c *relay.Conns) time.Duration {
+	d := time.Duration(0)
+	if r := s.extra; r != nil {
+		d = relay.Earlier(r.due, relay.Earlier(r.stateDue[client], r.stateDue[server]))
+	}
+	if c.State[client] == relay.StateOpen && s.upgraded {
+		d = relay.Earlier(d, s.pingAt())
+	}
+	return d
+}
+
+// pingAt is when the client's silence has to be looked at: after an interval it
+// is pinged, after another it is given up. The first is somewhat shorter, by the
+// number of the session, so that clients which connected together do not stay
+// together.
+func (s *Session) pingAt() time.Duration {
+	if s.pingOutstanding {
+		return s.lastIn[client] + 2*s.set.PingInterval
+	}
+	return s.lastIn[client] + s.set.PingInterval - time.Duration(s.id%1024)*(s.set.PingInterval/10240)
+}
+
+// Expired implements relay.Session.
+func (s *Session) Expired(ev *relay.Event) {
+	if r := s.extra; r != nil {
+		for sd := range r.stateDue {
+			switch {
+			case !due(r.stateDue[sd], ev.Now):
+			case ev.State[sd] == relay.StateOpen && r.unwritable[sd] != nil:
+				s.EOF(ev, side(sd), r.unwritable[sd])
+			case side(sd) == client && ev.State[client] == relay.StateOpen:
+				s.leftUnread(ev)
+			case ev.Blocked[sd] && (side(sd) == client || s.ending.info().EndTag):
+				// It has not got all that is meant for it; a side that takes
+				// nothing more is given up as stalled. A server whose stream
+				// is not over gets no more than took has granted.
+				r.stateDue[sd] = ev.Now + CloseTimeout
+			default:
+				s.setState(ev, side(sd), relay.StateClosed, 0)
+			}
+		}
+		if due(r.due, ev.Now) {
+			e := s.await
+			err := s.silence(e)
+			s.waitForNothing()
+			s.endWith(ev, e, err)
+		}
+	}
+	if ev.State[client] != relay.StateOpen || !s.upgraded || ev.Now < s.pingAt() {
+		return
+	}
+	if !s.Reads(ev.Conns, client) || ev.Blocked[server] || ev.Blocked[client] {
+		// It is not silent: nobody listens to it, or it has not come to
+		// our ping yet. Other timeouts end that.
+		s.markAlive(ev)
+		return
+	}
+	if s.pingOutstanding {
+		s.setState(ev, client, relay.StateClosed, 0)
+		s.endWith(ev, s.orderly(endClientSilent), fmt.Errorf("nothing came from the client for %v", 2*s.set.PingInterval))
+		return
+	}
+	s.pingOutstanding, s.pingSent = true, ev.Now
+	s.sendControl(ev, ws.OpPing, []byte(pingPayload))
+}
+
+func due(t, now time.Duration) bool { return t != 0 && t <= now }
