@@ -17,10 +17,13 @@ bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 
 	cd deploy/bench && go run .
 
 microbench: ## what an element costs; compare two runs with benchstat
-	go test -run '^$$' -bench . -count 6 ./framing ./proxy
+	go test -run '^$$' -bench . -count 6 ./framing ./proxy ./proxy/internal/session
 
 profile: ## where the relay spends its time, for the compiler; renew it when that has changed
-	go test -trimpath -run '^$$' -bench 'Batch|WakeUp|Session' -benchtime 2s -cpuprofile $(CURDIR)/cmd/xmppgate/default.pgo -o /dev/null ./proxy
+	mkdir -p bin
+	go test -trimpath -run '^$$' -bench 'WakeUp|Session' -benchtime 2s -cpuprofile $(CURDIR)/bin/proxy.prof -o /dev/null ./proxy
+	go test -trimpath -run '^$$' -bench Batch -benchtime 2s -cpuprofile $(CURDIR)/bin/session.prof -o /dev/null ./proxy/internal/session
+	go tool pprof -proto bin/proxy.prof bin/session.prof > cmd/xmppgate/default.pgo
 
 lint:
 	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || (echo 'gofmt: the files above' >&2; exit 1)
@@ -60,7 +63,7 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime 30s ./framing
 	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime 15s ./framing
 	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
-	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy
+	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy/internal/session
 	go test -run '^$$' -fuzz '^FuzzHead$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/http1
 	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
