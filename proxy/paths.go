@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// CheckPath says what is wrong with one of Gateway.Paths.
+// CheckPath reports what is wrong with one of Config.Paths.
 func CheckPath(path string) error {
 	_, err := parsePath(path)
 	if err != nil {
