@@ -82,13 +82,12 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 	return b[start : kept+copy(b[kept:], b[pos:])]
 }
 
-// limit is the largest message that the client may send now. A server that
-// offers no SASL has nobody authenticate.
+// limit is the largest message that the client may send now.
 func (s *Session) limit() int {
 	switch {
-	case s.phase[up] == idle:
+	case s.phase[up] == noHeader:
 		return maxHeader
-	case s.phase[down] == idle, s.saslOffered && !s.authenticated:
+	case s.phase[down] == noHeader, s.sasl.unauthenticated():
 		return min(maxUnauthenticated, s.set.MaxStanza)
 	}
 	return s.set.MaxStanza
@@ -104,7 +103,7 @@ func (s *Session) tooLarge(ev *relay.Event, size int) {
 	if size > 0 {
 		s.ensureExtra().limit, s.extra.size = s.limit(), size
 	}
-	if s.phase[up] == idle {
+	if s.phase[up] == noHeader {
 		s.endWith(ev, endOpenTooLarge, nil)
 		return
 	}
@@ -212,7 +211,7 @@ func (s *Session) badMessage(ev *relay.Event, b []byte, err error) {
 	if errors.As(err, &bad) {
 		condition = bad.Condition
 	}
-	if s.phase[up] == idle {
+	if s.phase[up] == noHeader {
 		e = endBadOpen
 		if framing.IsLegacyHeader(b) {
 			s.ensureExtra().cause = errLegacyHeader
@@ -228,18 +227,14 @@ func (s *Session) badMessage(ev *relay.Event, b []byte, err error) {
 // restarts the stream.
 func (s *Session) clientHeader(ev *relay.Event, m *framing.Message) {
 	domain, condition := s.set.Domain(m.Header.To)
-	first := s.phase[up] == idle
+	first := s.phase[up] == noHeader
 	if first {
 		s.domain = unique.Make(domain)
 	} else if condition == "" && domain != "" && domain != s.domainName() {
 		// The session belongs to the domain that it started with.
 		condition = framing.CondImproperAddressing
 	}
-	// A header that reaches a server together with the end of SASL is not
-	// well-formed for it: one that comes early is held until <success/> was
-	// relayed, and is due only then.
-	early := s.phase[up] == open && s.saslRunning
-	if !early && !s.step(ev, up, header) {
+	if !s.saslStep(ev, onHeader) {
 		return
 	}
 	if condition != "" {
@@ -258,7 +253,7 @@ func (s *Session) clientHeader(ev *relay.Event, m *framing.Message) {
 
 // clientEnd takes <close/>: the server may still have something to say.
 func (s *Session) clientEnd(ev *relay.Event) {
-	first := s.phase[up] == idle
+	first := s.phase[up] == noHeader
 	if !s.step(ev, up, end) {
 		return
 	}
@@ -277,7 +272,7 @@ func (s *Session) clientEnd(ev *relay.Event) {
 // transport under the gateway: what was cut from the features is refused too,
 // because a client may send what was never offered.
 func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
-	if s.phase[up] == idle && string(m.Local) == "open" {
+	if s.phase[up] == noHeader && string(m.Local) == "open" {
 		s.ensureExtra().cause = errOpenNamespace
 		s.endWithError(ev, endBadOpen, framing.CondInvalidNamespace, "", "")
 		return
@@ -302,7 +297,11 @@ func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
 			s.reply(ev, externalFailure[m.Class])
 			return
 		}
-		s.saslRunning = m.Class == framing.ClassSASLAuth
+		if m.Class == framing.ClassSASLAuth {
+			s.saslStep(ev, onAuth)
+		} else {
+			s.saslStep(ev, onAuthenticate)
+		}
 	}
 	if r := s.extra; r != nil && r.header != nil {
 		r.header = nil // no other server knows what this one is told

@@ -63,7 +63,8 @@ func (s *Session) redial(ev *relay.Event) bool {
 	}
 	s.setState(ev, server, relay.StateNone, 0)
 	r.unwritable[server] = nil
-	s.phase[down], s.headerSent = idle, false
+	s.step(ev, down, replaced)
+	s.headerSent = false
 	s.splitter = framing.StreamSplitter{}
 	r.queued = true
 	s.dial(ev)
@@ -91,7 +92,7 @@ func (s *Session) queueHeader(a framing.Header) {
 // release writes the held header unless something still holds it. It is always
 // a write of its own: no bytes of an earlier stream may arrive with it.
 func (s *Session) release(ev *relay.Event) {
-	if !s.headerQueued() || ev.State[server] != relay.StateOpen || s.saslRunning || ev.Blocked[server] || ev.Out[server].Size() != 0 {
+	if !s.headerQueued() || ev.State[server] != relay.StateOpen || s.sasl == saslHeaderQueued || ev.Blocked[server] || ev.Out[server].Size() != 0 {
 		return
 	}
 	ev.Out[server].Add(s.extra.header)
@@ -104,9 +105,7 @@ func (s *Session) released(ev *relay.Event) {
 		s.extra.header = nil
 	}
 	s.headerSent, s.extra.headerSent = true, ev.Now
-	if s.phase[down] == open {
-		s.phase[down] = restart
-	}
+	s.step(ev, down, restartDue)
 	s.wait(ev, endServerSilent, headerTimeout)
 }
 

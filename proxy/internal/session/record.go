@@ -56,7 +56,7 @@ func (s *Session) Info() Info {
 	switch {
 	case s.ending != endNone, s.closing != endNone:
 		i.Phase = phaseClosing
-	case s.authenticated:
+	case s.sasl == saslDone:
 		i.Phase = phaseEstablished
 	case s.openSent:
 		i.Phase = phaseNegotiating
@@ -69,9 +69,9 @@ func (s *Session) Info() Info {
 // reached is the last phase that the session was in before it began to end.
 func (s *Session) reached() string {
 	switch {
-	case s.authenticated:
+	case s.sasl == saslDone:
 		return phaseEstablished
-	case s.phase[down] != idle:
+	case s.phase[down] != noHeader:
 		return phaseNegotiating
 	}
 	return phaseOpening

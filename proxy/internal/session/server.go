@@ -141,20 +141,12 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 	}
 	switch u.Class {
 	case framing.ClassSASLSuccess:
-		s.authenticated, s.saslRunning = true, false
-		if s.phase[up] == open {
-			s.phase[up] = restart
-		}
-		if s.headerQueued() && s.step(ev, up, header) {
-			s.release(ev)
-		}
+		s.saslStep(ev, onSuccess)
+		s.release(ev)
 	case framing.ClassSASLFailure:
-		s.saslRunning = false
-		if s.headerQueued() {
-			s.step(ev, up, header)
-		}
+		s.saslStep(ev, onFailure)
 	case framing.ClassSASL2Success:
-		s.authenticated = true
+		s.saslStep(ev, onSASL2Success)
 	case framing.ClassSMEnabled, framing.ClassSMResumed:
 		s.resumable = true
 	case framing.ClassStreamError:
@@ -195,8 +187,14 @@ func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
 		s.endWith(ev, endServerBroken, errUpgradedStream)
 		return false
 	case framing.ClassFeatures:
-		s.saslOffered, s.featuresSent = u.OffersSASL(), true
-		if s.saslOffered && s.channelBinding() == framing.ChannelBindingPass && u.OffersChannelBinding() {
+		s.featuresSent = true
+		offered := u.OffersSASL()
+		if offered {
+			s.saslStep(ev, onOffer)
+		} else {
+			s.saslStep(ev, onNoOffer)
+		}
+		if offered && s.channelBinding() == framing.ChannelBindingPass && u.OffersChannelBinding() {
 			s.host.ChannelBindingOffered()
 		}
 		s.sendFeatures(ev, u)

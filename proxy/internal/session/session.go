@@ -79,9 +79,9 @@ type Session struct {
 
 	Index uint32 // for the host, guarded by it
 
-	phase   [2]phase
-	ending  ending // endNone while the session lives
-	closing ending // the orderly ending that is under way
+	phase   [2]phase // changed by step alone
+	ending  ending   // endNone while the session lives
+	closing ending   // the orderly ending that is under way
 
 	overLimit bool // the gateway has no room for it
 	proxied   bool // its PROXY header was read
@@ -89,18 +89,16 @@ type Session struct {
 	secure    bool // it is encrypted on its way to the gateway
 
 	// Flags of the opening and of SASL.
-	openSent      bool // the client has got <open/>
-	featuresSent  bool // the client has got <stream:features/>
-	headerSent    bool // the server has got a header
-	endTagSent    bool // the server has got </stream:stream>
-	closeSent     bool // the client has got <close/>
-	saslOffered   bool // the server wants the client to authenticate
-	saslRunning   bool // <auth/> is on its way, its outcome is not known
-	authenticated bool
-	resumable     bool // XEP-0198 is on
-	alreadySent   alreadySent
-	leftOver      bool // receiveServer has enough for now, not too little
-	early         bool // what is received was read before the session got the connection
+	openSent     bool // the client has got <open/>
+	featuresSent bool // the client has got <stream:features/>
+	headerSent   bool // the server has got a header
+	endTagSent   bool // the server has got </stream:stream>
+	closeSent    bool // the client has got <close/>
+	sasl         saslState
+	resumable    bool // XEP-0198 is on
+	alreadySent  alreadySent
+	leftOver     bool // receiveServer has enough for now, not too little
+	early        bool // what is received was read before the session got the connection
 
 	pingOutstanding bool   // a ping is out, and the client has said nothing since
 	await           ending // what happens at rare.due
@@ -168,7 +166,7 @@ func (s *Session) headerQueued() bool { return s.extra != nil && s.extra.queued 
 // client sends early (XEP-0509) waits for that, as it does where Gateway.Dial
 // exchanges the headers: the server may be lost or send the session elsewhere,
 // and another one is to get it then.
-func (s *Session) unanswered() bool { return s.headerSent && s.phase[down] == idle }
+func (s *Session) unanswered() bool { return s.headerSent && s.phase[down] == noHeader }
 
 func (s *Session) cause() error {
 	if s.extra == nil {
