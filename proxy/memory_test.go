@@ -6,8 +6,12 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gobwas/ws"
+
 	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
 )
@@ -137,6 +141,70 @@ func TestServersDoNotBlowUp(t *testing.T) {
 		t.Errorf("the heap grew from %d to %d bytes", before, most)
 	}
 	t.Logf("from %d to %d bytes", before, most)
+}
+
+// A server that leaves an element unfinished in each of its sessions fills a large buffer
+// in a few of them. Then the others get what there is of it as fragments, and all clients
+// get the whole of it in the end.
+//
+// Behaviour: server-large. RFC 6455, section 10.4.
+func TestLargeBuffersAreFew(t *testing.T) {
+	onLoops(t, func(t *testing.T, l string) {
+		const allowed, sessions, size = 3, 12, 200_000
+		loop.AllowLarge(allowed)
+		defer loop.AllowLarge(loop.ManyLargeBuffers)
+		b := newBench(t, l)
+		start, end := "<iq><a>"+strings.Repeat("x", size), "</a></iq>"
+		type one struct {
+			srv       serverConn
+			got       atomic.Int64 // bytes of fragments
+			fragments int
+			done      chan error
+		}
+		var all []*one
+		for range sessions {
+			cl, srv := b.connect()
+			c := &one{srv: srv, done: make(chan error, 1)}
+			all = append(all, c)
+			go func() {
+				for {
+					h, err := ws.ReadHeader(cl)
+					if err == nil {
+						_, err = io.CopyN(io.Discard, cl, h.Length)
+					}
+					c.got.Add(h.Length)
+					c.fragments++
+					if err != nil || h.Fin {
+						c.done <- err
+						return
+					}
+				}
+			}()
+			io.WriteString(srv, start)
+			await(func() bool {
+				arrived := 0
+				for _, c := range all {
+					arrived += int(c.got.Load())
+				}
+				for _, s := range b.g.sessions() {
+					arrived += s.probe().Kept[server]
+				}
+				return arrived >= len(all)*len(start)
+			})
+			if n := loop.LargeInUse(); n > allowed {
+				t.Fatalf("%d large buffers are in use by %d sessions, want at most %d", n, len(all), allowed)
+			}
+		}
+		for i, c := range all {
+			io.WriteString(c.srv, end)
+			if err := <-c.done; err != nil || int(c.got.Load()) < size {
+				t.Errorf("session %d: got %d bytes, %v", i, c.got.Load(), err)
+			}
+			if i >= allowed && c.fragments < 2 {
+				t.Errorf("session %d: one message that was kept whole", i)
+			}
+		}
+	})
 }
 
 // A client that reads in the end gets everything in order, whatever had to wait.

@@ -109,6 +109,7 @@ func (h *driver) run(ev *relay.Event, f func(*relay.Event) input) {
 		if in.b == nil {
 			h.settle(ev)
 		} else {
+			ev.Scarce = scarce()
 			rest := h.s.Receive(ev, in.side, in.b)
 			// Where one read takes no whole element, larger reads save
 			// copies. It would not be fair to others where it takes hundreds.
@@ -275,9 +276,22 @@ func (o *output) lookDue() time.Duration { return time.Duration(o.look) * time.S
 // left to the garbage collector: somebody may be about to write it.
 func (b *backlog) room(n int) {
 	if cap(b.pending)-len(b.pending) < n {
+		old := b.buf
 		b.buf = getBuffer(len(b.pending) + n)
 		b.pending = append(b.buf.b[:0], b.pending...)
+		if old != nil {
+			leaveBuffer(old)
+		}
 	}
+}
+
+// dropBacklog forgets what o has not taken. The buffer is left to the garbage
+// collector: somebody may be writing it.
+func (o *output) dropBacklog() {
+	if b := o.backlog; b != nil && b.buf != nil {
+		leaveBuffer(b.buf)
+	}
+	o.backlog, o.look = nil, 0
 }
 
 // release gives the buffer back; nothing of it is to be written any more.
@@ -398,7 +412,7 @@ func (h *driver) breaks(ev *relay.Event, sd side, err error) {
 		lost.Add(o.backlog.counted)
 	}
 	h.s.Uncount(sd, lost)
-	o.backlog, o.look = nil, 0
+	o.dropBacklog()
 	h.s.WriteFailed(ev, sd, err)
 }
 
@@ -432,7 +446,7 @@ func (h *driver) stalls(ev *relay.Event, sd side) bool {
 		return false
 	}
 	if len(o.pending()) == 0 && h.c.unsentRecords(sd) == 0 && h.c.unsent(sd) <= 0 {
-		o.backlog = nil
+		o.dropBacklog()
 		return false
 	}
 	h.account(ev, sd, 0)
@@ -447,6 +461,7 @@ func (h *driver) follow(ev *relay.Event, sd side) {
 	}
 	if h.conns.State[sd] == relay.StateNone { // the session wants another one
 		h.shut(sd)
+		o.dropBacklog()
 		*o = output{}
 		h.conns.Blocked[sd] = false
 		return
@@ -459,7 +474,7 @@ func (h *driver) follow(ev *relay.Event, sd side) {
 	}
 	if h.conns.State[sd] == relay.StateClosed {
 		o.shut = true
-		o.backlog, o.look = nil, 0
+		o.dropBacklog()
 		h.shut(sd)
 	}
 }

@@ -174,7 +174,7 @@ func (l *epollConn) ready(sd side, events uint32) (more bool) {
 // readOnce reads sd once. It reports whether there may be more to read.
 func (l *epollConn) readOnce(ev *relay.Event, sd side) (in input, more bool) {
 	scratch := l.w.buf[:relay.ReadSize]
-	if l.large[sd] {
+	if l.large[sd] && !scarce() {
 		scratch = l.w.buf
 	}
 	var err error

@@ -30,3 +30,9 @@ func (h *driver) Probe() Probe {
 	}
 	return p
 }
+
+// LargeInUse is how many large buffers are in use.
+func LargeInUse() int { return int(largeInUse.Load()) }
+
+// AllowLarge makes n stand in for ManyLargeBuffers. The caller sets that again.
+func AllowLarge(n int) { largeAllowed.Store(int64(n)) }

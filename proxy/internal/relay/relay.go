@@ -82,6 +82,9 @@ type Event struct {
 	Out [2]Outbox
 	// Conns are those of the session whose event this is.
 	*Conns
+	// Scarce is set for Receive while the sessions of the process use much memory:
+	// an unfinished element of MaxKeptScarce bytes is to be passed on.
+	Scarce bool
 	// Scratch is for whatever sessions need only during an event. The loop
 	// hands it from event to event, whichever session that is of.
 	Scratch any
@@ -173,6 +176,8 @@ const (
 	ReadSize = 64 << 10
 	// MaxKept is the most that a session keeps of a server's unfinished element.
 	MaxKept = 256 << 10
+	// MaxKeptScarce is the most while Event.Scarce is set.
+	MaxKeptScarce = ReadSize
 )
 
 // Earlier is the earlier of two moments, of which zero is none.

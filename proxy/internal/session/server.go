@@ -60,6 +60,9 @@ func (s *Session) divides(ev *relay.Event, n int) bool {
 		s.serverTooLarge(ev)
 		return false
 	}
+	if ev.Scarce {
+		return n >= relay.MaxKeptScarce
+	}
 	return n >= maxWhole
 }
 

@@ -28,7 +28,8 @@ const (
 
 // Limits in bytes.
 const (
-	// maxWhole is the largest message to the client that is one frame.
+	// maxWhole is the largest message to the client that is one frame, except
+	// while memory is scarce (relay.Event.Scarce).
 	maxWhole = relay.MaxKept
 	// minPart is the least that a frame in the middle of a larger one has.
 	minPart = 16 << 10

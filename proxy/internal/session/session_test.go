@@ -684,6 +684,28 @@ func TestFramesOfLargeElements(t *testing.T) {
 	}
 }
 
+// While memory is scarce, less of an unfinished element is kept.
+//
+// Behaviour: server-large. RFC 6455, section 10.4.
+func TestScarceMemory(t *testing.T) {
+	for _, test := range []struct {
+		scarce  bool
+		n       int
+		divided bool
+	}{
+		{false, maxWhole - 1, false}, {false, maxWhole, true},
+		{true, relay.MaxKeptScarce - 1, false}, {true, relay.MaxKeptScarce, true},
+	} {
+		s, w := newTestSession(t)
+		w.Scarce = test.scarce
+		in := []byte("<iq>" + strings.Repeat("a", test.n-len("<iq>")))
+		rest := s.Receive(w, server, in)
+		if s.dividing() != test.divided || (len(rest) < minPart) != test.divided {
+			t.Errorf("%d bytes, scarce %v: divided is %v, %d bytes are kept", test.n, test.scarce, s.dividing(), len(rest))
+		}
+	}
+}
+
 // The parts of an element are counted as one element of all their bytes.
 func TestPartsAreCounted(t *testing.T) {
 	s, w := newTestSession(t)
