@@ -15,13 +15,13 @@ import (
 	"xmppgate/proxy"
 )
 
-// An access decides which requests reach the admin endpoints over TCP.
+// An access decides which requests reach the admin endpoints.
 //
-// A page in the operator's browser reaches loopback like any program on that
-// machine. What it cannot choose is what the browser says about it: Host names
-// the site that the browser believes it talks to (so a page whose own name was
-// rebound to 127.0.0.1 gives itself away), Origin and Sec-Fetch-Site name the
-// page. Reading metrics and profiles is protected like draining.
+// A page in the operator's browser can reach loopback, like any program on that
+// machine. It cannot choose the headers that the browser sets: Host is the name of
+// the site in the browser's view, which exposes a page whose name was rebound to
+// 127.0.0.1; Origin and Sec-Fetch-Site identify the page. Metrics and profiles
+// are protected like /drain.
 type access struct {
 	hosts []string // names that Host may have, in the form of proxy.NormalDomain
 	log   *slog.Logger
@@ -54,27 +54,27 @@ func (c *config) newAccess(log *slog.Logger) *access {
 // guard lets h answer only requests that no foreign page can have caused.
 func (a *access) guard(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if problem := a.refuses(r); problem != "" {
-			a.logRefusal(r, problem)
-			answer(w, http.StatusForbidden, problem+"\n")
+		if cause := a.problem(r); cause != "" {
+			a.logRefusal(r, cause)
+			answer(w, http.StatusForbidden, cause+"\n")
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// refuses returns why r must not be answered, or nothing.
-func (a *access) refuses(r *http.Request) string {
-	// No browser connects to a Unix socket by itself, and whoever may connect
-	// to it calls it what he likes.
+// problem returns why r must not be answered, or an empty string.
+func (a *access) problem(r *http.Request) string {
+	// Browsers do not connect to Unix sockets, and a client there may send
+	// any Host.
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	unix := local != nil && local.Network() == "unix"
 	if !unix && !a.knows(r.Host) {
 		return fmt.Sprintf("Host must be an IP address, localhost or a name in %sADMIN_HOSTS", prefix)
 	}
 	// In the absolute form of a request target (RFC 9112, section 3.2.2) the
-	// host counts that stands there; package net/http drops the other one
-	// unseen. Only proxies are asked like that.
+	// host of the target overrides Host, and package net/http drops the
+	// latter. Only requests to proxies have that form.
 	if !unix && r.URL.IsAbs() {
 		return "this is not a proxy: ask for the path only"
 	}
@@ -83,19 +83,19 @@ func (a *access) refuses(r *http.Request) string {
 	for _, origin := range r.Header["Origin"] {
 		u, err := url.Parse(origin)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
-			return "pages of another origin may not ask"
+			return "pages of another origin are refused"
 		}
 	}
 	for _, site := range r.Header["Sec-Fetch-Site"] {
 		if site != "same-origin" && site != "none" {
-			return "pages of another site may not ask"
+			return "pages of another site are refused"
 		}
 	}
 	return ""
 }
 
-// knows reports whether the value of a Host header is one that no page can
-// bring about: an IP address or a name that is known.
+// knows reports whether a page cannot have caused this value of Host: it is an IP
+// address or a configured name.
 func (a *access) knows(value string) bool {
 	host := value
 	if i := strings.LastIndexByte(value, ':'); i >= 0 && !strings.HasSuffix(value, "]") {
@@ -122,7 +122,8 @@ const (
 	maxLoggedHost = 100
 )
 
-// logRefusal tells the operator, who may have forgotten a name.
+// logRefusal logs a refused request, because the operator may have forgotten a
+// name.
 func (a *access) logRefusal(r *http.Request, problem string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -184,7 +184,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 			r, _ := http.NewRequest("GET", "/", nil)
 			r.Host = host
 			r.Header.Set("Origin", "https://evil.example")
-			if problem := a.refuses(r); problem != "" {
+			if problem := a.problem(r); problem != "" {
 				a.logRefusal(r, problem)
 			}
 		}

@@ -45,23 +45,24 @@ const adminIndex = `xmppgate
 /metrics/connections  for Prometheus, single sessions
 /connections          sessions as JSON: ?sort=bytes|age|idle|messages&limit=100
 /healthz              200 while the process lives
-/readyz               200 while an XMPP server answers and nobody asked to drain
-/drain                POST: accept nobody, close sessions
+/readyz               200 while an XMPP server answers and no drain has begun
+/drain                POST: accept no clients, close sessions
 `
 
-// handler serves all endpoints, each for those only whom access lets in.
+// handler serves all endpoints. access refuses requests that a web page may have
+// caused.
 func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, adminIndex) })
 	mux.Handle("GET /metrics", a.metrics)
 	mux.Handle("GET /metrics/connections", a.connections)
 	mux.HandleFunc("GET /connections", a.listConnections)
-	// It must not depend on the XMPP server: where the gateway starts first
-	// (a sidecar), the server would wait for it for ever.
+	// It must not depend on the XMPP server: a server that starts only after
+	// its healthy sidecar would wait forever.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", a.readyz)
-	// Not GET: it changes something, and links and images ask with GET. A
-	// preStop hook runs "xmppgate drain".
+	// Not GET: it changes state, and browsers fetch links and images with
+	// GET. A preStop hook runs "xmppgate drain".
 	mux.HandleFunc("POST /drain", a.beginDrain)
 	if a.profile {
 		// Without cmdline, which may show more than a profile needs.
@@ -73,12 +74,12 @@ func (a *admin) handler() http.Handler {
 	return a.access.guard(mux)
 }
 
-// newAdminServer bounds what a client of the admin endpoints may cost. The
-// time to write leaves room for a profile.
+// newAdminServer limits time and memory for each client of the admin endpoints.
+// WriteTimeout leaves room for a profile.
 func newAdminServer(a *admin, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: a.handler(),
-		// "OPTIONS *" is not answered behind the handler's back.
+		// "OPTIONS *" goes through the handler.
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            5 * time.Second,
 		ReadTimeout:                  10 * time.Second,
@@ -92,7 +93,7 @@ func newAdminServer(a *admin, log *slog.Logger) *http.Server {
 func answer(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text) // a client that left is no concern of ours
+	_, _ = io.WriteString(w, text) // fails only if the client has left
 }
 
 func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
@@ -156,12 +157,12 @@ func (a *admin) listConnections(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	order, ok := orders[cmp.Or(query.Get("sort"), "bytes")]
 	if !ok {
-		answer(w, http.StatusBadRequest, "sort: write bytes, age, idle or messages\n")
+		answer(w, http.StatusBadRequest, "sort must be one of bytes, age, idle, messages\n")
 		return
 	}
 	limit, err := strconv.Atoi(cmp.Or(query.Get("limit"), "100"))
 	if err != nil || limit < 0 {
-		answer(w, http.StatusBadRequest, "limit: write a number\n")
+		answer(w, http.StatusBadRequest, "limit must be a number\n")
 		return
 	}
 	all := slices.SortedFunc(a.gateway.Sessions(), func(x, y proxy.SessionInfo) int {
@@ -185,5 +186,5 @@ func (a *admin) listConnections(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Total-Count", strconv.Itoa(len(all)))
-	_ = json.NewEncoder(w).Encode(list) // a client that left is no concern of ours
+	_ = json.NewEncoder(w).Encode(list) // fails only if the client has left
 }

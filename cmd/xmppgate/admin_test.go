@@ -60,9 +60,9 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/drain", 405, ""},
 		{"HEAD", "/drain", 405, ""},
 		{"GET", "/connections", 200, "[]\n"},
-		{"GET", "/connections?sort=colour", 400, "sort: write bytes, age, idle or messages\n"},
-		{"GET", "/connections?limit=many", 400, "limit: write a number\n"},
-		{"GET", "/connections?limit=-1", 400, "limit: write a number\n"},
+		{"GET", "/connections?sort=colour", 400, "sort must be one of bytes, age, idle, messages\n"},
+		{"GET", "/connections?limit=many", 400, "limit must be a number\n"},
+		{"GET", "/connections?limit=-1", 400, "limit must be a number\n"},
 		{"GET", "/debug/pprof/", 404, ""},
 	} {
 		a := newAdmin(&fakeGateway{})

@@ -12,7 +12,7 @@ import (
 // A bound is what a number may be. Durations are numbers.
 type bound struct {
 	least, most int64
-	why         string // of least or of most, for who has missed it; may be empty
+	why         string // the reason for least or most, for the error; may be empty
 }
 
 // bounds has a row for every variable that is a number, by its name without the
@@ -27,7 +27,7 @@ var bounds = map[string]bound{
 	"CONNECTION_METRICS_LIMIT": {0, 100000, "each costs some series at every scrape"},
 }
 
-// number is the value of a field that is a number.
+// number returns the value of a field that is a number, and whether it is one.
 func number(v reflect.Value) (n int64, ok bool) {
 	if !v.CanInt() || v.Type().PkgPath() == "log/slog" { // a level is a word
 		return 0, false
@@ -35,7 +35,7 @@ func number(v reflect.Value) (n int64, ok bool) {
 	return v.Int(), true
 }
 
-// show writes a number as its variable has it.
+// show formats a number as its variable takes it.
 func show(t reflect.Type, n int64) string {
 	if t != reflect.TypeFor[time.Duration]() {
 		return fmt.Sprint(n)
@@ -49,13 +49,13 @@ func show(t reflect.Type, n int64) string {
 	return s
 }
 
-// limits is what the help says of the bounds of a variable.
+// limits is how the help states the bounds of a variable.
 func (b bound) limits(t reflect.Type) string {
 	return show(t, b.least) + " to " + show(t, b.most)
 }
 
-// checkNumbers reports the numbers that are out of bounds, and whether there are
-// none.
+// checkNumbers adds an error for each number that is out of bounds, and returns
+// whether there were none.
 func (c *config) checkNumbers(r *report) (ok bool) {
 	ok = true
 	for _, v := range variables() {

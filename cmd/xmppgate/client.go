@@ -35,13 +35,13 @@ func (p process) ask(ctx context.Context, method, path string) int {
 
 func askAdmin(ctx context.Context, addresses []listenAddress, method, path string) error {
 	if len(addresses) == 0 {
-		return errors.New(prefix + "ADMIN_LISTEN is empty: there is nobody to ask")
+		return errors.New(prefix + "ADMIN_LISTEN is empty: there is no admin listener to ask")
 	}
 	admin := addresses[0]
 	client := &http.Client{
 		Timeout: 2 * time.Second,
-		// No proxy of the environment, and a dial that takes ":9280" and
-		// "0.0.0.0:9280" for this machine.
+		// Ignores HTTP_PROXY. The dialer takes ":9280" and "0.0.0.0:9280" as
+		// this machine.
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -35,7 +35,7 @@ type config struct {
 	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`
 	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; domain=URL or domain=URL|URL gives one servers of its own; empty leaves it to the server"`
 	DNS                    string        `env:"DNS" help:"the DNS server that is asked for the names of servers, host:port; empty means the system's"`
-	ChannelBinding         string        `env:"CHANNEL_BINDING" envDefault:"auto" help:"what becomes of SASL mechanisms that bind to TLS, which cannot work across a gateway: auto (strip if the gateway has TLS to the server), strip, pass, or end-point where gateway and server have the same certificate"`
+	ChannelBinding         string        `env:"CHANNEL_BINDING" envDefault:"auto" help:"what to do with SASL mechanisms that bind to TLS, which cannot work across a gateway: auto (strip if the gateway has TLS to the server), strip, pass, or end-point where gateway and server have the same certificate"`
 	ProxyProtocol          list          `env:"PROXY_PROTOCOL" help:"networks or addresses whose connections start with a PROXY header, comma separated"`
 	TrustedProxies         list          `env:"TRUSTED_PROXIES" help:"networks or addresses of HTTP proxies that say who the client is, comma separated; unix stands for clients on a Unix socket"`
 	ClientAddressHeader    string        `env:"CLIENT_ADDRESS_HEADER" envDefault:"X-Forwarded-For" help:"the one header field in which they say so: X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP; a request of theirs without it is refused"`
@@ -78,10 +78,10 @@ func (l list) String() string { return strings.Join(l, ",") }
 
 // A variable is one field of config as the operator sees it.
 type variable struct {
-	name     string // with the prefix
-	standard string // value when unset
-	help     string
-	field    int // index in config
+	name         string // with the prefix
+	defaultValue string // when unset
+	help         string
+	field        int // index in config
 }
 
 // variables lists the variables in the order of their fields.
@@ -98,11 +98,11 @@ func variables() (vars []variable) {
 	return vars
 }
 
-// standardOf returns the value of a variable when it is unset.
-func standardOf(name string) string {
+// defaultOf returns the value of a variable when it is unset.
+func defaultOf(name string) string {
 	for _, v := range variables() {
 		if v.name == name {
-			return v.standard
+			return v.defaultValue
 		}
 	}
 	return ""
@@ -130,8 +130,8 @@ func loadConfig(environ map[string]string) (*config, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	// The parser takes an empty value for an unset one. That is right for
-	// all but this one, which has no other way to say "none".
+	// The parser treats an empty value as unset. For this variable empty
+	// means none.
 	if value, ok := environ[prefix+"ADMIN_LISTEN"]; ok && value == "" {
 		c.AdminListen = nil
 	}
@@ -164,28 +164,28 @@ func (c *config) check(r *report) {
 	c.checkHosts(r)
 	// The parser also takes debug+100, a level at which nothing is logged.
 	if !slices.Contains([]slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}, c.LogLevel) {
-		r.add("LOG_LEVEL", notALevel)
+		r.add("LOG_LEVEL", badLevel)
 	}
 	if c.checkNumbers(r) && c.MaxServerStanzaBytes < c.MaxStanzaBytes {
-		r.add("MAX_SERVER_STANZA_BYTES", "too small: write at least as much as %sMAX_STANZA_BYTES (%d), for what one client may send another has to get", prefix, c.MaxStanzaBytes)
+		r.add("MAX_SERVER_STANZA_BYTES", "too small: write at least as much as %sMAX_STANZA_BYTES (%d), because what one client may send another must be able to receive", prefix, c.MaxStanzaBytes)
 	}
 	for _, v := range []struct {
 		name, value string
 		known       []string
 	}{
 		{"UPSTREAM_POLICY", c.UpstreamPolicy, upstream.Policies()},
-		{"CHANNEL_BINDING", c.ChannelBinding, slices.Sorted(maps.Keys(bindings))},
+		{"CHANNEL_BINDING", c.ChannelBinding, slices.Sorted(maps.Keys(channelBindings))},
 		{"LOG_FORMAT", c.LogFormat, []string{"auto", "text", "json"}},
 		{"CLIENT_ADDRESS_HEADER", c.clientAddress.Header, clientaddr.Headers()},
 		{"LOOP", c.Loop, []string{proxy.LoopAuto, proxy.LoopGoroutine}},
 	} {
-		if last := len(v.known) - 1; !slices.Contains(v.known, v.value) {
-			r.add(v.name, "no such choice: write %s or %s", strings.Join(v.known[:last], ", "), v.known[last])
+		if !slices.Contains(v.known, v.value) {
+			r.add(v.name, "must be one of %s", strings.Join(v.known, ", "))
 		}
 	}
 }
 
-// warnings are about values that are allowed and probably not wanted.
+// warnings returns a line for each value that is allowed but probably a mistake.
 func (c *config) warnings() (warnings []string) {
 	warn := func(name string, value any, text string) {
 		warnings = append(warnings, fmt.Sprintf("%s%s=%v: %s", prefix, name, value, text))
@@ -193,8 +193,8 @@ func (c *config) warnings() (warnings []string) {
 	if c.PingInterval >= time.Minute {
 		warn("PING_INTERVAL", c.PingInterval, "many proxies cut connections that are silent for 60s")
 	}
-	if c.ChannelBinding != bindingAuto && c.ChannelBinding != bindingPass {
-		warn("CHANNEL_BINDING", c.ChannelBinding, "clients refuse to log in if the server protects its list of mechanisms (XEP-0474), as ejabberd does: rather have the server offer no channel binding, and pass")
+	if c.ChannelBinding != channelBindingAuto && c.ChannelBinding != channelBindingPass {
+		warn("CHANNEL_BINDING", c.ChannelBinding, "clients refuse to log in if the server protects its list of mechanisms (XEP-0474), as ejabberd does: disable channel binding at the server instead, and write pass")
 	}
 	for name, networks := range map[string][]netip.Prefix{"PROXY_PROTOCOL": c.clientAddress.Proxies, "TRUSTED_PROXIES": c.clientAddress.Forwarders} {
 		for _, n := range networks {
@@ -218,7 +218,7 @@ func (c *config) warnings() (warnings []string) {
 	return warnings
 }
 
-// local tells whether host:port is certain to be on this machine. A name
+// local reports whether host:port is certain to be on this machine. A name
 // other than localhost may resolve to anything tomorrow.
 func local(address string) bool {
 	host, _, err := net.SplitHostPort(address)
@@ -232,7 +232,7 @@ func local(address string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-const notALevel = "not a level: write debug, info, warn or error"
+const badLevel = "must be one of debug, info, warn, error"
 
 // A report collects everything that is wrong with a configuration.
 type report struct {
@@ -255,8 +255,8 @@ func (r *report) addError(name string, err error) {
 		}
 	} else if name = prefix + name; !r.seen[name] {
 		value := r.environ[name]
-		if value == "" { // then it is the default that is wrong, beside something else
-			value = standardOf(name)
+		if value == "" { // the default conflicts with another variable
+			value = defaultOf(name)
 		}
 		r.errs = append(r.errs, fmt.Errorf("%s=%q: %w", name, value, err))
 	}
@@ -276,11 +276,11 @@ func (r *report) unparsed(err error) {
 	case reflect.TypeFor[int]():
 		r.add(name, "not a number, or too large: write digits only")
 	case reflect.TypeFor[bool]():
-		r.add(name, "neither true nor false: write one of them")
+		r.add(name, "must be true or false")
 	case reflect.TypeFor[time.Duration]():
 		r.add(name, "not a duration: write one with its unit, such as 30s or 2m")
 	case reflect.TypeFor[slog.Level]():
-		r.add(name, notALevel)
+		r.add(name, badLevel)
 	default:
 		r.add(name, "%w", parse.Err)
 	}
@@ -310,9 +310,9 @@ func foreign(name, value string) bool {
 	return false
 }
 
-// unknown reports variables that look like ours and are not: a setting that
-// is misspelt would otherwise be off in silence. Values are not repeated, as
-// nobody knows what they hold.
+// unknown reports variables that have our prefix and do not exist: a misspelt
+// setting would otherwise be ignored silently. It does not repeat values, because
+// they may be secret.
 func (r *report) unknown() {
 	var known []string
 	for _, v := range variables() {

@@ -90,7 +90,7 @@ func TestNumbersAreBounded(t *testing.T) {
 			t.Errorf("%s has no bounds: %+v", v.name, b)
 		}
 		if want := b.limits(reflect.TypeFor[config]().Field(v.field).Type); !strings.HasSuffix(v.help, "; "+want) {
-			t.Errorf("%s: the help does not say %q: %s", v.name, want, v.help)
+			t.Errorf("%s: the help does not contain %q: %s", v.name, want, v.help)
 		}
 	}
 	if numbers != len(bounds) {
@@ -223,8 +223,8 @@ func TestRefused(t *testing.T) {
 		{"LISTEN", "unix:/a?mode=-1", `option mode`},
 		{"LISTEN", "unix:/a?mode=u+rw", `option mode`},
 		{"LISTEN", "unix:/a?mode=0660&mode=0666", `option mode listed twice`},
-		{"LISTEN", "unix:/a?group=no-such-group", `there is no group "no-such-group" on this machine`},
-		{"LISTEN", "unix:/a?group=", `there is no group ""`},
+		{"LISTEN", "unix:/a?group=no-such-group", `group "no-such-group" does not exist on this machine`},
+		{"LISTEN", "unix:/a?group=", `group "" does not exist`},
 		{"LISTEN", "unix:/a?owner=root", `unknown option "owner"; there are mode and group`},
 		{"LISTEN", "unix:/a?mode=%zz", `options that are not a query`},
 		{"ADMIN_LISTEN", "unix:/a?mod=0660", `unknown option "mod"`},
@@ -253,16 +253,16 @@ func TestRefused(t *testing.T) {
 		{"DOMAINS", "example.org=", `server "": write tcp://host:port`},
 		{"DOMAINS", "example.org=gopher://x", `server "gopher://x": write tcp://host:port`},
 		{"DOMAINS", "example.org=tcp://192.0.2.1", `XMPPGATE_UNSAFE_UPSTREAM=true`},
-		{"DOMAINS", "example.org=tls://a|tls://a", `server "tls://a" is there twice`},
-		{"DOMAINS", "Example.org.=tls://a,example.org=tls://b", `"example.org" is there twice: write domain=URL|URL`},
+		{"DOMAINS", "example.org=tls://a|tls://a", `server "tls://a" is listed twice`},
+		{"DOMAINS", "Example.org.=tls://a,example.org=tls://b", `"example.org" is listed twice: write domain=URL|URL`},
 		{"DOMAINS", "example.org=srv:|srv:example.org", `server srv:example.org is listed twice`},
-		{"UPSTREAM", "tls://a,tls://a", `server "tls://a" is there twice: remove one`},
+		{"UPSTREAM", "tls://a,tls://a", `server "tls://a" is listed twice: remove one`},
 		{"UPSTREAM", "srv:", `list yours in XMPPGATE_DOMAINS, or write srv:name`},
 		{"UPSTREAM", "unix:/" + strings.Repeat("a", 107), `at most 107 bytes`},
 		{"DOMAINS", "example.org=srv:,192.0.2.1=srv:", `no server for 192.0.2.1: it is an address`},
 		{"UPSTREAM", "tls://a?ca=/nonexistent", `option ca: open /nonexistent`},
-		{"UPSTREAM_POLICY", "random", `write first, hash, least-sessions or round-robin`},
-		{"CHANNEL_BINDING", "keep", `write auto, end-point, pass or strip`},
+		{"UPSTREAM_POLICY", "random", `must be one of first, hash, least-sessions, round-robin`},
+		{"CHANNEL_BINDING", "keep", `must be one of auto, end-point, pass, strip`},
 		{"DNS", "127.0.0.53:dns", `write host:port, such as 127.0.0.53:53`},
 		{"DNS", "*", `write host:port`},
 		{"DNS", "a..b:53", `write host:port`},
@@ -271,16 +271,16 @@ func TestRefused(t *testing.T) {
 		{"PROXY_PROTOCOL", "10.0.0.0/33", `"10.0.0.0/33" is not a network: write one such as 10.0.0.0/8`},
 		{"PROXY_PROTOCOL", "unix", `"unix" is not a network`},
 		{"TRUSTED_PROXIES", "loadbalancer", `"loadbalancer" is not a network`},
-		{"SEE_OTHER", "node2:5222", `"node2:5222" does not say who goes where`},
-		{"SEE_OTHER", "node2:5222=node3:5222", `does not say who goes where`},
-		{"SEE_OTHER", "a:99999=wss://a/ws", `does not say who goes where`},
-		{"SEE_OTHER", "a b=wss://a/ws", `does not say who goes where`},
-		{"SEE_OTHER", "tcp://a=wss://a/ws", `does not say who goes where`},
-		{"SEE_OTHER", "a=wss://u:p@a/ws", `does not say who goes where`},
-		{"SEE_OTHER", "a=wss://a/ws#x", `does not say who goes where`},
-		{"SEE_OTHER", "a=wss://a:99999/ws", `does not say who goes where`},
-		{"SEE_OTHER", "a=wss://:443/ws", `does not say who goes where`},
-		{"SEE_OTHER", "a=wss://a/ws,a=wss://b/ws", `"a" is there twice`},
+		{"SEE_OTHER", "node2:5222", `"node2:5222" is not host=URL`},
+		{"SEE_OTHER", "node2:5222=node3:5222", `is not host=URL`},
+		{"SEE_OTHER", "a:99999=wss://a/ws", `is not host=URL`},
+		{"SEE_OTHER", "a b=wss://a/ws", `is not host=URL`},
+		{"SEE_OTHER", "tcp://a=wss://a/ws", `is not host=URL`},
+		{"SEE_OTHER", "a=wss://u:p@a/ws", `is not host=URL`},
+		{"SEE_OTHER", "a=wss://a/ws#x", `is not host=URL`},
+		{"SEE_OTHER", "a=wss://a:99999/ws", `is not host=URL`},
+		{"SEE_OTHER", "a=wss://:443/ws", `is not host=URL`},
+		{"SEE_OTHER", "a=wss://a/ws,a=wss://b/ws", `"a" is listed twice`},
 		{"DOMAINS", "user@example.org", `is not a domain`},
 		{"ORIGINS", "*", `"*" is not an origin`},
 		{"ORIGINS", "wss://chat.example.org", `write https://chat.example.org`},
@@ -308,17 +308,17 @@ func TestRefused(t *testing.T) {
 		{"PING_INTERVAL", "999ms", `at least 1s`},
 		{"DRAIN_TIMEOUT", "0s", `at least 1s`},
 		{"CONNECTION_METRICS_LIMIT", "-1", `at least 0`},
-		{"PROFILE", "yes", `neither true nor false`},
+		{"PROFILE", "yes", `must be true or false`},
 		{"ADMIN_HOSTS", "a..b", `is not a name`},
 		{"ADMIN_HOSTS", "a'b", `is not a name`},
 		{"ADMIN_HOSTS", "a;b", `is not a name`},
 		{"ADMIN_HOSTS", "a.example:9280", `is not a name`},
-		{"LOG_LEVEL", "debug+100", `write debug, info, warn or error`},
-		{"LOG_LEVEL", "error+1", `write debug, info, warn or error`},
-		{"LOG_LEVEL", "loud", `write debug, info, warn or error`},
-		{"CLIENT_ADDRESS_HEADER", "X-Client", `write X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP`},
-		{"LOG_FORMAT", "xml", `write auto, text or json`},
-		{"LOOP", "kqueue", `write auto or goroutine`},
+		{"LOG_LEVEL", "debug+100", `must be one of debug, info, warn, error`},
+		{"LOG_LEVEL", "error+1", `must be one of debug, info, warn, error`},
+		{"LOG_LEVEL", "loud", `must be one of debug, info, warn, error`},
+		{"CLIENT_ADDRESS_HEADER", "X-Client", `must be one of X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP, Fly-Client-IP`},
+		{"LOG_FORMAT", "xml", `must be one of auto, text, json`},
+		{"LOOP", "kqueue", `must be one of auto, goroutine`},
 	} {
 		_, err := loadConfig(prefixed(map[string]string{c.name: c.value}))
 		if err == nil {
@@ -332,7 +332,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// What the variables that are more than a word or a number come to.
+// Variables that need more parsing than a word or a number.
 func TestParsed(t *testing.T) {
 	c, err := loadConfig(prefixed(map[string]string{
 		"DOMAINS":               "Example.ORG.=unix:/a|unix:/b, bücher.example=unix:/c",

@@ -255,7 +255,7 @@ func firstVariables(t *testing.T) string {
 func variableTable(all []variable) string {
 	table := row("variable", "default", "meaning") + row("---", "---", "---")
 	for _, v := range all {
-		table += row(code(v.name), code(v.standard), v.help)
+		table += row(code(v.name), code(v.defaultValue), v.help)
 	}
 	return table
 }

@@ -20,12 +20,12 @@ Commands:
 	}
 	b.WriteString("\nEnvironment, with defaults:\n")
 	for _, v := range variables() {
-		fmt.Fprintf(&b, "  %s=%s%s\n", v.name, v.standard, wrap(v.help, "      ", 78))
+		fmt.Fprintf(&b, "  %s=%s%s\n", v.name, v.defaultValue, wrap(v.help, "      ", 78))
 	}
 	b.WriteString(`
 Exit codes:
-  0    all sessions were told to go elsewhere, or the command did its work
-  1    the start failed, sessions had to be cut, or the command failed
+  0    all sessions ended, or the command succeeded
+  1    the start or a listener failed, sessions did not end in time, or the command failed
   2    wrong command line
   78   wrong configuration; nothing was started
   130  a second SIGINT ended the drain

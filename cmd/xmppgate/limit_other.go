@@ -2,5 +2,5 @@
 
 package main
 
-// descriptorLimit returns zero: there is no bound to read.
+// descriptorLimit returns zero: this system has no limit to read.
 func descriptorLimit() uint64 { return 0 }

@@ -8,7 +8,7 @@ import (
 )
 
 // descriptorLimit returns how many files this process may open; zero means
-// that there is no bound. The Go runtime has raised the soft limit to the
+// that there is no limit. The Go runtime has raised the soft limit to the
 // hard one.
 func descriptorLimit() uint64 {
 	var limit syscall.Rlimit

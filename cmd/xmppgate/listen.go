@@ -94,7 +94,7 @@ func lookupGroup(name string) (int, error) {
 	}
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return -1, fmt.Errorf("there is no group %q on this machine: write one that exists, or its number", name)
+		return -1, fmt.Errorf("group %q does not exist on this machine: write an existing one, or its number", name)
 	}
 	return strconv.Atoi(g.Gid)
 }
@@ -197,7 +197,7 @@ var usualOwners = map[uint64]string{
 	9280: "another xmppgate",
 }
 
-// explain adds to an error of listen what to do about it.
+// explain adds a remedy to an error of listen.
 func explain(err error, variable string, a listenAddress) error {
 	_, port := splitHostPort(a.name)
 	owner, known := usualOwners[port]
@@ -255,8 +255,8 @@ func listen(a listenAddress) (net.Listener, error) {
 	return l, nil
 }
 
-// bind makes the listener. Nobody may connect to a socket that is yet to be
-// restricted.
+// bind opens the listener. Until restrict is called only root may connect to a
+// socket with options.
 func (a listenAddress) bind() (l net.Listener, err error) {
 	lc := net.ListenConfig{KeepAliveConfig: upstream.KeepAlive}
 	open := func() error {
@@ -281,8 +281,8 @@ func (a listenAddress) restrict() error {
 	return os.Chmod(a.name, a.mode)
 }
 
-// removeStale removes the socket that a process left behind when it was
-// killed. A socket where somebody answers stays, and so does any other file.
+// removeStale removes the socket of a process that was killed. It keeps a socket
+// that accepts connections, and any other file.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -305,8 +305,8 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// checkSockets finds what else listen would find, as far as that shows without
-// listening: the gateway may be running.
+// checkSockets reports errors of listen that can be found without listening,
+// because the gateway may be running.
 func (c *config) checkSockets() error {
 	var errs []error
 	check := func(variable string, addresses []listenAddress) {
@@ -326,7 +326,7 @@ func (c *config) checkSockets() error {
 }
 
 // checkHost reports whether this machine can listen at the host of an address. It
-// takes any port, for the one that is wanted may belong to a gateway that runs.
+// tries a free port, because the configured one may belong to a running gateway.
 func checkHost(a listenAddress, variable string) error {
 	if a.network != "tcp" {
 		return nil

@@ -4,8 +4,8 @@
 // It is configured by environment variables only. xmppgate --help lists them,
 // the subcommands and the exit codes.
 //
-// The first SIGINT or SIGTERM drains: /readyz fails at once, nobody is
-// accepted any more, and every session is told to go elsewhere, spread over
+// The first SIGINT or SIGTERM drains: /readyz fails at once, no client is
+// accepted, and the sessions are closed one after another, spread over
 // XMPPGATE_DRAIN_TIMEOUT. The second one ends the process at once.
 package main
 
@@ -56,7 +56,7 @@ func watchSignals(signals <-chan os.Signal, cancel context.CancelCauseFunc, exit
 	exit(code)
 }
 
-// A process is what a command may know and touch of the one it runs in.
+// A process is what a command gets of the process that it runs in.
 type process struct {
 	args           []string // behind the command
 	environ        map[string]string
@@ -70,8 +70,8 @@ type command struct {
 	ownFlags   bool // parses its arguments itself; others take none
 }
 
-// commands is the table. It is a function because help prints it and is in it:
-// a variable would be initialized by way of itself.
+// commands returns the table. A variable would depend on itself, because the
+// command help is a row and prints all rows.
 func commands() []command {
 	return slices.Concat([]command{
 		{name: "serve", help: "relay until SIGTERM; the default", run: serve},
@@ -120,7 +120,7 @@ func (p process) usage(problem, arg string, known []string) int {
 	if near, ok := nearest(arg, known); ok {
 		suggestion = fmt.Sprintf(" Did you mean %s?", near)
 	}
-	fmt.Fprintf(p.stderr, "xmppgate: %s %q.%s Run xmppgate --help for what there is.\n", problem, arg, suggestion)
+	fmt.Fprintf(p.stderr, "xmppgate: %s %q.%s Run xmppgate --help for usage.\n", problem, arg, suggestion)
 	return exitUsage
 }
 

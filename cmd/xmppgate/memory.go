@@ -7,19 +7,20 @@ import (
 )
 
 const (
-	// calm is how long a storm has to be over.
-	calm = time.Second
-	// storm is how many new sessions leave enough garbage to be worth a
+	// quietPeriod is how long no burst may be going on before memory is
+	// returned.
+	quietPeriod = time.Second
+	// burstSize is the number of new sessions whose garbage is worth a
 	// collection.
-	storm = 256
+	burstSize = 256
 )
 
-// returnMemory gives memory back to the system when a storm of new sessions is
-// over. The runtime would keep what the handshakes needed, several times what
-// the sessions need once they idle: it expects the next storm to be near.
-// begun counts all sessions.
-func returnMemory(ctx context.Context, begun func() uint64) {
-	tick := time.NewTicker(calm)
+// returnMemory returns memory to the system after a burst of new sessions, until
+// ctx is done. Handshakes need several times the memory of idle sessions, and the
+// runtime would keep it for the next burst. started returns the number of sessions
+// so far.
+func returnMemory(ctx context.Context, started func() uint64) {
+	tick := time.NewTicker(quietPeriod)
 	defer tick.Stop()
 	var seen, returned uint64
 	for {
@@ -28,8 +29,8 @@ func returnMemory(ctx context.Context, begun func() uint64) {
 			return
 		case <-tick.C:
 		}
-		n := begun()
-		if n-seen < storm/8 && n-returned >= storm {
+		n := started()
+		if n-seen < burstSize/8 && n-returned >= burstSize {
 			debug.FreeOSMemory()
 			returned = n
 		}

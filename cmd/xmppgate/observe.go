@@ -12,13 +12,13 @@ import (
 	"xmppgate/proxy/upstream"
 )
 
-// This file brings proxy and metrics together, which do not know each other.
+// This file connects proxy and metrics, which do not import each other.
 
-// An observer tells metrics and the log what a gateway and its router do.
+// An observer passes events of a gateway and its router to metrics and the log.
 type observer struct {
-	*metrics.Metrics // nil until there are names of servers for them
+	*metrics.Metrics // nil until the names of the servers are known
 	log              *slog.Logger
-	encrypted        sync.Map // the servers of which Encrypted has told
+	encrypted        sync.Map // servers that Encrypted has logged
 }
 
 var (
@@ -31,7 +31,7 @@ func (o *observer) FilesRead(server string, err error) {
 	result := upstream.ResultOK
 	if err != nil {
 		result = upstream.ResultError
-		o.log.Warn("the new files of a server are of no use; the old ones stay in force", "server", server, "error", err)
+		o.log.Warn("the changed files of a server cannot be used; the old ones stay in force", "server", server, "error", err)
 	} else {
 		o.log.Info("the files of a server have changed and were read", "server", server)
 	}
@@ -40,7 +40,7 @@ func (o *observer) FilesRead(server string, err error) {
 
 // Encrypted implements upstream.Observer.
 func (o *observer) Encrypted(server string) {
-	if _, told := o.encrypted.LoadOrStore(server, true); !told {
+	if _, logged := o.encrypted.LoadOrStore(server, true); !logged {
 		o.log.Info("the server on this machine requires TLS, which protects nothing here and costs both sides; "+
 			"to save that, see deploy/prosody/existing.cfg.lua and deploy/ejabberd/ejabberd.yml", "server", server)
 	}
@@ -49,7 +49,7 @@ func (o *observer) Encrypted(server string) {
 // Health implements upstream.Observer. The metrics ask the router.
 func (o *observer) Health(server string, down *upstream.Error) {
 	switch {
-	case o.Metrics == nil: // not yet known, and so taken for up
+	case o.Metrics == nil: // the start, when every server counts as up
 	case down == nil:
 		o.log.Info("server is up", "server", server)
 	default:
@@ -73,8 +73,8 @@ func serverNames(r *upstream.Router) string {
 	return strings.Join(names, ",")
 }
 
-// newMetrics makes the metrics of a gateway, with the label values that proxy
-// declares.
+// newMetrics returns the metrics of a gateway. The label values are those that
+// proxy and upstream declare.
 func newMetrics(s source, b build, sessions, connections int, draining func() bool, logLinesLost func() uint64) *metrics.Metrics {
 	var endings, servers []string
 	for _, e := range proxy.Endings() {

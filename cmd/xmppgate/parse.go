@@ -18,16 +18,16 @@ import (
 	"xmppgate/proxy/upstream"
 )
 
-// parsed is what the variables that are more than a word or a number mean.
+// parsed holds the variables that need more parsing than a word or a number.
 type parsed struct {
 	listeners, adminListeners []listenAddress
 
 	domains        []string        // clients may name; nil means any
-	upstream       upstream.Config // but for its Observer
+	upstream       upstream.Config // without Observer
 	clientAddress  clientaddr.Policy
 	allowedOrigins []proxy.OriginPattern
 	seeOther       map[string]string
-	unused         bool // UPSTREAM is set, and no session can get there
+	unused         bool // UPSTREAM is set, and no session can use it
 }
 
 // servers returns all servers that sessions may get to.
@@ -39,27 +39,28 @@ func (p *parsed) servers() []*upstream.Server {
 	return all
 }
 
-// hidesExternal tells whether a server may take a client for the gateway.
+// hidesExternal reports whether a server could authenticate clients as the
+// gateway, by its certificate.
 func (p *parsed) hidesExternal() bool {
 	return slices.ContainsFunc(p.servers(), (*upstream.Server).PresentsCertificate)
 }
 
-// Values of CHANNEL_BINDING: bindingAuto strips where the gateway itself has TLS
-// to the server, bindingPass never does.
+// Values of CHANNEL_BINDING: channelBindingAuto strips where the gateway itself has TLS
+// to the server, channelBindingPass never does.
 const (
-	bindingAuto = "auto"
-	bindingPass = "pass"
+	channelBindingAuto = "auto"
+	channelBindingPass = "pass"
 )
 
-// bindings are the values of CHANNEL_BINDING.
-var bindings = map[string]framing.ChannelBinding{
-	bindingAuto: framing.ChannelBindingPass, // and see proxy.Gateway.StripBindingOverTLS
-	bindingPass: framing.ChannelBindingPass,
-	"strip":     framing.ChannelBindingStrip,
-	"end-point": framing.ChannelBindingEndPoint,
+// channelBindings are the values of CHANNEL_BINDING.
+var channelBindings = map[string]framing.ChannelBinding{
+	channelBindingAuto: framing.ChannelBindingPass, // see proxy.Config.StripBindingOverTLS
+	channelBindingPass: framing.ChannelBindingPass,
+	"strip":            framing.ChannelBindingStrip,
+	"end-point":        framing.ChannelBindingEndPoint,
 }
 
-// checkServers finds out where sessions may go.
+// checkServers parses the servers and domains.
 func (c *config) checkServers(r *report) {
 	before := len(r.errs)
 	c.upstream = upstream.Config{Policy: c.UpstreamPolicy, Routes: map[string][]*upstream.Server{}}
@@ -73,7 +74,7 @@ func (c *config) checkServers(r *report) {
 		}
 		domain := proxy.NormalDomain(name)
 		if slices.Contains(c.domains, domain) {
-			r.add("DOMAINS", "%q is there twice: write domain=URL|URL to give it several servers", name)
+			r.add("DOMAINS", "%q is listed twice: write domain=URL|URL to give it several servers", name)
 			continue
 		}
 		c.domains = append(c.domains, domain)
@@ -99,7 +100,7 @@ func (c *config) checkServers(r *report) {
 	if len(r.errs) > before || !slices.Contains(upstream.Policies(), c.UpstreamPolicy) {
 		return
 	}
-	// What is left is what only the whole shows.
+	// The router checks how the servers fit together.
 	if _, err := upstream.NewRouter(c.upstream); err != nil {
 		name := "UPSTREAM"
 		if len(c.upstream.Routes) > 0 {
@@ -152,7 +153,7 @@ func (c *config) parseServers(r *report, name string, urls []string) (servers []
 			continue
 		}
 		if seen[s.Name] {
-			r.add(name, "server %q is there twice: remove one", s.Name)
+			r.add(name, "server %q is listed twice: remove one", s.Name)
 		}
 		seen[s.Name] = true
 		if address, plain := s.Plain(); plain && s.Scheme() != "unix" && !local(address) && !c.UnsafeUpstream {
@@ -163,8 +164,8 @@ func (c *config) parseServers(r *report, name string, urls []string) (servers []
 	return servers
 }
 
-// checkDNS says what is wrong with the address of a DNS server, whose port may
-// be left out.
+// checkDNS reports what is wrong with the address of a DNS server. The port is
+// optional.
 func checkDNS(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -176,7 +177,7 @@ func checkDNS(address string) error {
 	return nil
 }
 
-// checkClientAddress finds out whose word about clients counts.
+// checkClientAddress parses the proxies that may state the client's address.
 func (c *config) checkClientAddress(r *report) {
 	c.clientAddress = clientaddr.Policy{Header: c.ClientAddressHeader}
 	for _, name := range clientaddr.Headers() {
@@ -188,7 +189,7 @@ func (c *config) checkClientAddress(r *report) {
 		name     string
 		items    list
 		networks *[]netip.Prefix
-		unix     *bool // whether the word unix has a meaning
+		unix     *bool // nil if unix is not a valid item
 	}{
 		{"PROXY_PROTOCOL", c.ProxyProtocol, &c.clientAddress.Proxies, nil},
 		{"TRUSTED_PROXIES", c.TrustedProxies, &c.clientAddress.Forwarders, &c.clientAddress.Unix},
@@ -226,7 +227,7 @@ func parseNetwork(s string) (netip.Prefix, error) {
 // mappedBits are those in front of an IPv4 address that is written as IPv6.
 const mappedBits = 96
 
-// checkSeeOther finds out where clients are sent.
+// checkSeeOther parses the URLs that replace addresses in redirects.
 func (c *config) checkSeeOther(r *report) {
 	c.seeOther = map[string]string{}
 	for _, item := range c.SeeOther {
@@ -234,9 +235,9 @@ func (c *config) checkSeeOther(r *report) {
 		u, err := url.Parse(to)
 		switch _, twice := c.seeOther[host]; {
 		case !validHostPort(host) || err != nil || !validHostPort(u.Host) || u.User != nil || u.Fragment != "" || u.Scheme != "wss" && u.Scheme != "ws":
-			r.add("SEE_OTHER", "%q does not say who goes where: write what the server says and the URL for clients, as in node2:5222=wss://node2.example.org/ws", item)
+			r.add("SEE_OTHER", "%q is not host=URL: write the host that the server names and the URL for clients, as in node2:5222=wss://node2.example.org/ws", item)
 		case twice:
-			r.add("SEE_OTHER", "%q is there twice: remove one", host)
+			r.add("SEE_OTHER", "%q is listed twice: remove one", host)
 		default:
 			c.seeOther[host] = u.String()
 		}
@@ -253,8 +254,8 @@ func validHostPort(s string) bool {
 	return validName(host) && err == nil && n > 0
 }
 
-// checkListeners finds out where to listen, and what would keep the program from
-// it or lead it to itself.
+// checkListeners parses the addresses to listen on. It reports those that overlap,
+// that are unsafe, or that are servers of the gateway.
 func (c *config) checkListeners(r *report) {
 	type taken struct {
 		variable string
@@ -286,8 +287,8 @@ func (c *config) checkListeners(r *report) {
 			r.add("ADMIN_LISTEN", "other machines could read metrics and start a drain: write 127.0.0.1:9280 or unix:/path, or set %sUNSAFE_ADMIN=true where a container or firewall keeps them out", prefix)
 		}
 	}
-	// A gateway that is its own server would open sessions until nothing is
-	// left.
+	// A gateway that connects to itself would open sessions until it runs out
+	// of descriptors.
 	for _, s := range c.servers() {
 		for _, a := range all {
 			_, address, tcp := strings.Cut(s.Name, "://")

@@ -4,9 +4,9 @@ package main
 
 import "syscall"
 
-// withoutPermissions runs f, whose files nobody but root may use until they are
-// given a mode. The umask belongs to the whole process: call it only while
-// nothing else makes files.
+// withoutPermissions runs f with a umask that leaves new files to root only,
+// until they get a mode. The umask belongs to the whole process: call it only
+// while nothing else creates files.
 func withoutPermissions(f func() error) error {
 	old := syscall.Umask(0o777)
 	defer syscall.Umask(old)

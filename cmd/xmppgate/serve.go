@@ -18,16 +18,16 @@ import (
 	"xmppgate/proxy"
 )
 
-// serve is the command that relays.
+// serve is the default command: it runs the gateway.
 func serve(ctx context.Context, p process) int {
 	c, err := loadConfig(p.environ)
 	if err != nil {
 		return p.misconfigured(err)
 	}
 	if !c.Profile {
-		runtime.MemProfileRate = 0 // nobody will ask for what it takes memory to know
+		runtime.MemProfileRate = 0 // saves the memory of a profile that cannot be requested
 	}
-	// The reader of the log may be gone: that is no reason to end.
+	// A log whose reader is gone must not end the process.
 	signal.Ignore(syscall.SIGPIPE)
 	newHandler := logHandlers(p.stderr, c.LogFormat, c.LogLevel)
 	lines := logqueue.New(p.stderr, func(lost uint64) []byte { return lostReport(newHandler, lost) })
@@ -36,16 +36,16 @@ func serve(ctx context.Context, p process) int {
 	for _, warning := range c.warnings() {
 		log.Warn(warning)
 	}
-	if err := relay(ctx, c, log, lines.Lost); err != nil {
+	if err := runGateway(ctx, c, log, lines.Lost); err != nil {
 		log.Error("xmppgate failed", "error", err)
 		return exitFailed
 	}
 	return exitOK
 }
 
-// relay runs a gateway until ctx ends and its sessions are drained. It
-// returns nil when every session was told.
-func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func() uint64) error {
+// runGateway runs a gateway until ctx ends and its sessions are drained. It
+// returns nil when every session has ended in time.
+func runGateway(ctx context.Context, c *config, log *slog.Logger, logLinesLost func() uint64) error {
 	d := newDrain()
 	defer context.AfterFunc(ctx, d.begin)()
 
@@ -59,8 +59,8 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 		Dial:                router.Connect,
 		Static:              router.Static,
 		SeeOther:            c.seeOther,
-		ChannelBinding:      bindings[c.ChannelBinding],
-		StripBindingOverTLS: c.ChannelBinding == bindingAuto,
+		ChannelBinding:      channelBindings[c.ChannelBinding],
+		StripBindingOverTLS: c.ChannelBinding == channelBindingAuto,
 		HideExternal:        c.hidesExternal(),
 		ClientAddress:       c.clientAddress,
 		Domains:             c.domains,
@@ -77,16 +77,16 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 	m := newMetrics(source{gateway, router}, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun, logLinesLost)
 	o.Metrics = m
 
-	public, err := listenAll("LISTEN", c.listeners)
+	clientListeners, err := listenAll("LISTEN", c.listeners)
 	if err != nil {
 		return err
 	}
-	defer closeAll(public)
-	private, err := listenAll("ADMIN_LISTEN", c.adminListeners)
+	defer closeAll(clientListeners)
+	adminListeners, err := listenAll("ADMIN_LISTEN", c.adminListeners)
 	if err != nil {
 		return err
 	}
-	operators := newAdminServer(&admin{
+	adminServer := newAdminServer(&admin{
 		gateway:     source{gateway, router},
 		servers:     router,
 		drain:       d,
@@ -98,21 +98,21 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 	}, log)
 
 	// A listener that ends before the drain has failed.
-	ended := make(chan error, len(public)+len(private))
+	ended := make(chan error, len(clientListeners)+len(adminListeners))
 	var running sync.WaitGroup
-	for _, l := range public {
+	for _, l := range clientListeners {
 		running.Go(func() { ended <- gateway.Serve(l) })
 	}
-	for _, l := range private {
-		running.Go(func() { ended <- operators.Serve(l) })
+	for _, l := range adminListeners {
+		running.Go(func() { ended <- adminServer.Serve(l) })
 	}
-	// Sessions still connect, and are told, while ctx has ended.
+	// Sessions go on during the drain, after ctx has ended.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	running.Go(func() { returnMemory(background, gateway.SessionsStarted) })
 	running.Go(func() { router.Run(background) })
-	log.Info("serving", "version", b.version, "listen", addresses(public), "upstream", serverNames(router),
-		"admin", addresses(private), "max_sessions", gateway.MaxSessions, "open_files", files)
+	log.Info("serving", "version", b.version, "listen", addresses(clientListeners), "upstream", serverNames(router),
+		"admin", addresses(adminListeners), "max_sessions", gateway.MaxSessions, "open_files", files)
 
 	var failure error
 	select {
@@ -121,20 +121,20 @@ func relay(ctx context.Context, c *config, log *slog.Logger, logLinesLost func()
 		failure = fmt.Errorf("a listener ended: %w", err)
 		d.begin()
 	}
-	cut := drainGateway(ctx, gateway, c.DrainTimeout, log)
-	// After /drain the process stays until it is told to end: if it went by
-	// itself, whatever watches over it would start it again.
+	drainErr := drainGateway(ctx, gateway, c.DrainTimeout, log)
+	// After /drain the process stays until a signal comes: if it exited by
+	// itself, its supervisor would start it again.
 	if failure == nil {
 		<-ctx.Done()
 	}
-	_ = operators.Close()
-	closeAll(public)
+	_ = adminServer.Close()
+	closeAll(clientListeners)
 	stop()
 	running.Wait()
-	return errors.Join(failure, cut)
+	return errors.Join(failure, drainErr)
 }
 
-// drainGateway returns nil when every session was told.
+// drainGateway closes all sessions. It returns nil when they have ended in time.
 func drainGateway(ctx context.Context, g *proxy.Gateway, timeout time.Duration, log *slog.Logger) error {
 	reason := "asked to"
 	if ctx.Err() != nil {
@@ -145,7 +145,7 @@ func drainGateway(ctx context.Context, g *proxy.Gateway, timeout time.Duration, 
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 	if err := g.Shutdown(within); err != nil {
-		return fmt.Errorf("sessions were cut after %v: %w", timeout, err)
+		return fmt.Errorf("sessions did not end within %v: %w", timeout, err)
 	}
 	log.Info("drained", "took", time.Since(start))
 	return nil
@@ -170,12 +170,12 @@ func (d *drain) begun() bool {
 	}
 }
 
-// sessionLimit bounds sessions by the descriptors they take, two each, when
-// the configuration does not. Zero descriptors means that there is no limit,
-// a result of zero too.
+// sessionLimit returns how many sessions may live at once: as configured, or half
+// of the descriptors, because each session takes two. Zero means no limit, for
+// descriptors and for the result.
 func sessionLimit(configured int, descriptors uint64) int {
-	// Connections that are told that there is no room, listeners, admin
-	// connections, name resolution, dials of several addresses at once.
+	// For connections that get status 503, listeners, admin connections,
+	// name resolution and parallel dials.
 	const reserve = 384
 	if configured > 0 || descriptors == 0 {
 		return configured
@@ -190,9 +190,9 @@ func sessionLimit(configured int, descriptors uint64) int {
 // read.
 const logTimeout = 500 * time.Millisecond
 
-// logHandlers returns how to make handlers for a log that w gets in the end:
-// events with attributes in lower_snake, one when a session ends. Never content,
-// never credentials, at any level.
+// logHandlers returns a function that creates handlers in the given format. auto is
+// text if w is a terminal. Attribute names are lower_snake. No level logs content
+// or credentials.
 func logHandlers(w io.Writer, format string, level slog.Level) func(io.Writer) slog.Handler {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds}
 	if format == "text" || format == "auto" && terminal(w) {
@@ -201,18 +201,18 @@ func logHandlers(w io.Writer, format string, level slog.Level) func(io.Writer) s
 	return func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
 }
 
-// lostReport is the line that says that others are missing. It is written at
-// any level, for nobody knows what they said.
+// lostReport returns the line that reports lost lines. It is written at any log
+// level, because the lost ones may have been important.
 func lostReport(newHandler func(io.Writer) slog.Handler, lines uint64) []byte {
 	var b bytes.Buffer
 	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were lost: whatever reads the log was too slow or gone, or the disk was full", 0)
 	r.Add("lines", lines)
-	_ = newHandler(&b).Handle(context.Background(), r) // a buffer takes everything
+	_ = newHandler(&b).Handle(context.Background(), r) // a buffer does not fail
 	return b.Bytes()
 }
 
-// inSeconds gives durations the unit that metrics have, in the name too: JSON
-// would show a bare number of nanoseconds.
+// inSeconds writes durations in seconds, as in metrics, and adds the unit to the
+// name. JSON would show a bare number of nanoseconds.
 func inSeconds(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		return slog.Float64(a.Key+"_seconds", a.Value.Duration().Seconds())

@@ -252,7 +252,7 @@ var effects = map[string]func(*testing.T){
 		g.open() // never answers; the gateway itself gives it 5 s
 		g.signal(syscall.SIGTERM)
 		g.logs("xmppgate failed")
-		if !strings.Contains(g.stderr.Text(), "sessions were cut after 1s") {
+		if !strings.Contains(g.stderr.Text(), "sessions did not end within 1s") {
 			t.Error(g.stderr.Text())
 		}
 		g.ends(exitFailed)
