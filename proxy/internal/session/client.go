@@ -3,7 +3,6 @@ package session
 import (
 	"errors"
 	"fmt"
-	"math"
 	"unique"
 
 	"github.com/gobwas/ws"
@@ -12,74 +11,49 @@ import (
 	"xmppgate/proxy/internal/relay"
 )
 
-// receiveClient takes frames apart, puts messages together and hands them on.
-//
-// The payload of an unfragmented message is used where it lies. Fragments are
-// moved together: b[start:start+partial] is the unfinished message, frames go
-// on at b[pos].
+// receiveClient acts on the messages and control frames of a client, as long as it
+// may be read.
 func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
-	start, pos := 0, s.partial
-	var m framing.Message // one for all, for it is large
-	for s.ending == endNone && ev.State[client] == relay.StateOpen && !s.headerQueued() && !s.unanswered() {
-		f, size, err := parseFrame(b[pos:], s.fragments > 0)
+	var a assembler
+	a.begin(b, s.unfinished)
+	var m framing.Message // one for all, because it is large
+	for a.more() && s.ending == endNone && ev.State[client] == relay.StateOpen && !s.headerQueued() && !s.unanswered() {
+		op, payload, ok, err := a.next(s.limit())
 		if err != nil {
-			s.endWith(ev, endBadFrame, err)
+			s.badFrame(ev, err)
 			break
 		}
-		if size == 0 {
+		if !ok {
 			break
 		}
-		if f.op == ws.OpBinary {
-			s.endWith(ev, endBinary, nil)
-			break
-		}
-		if !f.op.IsControl() {
-			// The announced length alone decides: not a byte of a message
-			// that is too large is waited for.
-			if f.length > int64(s.limit()-s.partial) {
-				s.tooLarge(ev, saturated(f.length+int64(s.partial)))
-				break
-			}
-		}
-		n := size + int(f.length)
-		if len(b)-pos < n {
-			break
-		}
-		payload := b[pos+size : pos+n]
-		unmask(payload, [4]byte(b[pos+size-4:]))
-		pos += n
-
-		switch {
-		case f.op.IsControl():
-			s.control(ev, f.op, payload)
-		case f.fin && s.fragments == 0:
-			start = pos
+		if op == ws.OpText {
 			s.message(ev, payload, &m)
-		default:
-			if s.fragments++; s.fragments > maxFragments {
-				s.ensureExtra().cause = errFragments
-				s.tooLarge(ev, 0)
-				break
-			}
-			s.partial += copy(b[start+s.partial:], payload)
-			if f.fin {
-				whole := b[start : start+s.partial]
-				start = pos
-				s.partial, s.fragments = 0, 0
-				s.message(ev, whole, &m)
-			}
+		} else {
+			s.control(ev, op, payload)
 		}
 	}
 	if s.ending != endNone || ev.State[client] != relay.StateOpen {
-		s.partial, s.fragments = 0, 0
-		return s.awaitClose(ev, b[pos:])
+		s.unfinished = unfinished{}
+		return s.awaitClose(ev, a.unread())
 	}
-	if s.partial == 0 {
-		return b[pos:]
+	s.unfinished = a.unfinished
+	return a.rest()
+}
+
+// badFrame ends a session whose client sends what cannot become a message.
+func (s *Session) badFrame(ev *relay.Event, err error) {
+	var size sizeError
+	switch {
+	case errors.As(err, &size):
+		s.tooLarge(ev, int(size))
+	case err == errFragments:
+		s.ensureExtra().cause = err
+		s.tooLarge(ev, 0)
+	case err == errBinary:
+		s.endWith(ev, endBinary, nil)
+	default:
+		s.endWith(ev, endBadFrame, err)
 	}
-	// Close the gap that frame headers and control frames have left.
-	kept := start + s.partial
-	return b[start : kept+copy(b[kept:], b[pos:])]
 }
 
 // limit is the largest message that the client may send now.
@@ -342,7 +316,6 @@ var externalFailure = map[framing.Class]string{
 
 // Causes that the table of endings does not tell.
 var (
-	errFragments     = fmt.Errorf("a message of more than %d fragments", maxFragments)
 	errLegacyHeader  = errors.New("a stream header of RFC 6120 in place of <open/>: the client is older than RFC 7395")
 	errOpenNamespace = errors.New("<open/> is not in the namespace of RFC 7395")
 	errUnreadReplies = fmt.Errorf("the client left %d answers unread", maxUnread)
@@ -358,9 +331,6 @@ func domainError(condition framing.Condition, first bool) error {
 	}
 	return errors.New("the header names another domain than the first one")
 }
-
-// saturated is n as an int.
-func saturated(n int64) int { return int(min(n, math.MaxInt)) }
 
 // pingPayload marks the pongs that answer us; unsolicited ones are usually
 // empty (RFC 6455, section 5.5.3).

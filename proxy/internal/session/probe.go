@@ -12,7 +12,7 @@ type Probe struct {
 
 // Probe describes the session.
 func (s *Session) Probe() Probe {
-	p := Probe{HeaderQueued: s.headerQueued(), InRequest: !s.upgraded && s.partial > 0}
+	p := Probe{HeaderQueued: s.headerQueued(), InRequest: !s.upgraded && s.looked > 0}
 	if s.ending != endRefused {
 		p.Ending = s.ending.info().Name
 	}

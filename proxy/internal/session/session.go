@@ -104,10 +104,8 @@ type Session struct {
 	pingOutstanding bool   // a ping is out, and the client has said nothing since
 	await           ending // what happens at rare.due
 
-	// The client's message that is being put together: its first partial
-	// bytes stand, unmasked, at the start of what receive returned.
-	fragments uint16
-	partial   int
+	looked     uint32 // bytes of the HTTP head in which its end was looked for
+	unfinished        // the client's message that is being put together
 
 	extra    *extra // nil while none of it is needed
 	splitter framing.StreamSplitter

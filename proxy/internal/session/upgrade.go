@@ -195,7 +195,7 @@ func (s *Session) receiveRequest(ev *relay.Event, b []byte) (rest []byte) {
 			s.ensureExtra().listener = h.Destination
 		}
 	}
-	if s.partial < maxPreface {
+	if s.looked < maxPreface {
 		if r, maybe := preface(b); r != nil {
 			s.reject(ev, r, nil, nil)
 			return nil
@@ -203,11 +203,10 @@ func (s *Session) receiveRequest(ev *relay.Event, b []byte) (rest []byte) {
 			return b
 		}
 	}
-	size, err := http1.Size(b, s.partial)
-	if s.partial = len(b); size == 0 && err == nil {
+	size, err := http1.Size(b, int(s.looked))
+	if s.looked = uint32(len(b)); size == 0 && err == nil {
 		return b
 	}
-	s.partial = 0
 	head := &scratchOf(ev).head
 	defer func() { *head = http1.Head{} }() // it refers to b
 	if err == nil {

@@ -12,11 +12,6 @@ import (
 // section 5.5).
 const maxControl = ws.MaxControlFramePayloadSize
 
-// maxFragments bounds the frames of one message: without it empty
-// continuation frames would keep a message open for ever at no cost to the
-// sender.
-const maxFragments = 1024
-
 var (
 	errFrameLength = errors.New("payload length is not minimal or has its top bit set")
 	errCloseCode   = errors.New("close code may not be sent")
