@@ -63,12 +63,6 @@ func (w *sockets) settle(arrived func() bool) {
 	await(arrived)
 }
 
-func await(f func() bool) {
-	for begun := time.Now(); !f() && time.Since(begun) < patience; {
-		time.Sleep(50 * time.Microsecond)
-	}
-}
-
 // The transcripts hold on real sockets too, with the epoll loop.
 func TestTranscriptsOnSockets(t *testing.T) {
 	eachTranscript(t, func(t *testing.T, file string, ar *txtar.Archive, c chunking, _ bool) {

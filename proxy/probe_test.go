@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 
 	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
@@ -68,4 +69,11 @@ func neverDial(context.Context, *upstream.Request) (*upstream.Stream, error) {
 func always(address net.Addr) func(string) *upstream.Static {
 	s := &upstream.Static{Addr: address, Server: address.Network() + "://" + address.String()}
 	return func(string) *upstream.Static { return s }
+}
+
+// await waits until f holds, or for long enough.
+func await(f func() bool) {
+	for begun := time.Now(); !f() && time.Since(begun) < patience; {
+		time.Sleep(50 * time.Microsecond)
+	}
 }
