@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The collectors of this file keep no state: they ask the source and emit
-// constants. A series of a session is gone when the session is.
+// The collectors of this file keep no state: they read the source and emit
+// constants. The series of a session end with the session.
 
 const (
 	up   = "up"   // towards the XMPP server
@@ -65,9 +65,9 @@ func (c *phaseCollector) Collect(ch chan<- prometheus.Metric) {
 
 var (
 	serverUpDesc = prometheus.NewDesc("xmppgate_upstream_up",
-		"1 while sessions are sent to an XMPP server, 0 while it is down.", []string{"server"}, nil)
+		"1 while sessions are sent to an XMPP server, 0 while it is considered down.", []string{"server"}, nil)
 	serverSessionsDesc = prometheus.NewDesc("xmppgate_upstream_sessions",
-		"Live sessions at an XMPP server, those that connect included.", []string{"server"}, nil)
+		"Live sessions at an XMPP server, including those that connect.", []string{"server"}, nil)
 )
 
 // A serverCollector reports the state of the servers.

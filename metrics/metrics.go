@@ -1,16 +1,15 @@
-// Package metrics is what Prometheus learns about a gateway.
+// Package metrics exports the state of a gateway to Prometheus.
 //
-// It keeps two registries. The first has a fixed number of series, whatever
-// clients do: every label value comes from a closed set that the caller hands
-// in, and every series exists from the start so that rate sees its zero; but
-// how it goes to open a stream has too many combinations that never occur. The
-// second has a few series for each of the busiest sessions; they come and go
-// with the session and are served on a path of their own, so that only those
-// who want them pay.
+// It keeps two registries. The first has a bounded number of series: every label
+// value comes from [Options]. Its series exist from the start, so that rate sees
+// their zero. Only the outcomes of opening streams appear when they first occur,
+// because most combinations of their labels never do. The second registry has a
+// few series for each of the busiest sessions. They end with the session, and have
+// a path of their own, so that a scrape of the first does not pay for them.
 //
-// Rare events arrive through the methods of [Metrics], which fit
-// proxy.Observer and upstream.Observer. What happens for every stanza is counted by the sessions
-// themselves and read from a [Source] when Prometheus asks: sessions share no
+// Rare events are reported by calling the methods of [Metrics], which implements
+// proxy.Observer and parts of upstream.Observer. Sessions count stanzas and bytes
+// themselves, and each scrape reads them from a [Source]: sessions share no
 // counter.
 package metrics
 
@@ -25,28 +24,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// A Source is asked at every scrape, by several goroutines at once.
+// A Source is the gateway in the view of a scrape. Its methods are called at every
+// scrape, by several goroutines at once.
 type Source interface {
 	// Totals returns what was relayed since the start, by ended and by live
 	// sessions. Its numbers never decrease.
 	Totals() (up, down Traffic)
-	// Connections walks over the live sessions in any order.
+	// Connections yields the live sessions, in any order.
 	Connections() iter.Seq[Connection]
 	// Servers returns the state of each of Options.Servers.
 	Servers() []Server
 }
 
-// A Server is one XMPP server.
+// A Server is the state of one XMPP server.
 type Server struct {
-	Name     string
-	Up       bool // sessions are sent there
-	Sessions int
+	Name     string // one of Options.Servers
+	Up       bool   // whether sessions are sent there
+	Sessions int    // live ones, including those that connect
 }
 
-// Traffic counts what was relayed in one direction.
+// Traffic counts what was relayed in one direction. The zero value is no traffic.
 type Traffic struct {
-	Messages, Presences, IQs, Nonzas uint64
-	Bytes                            uint64
+	Messages, Presences, IQs uint64 // stanzas
+	Nonzas                   uint64 // all other first-level elements
+	Bytes                    uint64 // of XML, without WebSocket framing
 }
 
 // stanzas is the number of first-level elements of any kind.
@@ -54,45 +55,50 @@ func (t Traffic) stanzas() uint64 { return t.Messages + t.Presences + t.IQs + t.
 
 // A Connection is one live session.
 type Connection struct {
-	ID       string
-	Remote   string // address of the client
-	Server   string // one of Options.Servers; empty before it is chosen
-	Phase    string // one of Options.Phases
-	Since    time.Time
-	Idle     time.Duration
-	Ping     time.Duration // zero before the first round trip
-	Up, Down Traffic
+	ID     string // unique for the process
+	Remote string // address of the client; empty on a Unix socket
+	Server string // one of Options.Servers; empty before it is chosen
+	Phase  string // one of Options.Phases
+	Since  time.Time
+	Idle   time.Duration // since the last byte from either side
+	Ping   time.Duration // last round trip; zero before the first
+	Up     Traffic       // client to server
+	Down   Traffic       // server to client
 }
 
 // bytes is what connections are ranked by.
 func (c *Connection) bytes() uint64 { return c.Up.Bytes + c.Down.Bytes }
 
-// Options are the facts that do not change while the gateway runs. The sets of
-// label values are closed: an event with a value outside its set is not
-// counted, so that no mistake elsewhere can add series.
+// Options do not change while the gateway runs. The lists are all values that a
+// label may have: an event with another value is not counted, so that no mistake
+// elsewhere can add series.
 type Options struct {
 	Version, Revision string // of the program, for xmppgate_build_info
 
-	Endings        []string
-	UpgradeResults []string
-	DialResults    []string
-	Phases         []string
-	Servers        []string
-	OpenPhases     []string
-	OpenResults    []string
+	Endings        []string // of sessions, see Ended
+	UpgradeResults []string // see Upgraded
+	DialResults    []string // see Dialed
+	Phases         []string // of sessions, see Connection.Phase
+	Servers        []string // names of servers
+	OpenPhases     []string // of opening a stream, see Opened
+	OpenResults    []string // of these phases, and of FilesRead
 
-	// SessionsLimit bounds the sessions that live at once; zero means none.
+	// SessionsLimit is the number of sessions that may live at once. Zero
+	// means no limit.
 	SessionsLimit int
-	// ConnectionsLimit bounds the sessions that ConnectionsHandler shows.
+	// ConnectionsLimit is the number of sessions that ConnectionsHandler
+	// shows at most. Zero means none.
 	ConnectionsLimit int
-	// Draining tells whether the gateway is about to stop. Nil means never.
+	// Draining reports whether the gateway is stopping. Nil means never. It
+	// is called at every scrape.
 	Draining func() bool
-	// LogLinesLost returns how many lines the log has lost. Nil means none.
+	// LogLinesLost returns how many lines the log has lost so far. Nil means
+	// none. It is called at every scrape.
 	LogLinesLost func() uint64
 }
 
-// Metrics holds both registries. Its methods may be called by several
-// goroutines at once and allocate nothing.
+// Metrics holds both registries; [New] makes one. Its methods may be called by
+// several goroutines at once and do not allocate.
 type Metrics struct {
 	totals, connections *prometheus.Registry
 
@@ -133,7 +139,7 @@ func (s set) has(value string) bool {
 	return ok
 }
 
-// New registers the metrics of a gateway that source describes.
+// New returns the metrics of the gateway that source describes.
 func New(source Source, o Options) *Metrics {
 	totals, connections := prometheus.NewRegistry(), prometheus.NewRegistry()
 	m := &Metrics{
@@ -142,7 +148,7 @@ func New(source Source, o Options) *Metrics {
 
 		upgrades: counters(totals, "xmppgate_upgrades_total", "HTTP requests to the WebSocket listeners, by outcome.", "result", o.UpgradeResults),
 		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),
-		ended:    counters(totals, "xmppgate_sessions_ended_total", "Sessions that are over, by the reason.", "ending", o.Endings),
+		ended:    counters(totals, "xmppgate_sessions_ended_total", "Sessions that have ended, by reason.", "ending", o.Endings),
 
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
@@ -154,14 +160,14 @@ func New(source Source, o Options) *Metrics {
 
 		opens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "xmppgate_upstream_opens_total",
-			Help: "Phases of opening a stream to an XMPP server that are over, by outcome; health checks included.",
+			Help: "Completed phases of opening a stream to an XMPP server, by outcome; health checks included.",
 		}, []string{"server", "phase", "result"}),
 		openTimes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "xmppgate_upstream_open_duration_seconds",
 			Help:    "Time that a phase of opening a stream to an XMPP server took.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
 		}, []string{"server", "phase"}),
-		failovers: counters(totals, "xmppgate_upstream_failovers_total", "Sessions that went on to another XMPP server, by the one that had failed them.", "server", o.Servers),
+		failovers: counters(totals, "xmppgate_upstream_failovers_total", "Sessions that went on to another XMPP server, by the server that failed.", "server", o.Servers),
 		redirects: counters(totals, "xmppgate_upstream_redirects_total", "Redirects of XMPP servers that the gateway followed.", "server", o.Servers),
 		filesRead: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "xmppgate_upstream_files_read_total",
@@ -169,7 +175,7 @@ func New(source Source, o Options) *Metrics {
 		}, []string{"server", "result"}),
 		certificate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "xmppgate_upstream_certificate_expiry_timestamp_seconds",
-			Help: "When the certificate that an XMPP server showed last expires, in seconds since 1970.",
+			Help: "Expiry of the last certificate that an XMPP server presented, in seconds since 1970.",
 		}, []string{"server"}),
 		servers:     newSet(o.Servers),
 		openPhases:  newSet(o.OpenPhases),
@@ -180,10 +186,10 @@ func New(source Source, o Options) *Metrics {
 		"version":   o.Version,
 		"revision":  o.Revision,
 		"goversion": runtime.Version(),
-	}, totals).MustRegister(gauge("xmppgate_build_info", "Always 1; the labels say what runs.", func() float64 { return 1 }))
+	}, totals).MustRegister(gauge("xmppgate_build_info", "Always 1; the labels identify the build.", func() float64 { return 1 }))
 	totals.MustRegister(
-		gauge("xmppgate_sessions_limit", "Sessions that may live at once; 0 means no bound.", func() float64 { return float64(o.SessionsLimit) }),
-		gauge("xmppgate_draining", "1 while the gateway accepts nobody and closes its sessions.", func() float64 {
+		gauge("xmppgate_sessions_limit", "Sessions that may live at once; 0 means no limit.", func() float64 { return float64(o.SessionsLimit) }),
+		gauge("xmppgate_draining", "1 while the gateway accepts no clients and closes its sessions.", func() float64 {
 			if o.Draining != nil && o.Draining() {
 				return 1
 			}
@@ -209,25 +215,27 @@ func New(source Source, o Options) *Metrics {
 	return m
 }
 
-// Handler serves the aggregated metrics.
+// Handler serves the first registry, for /metrics.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.totals, promhttp.HandlerOpts{})
 }
 
-// ConnectionsHandler serves the metrics of single sessions.
+// ConnectionsHandler serves the metrics of single sessions. Requests beyond four
+// at a time get status 503.
 func (m *Metrics) ConnectionsHandler() http.Handler {
-	// A scrape copies and sorts all sessions: those who ask too often wait
-	// for their next turn.
+	// A scrape copies and sorts all sessions.
 	return promhttp.HandlerFor(m.connections, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
-// Upgraded counts an HTTP request that was answered with result.
+// Upgraded counts an HTTP request by its result, one of Options.UpgradeResults,
+// and the time from the connection to the answer.
 func (m *Metrics) Upgraded(result string, took time.Duration) {
 	increment(m.upgrades, result)
 	m.upgradeDuration.Observe(took.Seconds())
 }
 
-// Dialed counts an attempt to connect to the XMPP server.
+// Dialed counts a session's attempt to get a server, by its result, one of
+// Options.DialResults, and the time it took.
 func (m *Metrics) Dialed(result string, took time.Duration) {
 	increment(m.dials, result)
 	m.dialDuration.Observe(took.Seconds())
@@ -241,13 +249,15 @@ func (m *Metrics) Pinged(roundTrip time.Duration) {
 	m.pingRoundTrip.Observe(roundTrip.Seconds())
 }
 
-// Ended counts a session that is over.
+// Ended counts a session that has ended, by its ending, one of Options.Endings,
+// and its age.
 func (m *Metrics) Ended(ending string, age time.Duration) {
 	increment(m.ended, ending)
 	m.sessionDuration.Observe(age.Seconds())
 }
 
-// Opened counts a phase of opening a stream to an XMPP server.
+// Opened counts a phase of opening a stream to an XMPP server: server, phase and
+// result are of Options.Servers, OpenPhases and OpenResults.
 func (m *Metrics) Opened(server, phase, result string, took time.Duration) {
 	if m.servers.has(server) && m.openPhases.has(phase) && m.openResults.has(result) {
 		m.opens.WithLabelValues(server, phase, result).Inc()
@@ -255,13 +265,15 @@ func (m *Metrics) Opened(server, phase, result string, took time.Duration) {
 	}
 }
 
-// FailedOver counts a session that went on to another server.
+// FailedOver counts a session that went on to another server after the server
+// from had failed.
 func (m *Metrics) FailedOver(from string) { increment(m.failovers, from) }
 
 // Redirected counts a redirect that the gateway followed.
 func (m *Metrics) Redirected(server string) { increment(m.redirects, server) }
 
-// FilesRead counts that the files of a server were read again.
+// FilesRead counts that the files of a server were read again, by outcome, one of
+// Options.OpenResults.
 func (m *Metrics) FilesRead(server, result string) {
 	if m.servers.has(server) && m.openResults.has(result) {
 		m.filesRead.WithLabelValues(server, result).Inc()
