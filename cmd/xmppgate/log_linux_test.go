@@ -152,6 +152,9 @@ func TestLogIsReadAgain(t *testing.T) {
 	defer w.Close()
 	g := startWith(t, w)
 	w.Close()
+	// The line of the start is written after the admin listener answers.
+	for lines := bufio.NewScanner(first); lines.Scan() && !strings.Contains(lines.Text(), `"serving"`); {
+	}
 	first.Close()
 	g.works()
 	g.eventually("no lost line is counted", func() bool { return g.linesLost() == 2 })

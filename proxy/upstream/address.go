@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// special are the addresses that are no place on the Internet, by the IANA
-// registries for special purposes (RFC 6890) and those for multicast: whoever
-// controls a domain's DNS could otherwise reach what only the gateway can.
+// special are the IPv4 and IPv6 networks that are not part of the public Internet,
+// from the IANA registries for special purposes (RFC 6890) and for multicast. Without
+// them whoever controls a domain's DNS could reach hosts that only the gateway can.
 var special = prefixes(
 	"0.0.0.0/8",         // this network; 0.0.0.0 is this machine
 	"10.0.0.0/8",        // private
@@ -59,8 +59,9 @@ func prefixes(all ...string) []netip.Prefix {
 	return p
 }
 
-// PublicAddress returns an error for an address that is not on the public
-// Internet. Where DNS or a server on the Internet leads has to pass it.
+// PublicAddress returns an error if a is not on the public Internet. IPv4 addresses
+// inside of IPv6 addresses count as IPv4 (NAT64, 6to4, IPv4-mapped). Addresses from
+// DNS, and redirects of servers on the Internet, have to pass it.
 func PublicAddress(a netip.Addr) error {
 	goal := a.WithZone("").Unmap()
 	for _, e := range embedding {
@@ -85,8 +86,8 @@ func private(a netip.Addr) error {
 	return nil
 }
 
-// publicOrPrivate is what a server in a private network may lead to: not, for
-// one, the metadata of a cloud.
+// publicOrPrivate returns an error if a server in a private network may not redirect
+// to a, such as to the link-local address of a cloud's metadata.
 func publicOrPrivate(a netip.Addr) error {
 	if private(a) == nil {
 		return nil

@@ -36,7 +36,7 @@ var srvServices = map[security][]string{
 // verify checks the certificates that a server presents. The error is a
 // *failure.
 //
-// A pin stands for chain and name: whoever names the key knows whose it is.
+// A pin replaces the check of chain and name, because it identifies the key.
 func (o *options) verify(roots *x509.CertPool, ref reference, certs []*x509.Certificate) error {
 	if len(certs) == 0 {
 		return certError(ResultCertInvalid, "the server presents no certificate")
@@ -44,7 +44,7 @@ func (o *options) verify(roots *x509.CertPool, ref reference, certs []*x509.Cert
 	leaf := certs[0]
 	if len(o.pins) > 0 {
 		if !slices.Contains(o.pins, pin(sha256.Sum256(leaf.RawSubjectPublicKeyInfo))) {
-			return certError(ResultCertPin, "the key of the certificate is none that ?pin= allows")
+			return certError(ResultCertPin, "the key of the certificate does not match any ?pin=")
 		}
 		return checkTime(leaf, time.Now())
 	}
@@ -53,7 +53,7 @@ func (o *options) verify(roots *x509.CertPool, ref reference, certs []*x509.Cert
 		others.AddCert(c)
 	}
 	names := otherNames(leaf)
-	chains, err := understood(leaf, names).Verify(x509.VerifyOptions{Roots: roots, Intermediates: others})
+	chains, err := withoutCriticalSAN(leaf, names).Verify(x509.VerifyOptions{Roots: roots, Intermediates: others})
 	if err != nil {
 		return explainChain(leaf, o.files.ca, err)
 	}
@@ -143,9 +143,9 @@ func otherNames(c *x509.Certificate) (names xmppNames) {
 	return names
 }
 
-// understood returns c without the complaint that its names are critical and
-// unknown, if they are known here.
-func understood(c *x509.Certificate, names xmppNames) *x509.Certificate {
+// withoutCriticalSAN returns c without the note of crypto/x509 that its names are
+// critical and unknown, if they are known here.
+func withoutCriticalSAN(c *x509.Certificate, names xmppNames) *x509.Certificate {
 	if len(c.UnhandledCriticalExtensions) == 0 || len(names.srv)+len(names.xmpp) == 0 {
 		return c
 	}

@@ -16,10 +16,10 @@ const diagnoseTimeout = time.Second
 // maxAnswer is what is read of an answer to see what it is.
 const maxAnswer = 16
 
-// diagnose returns the failure of a health check with what the port speaks, where
-// the server has hung up without a word: many do when they cannot read what they
-// get. One that speaks HTTP may also wait for more of a TLS handshake. That is
-// worth two more connections, once, since nobody else will tell.
+// diagnose returns the failure of a health check. If the server has closed the
+// connection without an answer, as many do when they cannot parse what they get, it
+// tries whether the port speaks HTTP or TLS and says so. A server that speaks HTTP
+// may also wait for more of a TLS handshake. This costs two more connections, once.
 func (e *endpoint) diagnose(ctx context.Context, r *Request, failure *Error) *Error {
 	silent := failure.Result == ResultTimeout && failure.Phase == PhaseTLS && e.security == directTLS
 	if !silent && (failure.Result != ResultClosed || failure.Phase == PhaseTCP) {
@@ -31,13 +31,13 @@ func (e *endpoint) diagnose(ctx context.Context, r *Request, failure *Error) *Er
 		spoken   func(context.Context, net.Conn) bool
 		err      error
 	}{
-		{false, speaksHTTP, errHTTP}, // first, for HTTP servers are slow to refuse TLS
+		{false, speaksHTTP, errHTTP}, // first, because HTTP servers are slow to refuse TLS
 		{e.security == directTLS, e.speaksTLS, fmt.Errorf("%w%s", errTLS, e.address)},
 	} {
 		if language.excluded {
 			continue
 		}
-		spoken, err := e.hears(ctx, r, language.spoken)
+		spoken, err := e.speaks(ctx, r, language.spoken)
 		if err != nil {
 			failure.Err = errors.Join(failure.Err, err)
 		}
@@ -48,9 +48,9 @@ func (e *endpoint) diagnose(ctx context.Context, r *Request, failure *Error) *Er
 	return failure
 }
 
-// hears connects and tells whether the server speaks a language. The error is a
-// panic.
-func (e *endpoint) hears(ctx context.Context, r *Request, spoken func(context.Context, net.Conn) bool) (yes bool, err error) {
+// speaks connects and reports whether the server speaks a language, which spoken
+// tests. The error is a panic.
+func (e *endpoint) speaks(ctx context.Context, r *Request, spoken func(context.Context, net.Conn) bool) (yes bool, err error) {
 	defer CatchPanic(&err)
 	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout/2)
 	defer cancel()

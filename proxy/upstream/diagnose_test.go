@@ -28,10 +28,10 @@ func TestDiagnose(t *testing.T) {
 	}{
 		{"TLS", "tcp://%s", "speaks TLS from the first byte; write tls://127.0.0.1:", speaksTLS, 3},
 		{"TLS", "starttls://%s", "speaks TLS from the first byte; write tls://127.0.0.1:", speaksTLS, 3},
-		{"TLS behind PROXY", "tcp://%s?proxy=v1", "hung up", speaksTLS, 3},
+		{"TLS behind PROXY", "tcp://%s?proxy=v1", "closed the connection", speaksTLS, 3},
 		{"HTTP", "tcp://%s", "the server answers HTTP", speaksHTTP, 2},
 		{"HTTP", "tls://%s", "the server answers HTTP", speaksHTTP, 2},
-		{"neither", "tcp://%s", "hung up", func(p *peer) { p.receive(3) }, 3},
+		{"neither", "tcp://%s", "closed the connection", func(p *peer) { p.receive(3) }, 3},
 	} {
 		connections := make(chan struct{}, 100)
 		address := serve(t, func(p *peer) { connections <- struct{}{}; test.script(p) })

@@ -1,11 +1,12 @@
 // Package upstream finds the XMPP server of a session and opens a stream to
-// it: over TCP, a Unix socket, STARTTLS or direct TLS; at a fixed address or
-// one that DNS names; with the client's address in a PROXY header; at the next
-// server when one is down.
+// it (RFC 6120): over TCP, a Unix socket, STARTTLS or direct TLS (XEP-0368); at a
+// fixed address or one from DNS; with the client's address in a PROXY header; at
+// another server if one is down.
 //
 //	Request ──► Router ──► route of the domain ──► policy ──► Server ──► endpoint ──► Stream
 //	            (routes)                          (order)    (SRV …)    (address)
 //
-// Opening is ordinary blocking code: each session that connects has a
-// goroutine which ends with the Stream.
+// [Router.Connect] blocks: each session that connects needs a goroutine until it
+// has the Stream. [Router.Static] names the server that needs none. [Router.Run]
+// checks the health of all servers.
 package upstream

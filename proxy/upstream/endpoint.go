@@ -11,7 +11,8 @@ import (
 	"xmppgate/framing"
 )
 
-// Timeouts of opening one stream. Total bounds all attempts for one session.
+// Timeouts of the phases of opening one stream. TotalTimeout bounds all attempts
+// for one session together.
 const (
 	TCPTimeout    = 5 * time.Second
 	TLSTimeout    = 5 * time.Second
@@ -23,9 +24,9 @@ const (
 // Eyeballs, RFC 8305, section 8).
 const fallbackDelay = 250 * time.Millisecond
 
-// KeepAlive is how TCP notices that the other machine is gone. The kernel's
-// interval and count are left alone: each would be one more system call for
-// every connection.
+// KeepAlive makes TCP detect a peer that has disappeared. Interval and count stay
+// at the kernel's defaults, because each would cost another system call for every
+// connection.
 var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: -1, Count: -1}
 
 // A security is how the bytes between the gateway and a server are protected.
@@ -37,8 +38,7 @@ const (
 	directTLS
 )
 
-// An endpoint is one place where a stream may be opened, with all that is to
-// be known for that.
+// An endpoint is one address where a stream may be opened, and how.
 type endpoint struct {
 	server   string // Server.Name
 	network  string // "tcp" or "unix"
@@ -70,7 +70,7 @@ func (e *endpoint) open(ctx context.Context, r *Request) (*Stream, error) {
 	// The end of ctx ends whatever the connection is waiting for.
 	socket := a.conn
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
-	err := a.converse(ctx)
+	err := a.negotiate(ctx)
 	if !stop() && err == nil {
 		err = a.explain(ctx, PhaseHeader, ctx.Err())
 	}
@@ -105,22 +105,22 @@ func (a *attempt) stream() *Stream {
 	return &Stream{Conn: a.conn, Early: a.early, Server: a.server, features: a.features, plain: a.features && !a.encrypted}
 }
 
-// converse does what follows connecting. A server that is to be reached in
-// plain text gets TLS nevertheless if it is on this machine and demands it.
-func (a *attempt) converse(ctx context.Context) *Error {
+// negotiate secures the connection and exchanges headers. A server on this machine
+// that requires TLS gets it even if its URL has none.
+func (a *attempt) negotiate(ctx context.Context) *Error {
 	if a.security != plain {
 		if err := a.run(ctx, PhaseTLS, a.secure); err != nil {
 			return err
 		}
 	}
-	if err := a.run(ctx, PhaseHeader, a.greet); err != nil || !a.wantsTLS {
+	if err := a.run(ctx, PhaseHeader, a.exchangeHeaders); err != nil || !a.wantsTLS {
 		return err
 	}
 	if err := a.run(ctx, PhaseTLS, a.upgrade); err != nil {
 		return err
 	}
 	a.observer.Encrypted(a.server)
-	return a.run(ctx, PhaseHeader, a.greet)
+	return a.run(ctx, PhaseHeader, a.exchangeHeaders)
 }
 
 // run runs one phase and tells the observer how it ended.
@@ -191,8 +191,8 @@ func (a *attempt) write(b []byte) error {
 // wait for it in silence.
 const lineEnds = "\r\n\r\n"
 
-// greet sends the client's header and reads the answer.
-func (a *attempt) greet(context.Context) error {
+// exchangeHeaders sends the client's header and reads the answer.
+func (a *attempt) exchangeHeaders(context.Context) error {
 	in := input{conn: a.conn, deadline: time.Now().Add(HeaderTimeout), limit: maxEarly}
 	if err := a.conn.SetDeadline(in.deadline); err != nil {
 		return err
@@ -207,7 +207,7 @@ func (a *attempt) greet(context.Context) error {
 	if err := in.header(); err != nil {
 		return err
 	}
-	in.patience = featuresTimeout
+	in.readTimeout = featuresTimeout
 	u, err := in.next()
 	a.early = in.buf
 	switch {
@@ -218,36 +218,36 @@ func (a *attempt) greet(context.Context) error {
 	case u.Kind == framing.KindHeader:
 		return badStream(errTwoHeaders)
 	case u.Class == framing.ClassStreamError:
-		if err := judge(u); err != nil {
+		if err := classifyStreamError(u); err != nil {
 			return err
 		}
 	case u.Class == framing.ClassFeatures && err == nil:
 		a.features = true
 		if !a.encrypted {
 			a.clear = in
-			return a.demand(u)
+			return a.checkTLSRequired(u)
 		}
 	}
 	return nil
 }
 
-// demand looks whether features let somebody in without TLS. They do not if they
-// offer TLS and nothing to authenticate with. Where they offer both and call TLS
-// required, servers differ in what they mean: on this machine TLS is always right;
-// elsewhere the operator has said to do without.
-func (a *attempt) demand(features framing.StreamUnit) error {
+// checkTLSRequired checks whether features allow a login without TLS. They do not
+// if they offer STARTTLS and no SASL mechanism. If they offer both and mark STARTTLS
+// as required, servers differ in what they mean: on this machine the gateway starts
+// TLS; for another machine the operator has chosen plain text.
+func (a *attempt) checkTLSRequired(features framing.StreamUnit) error {
 	only := features.OffersStartTLS() && !features.OffersSASL()
 	if sameMachine(a.conn) {
 		a.wantsTLS = only || features.RequiresStartTLS()
 		return nil
 	}
 	if only {
-		return &failure{result: ResultTLSRequired, err: fmt.Errorf("the server lets nobody in without TLS; write starttls://%s", a.address)}
+		return &failure{result: ResultTLSRequired, err: fmt.Errorf("the server requires TLS; write starttls://%s", a.address)}
 	}
 	return nil
 }
 
-// sameMachine tells whether what is written to conn stays on this machine.
+// sameMachine reports whether what is written to conn stays on this machine.
 func sameMachine(conn net.Conn) bool {
 	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {
@@ -257,9 +257,10 @@ func sameMachine(conn net.Conn) bool {
 	return remote.IP.IsLoopback() || ok && local.IP.Equal(remote.IP)
 }
 
-// judge looks at a stream error that came in the place of features. What the
-// client is to be told about its own request is no error.
-func judge(u framing.StreamUnit) error {
+// classifyStreamError returns an error if a stream error in place of the features
+// means that another server should be tried. It returns nil if the stream error is
+// about the client's request, so that the client gets it.
+func classifyStreamError(u framing.StreamUnit) error {
 	c := u.StreamErrorCondition()
 	if c == framing.CondSeeOtherHost {
 		// Nonsense is the client's to see.
@@ -289,26 +290,27 @@ var unableConditions = []framing.Condition{
 	framing.CondUndefined,
 }
 
-// An Observer is told what happens while streams are opened. Its methods must
-// be quick and may be called by several goroutines at once. server is
-// Server.Name, the other strings are constants of this package.
+// An Observer gets the events of a Router. Its methods must not block and may be
+// called by several goroutines at once. server is ServerStatus.Name, phase one of
+// Phases, result one of Results.
 type Observer interface {
-	// Opened is called for each phase that ends.
+	// Opened is called at the end of each phase of opening a stream.
 	Opened(server, phase, result string, took time.Duration)
-	// FailedOver is called when a session goes on to another server than
-	// the one that was tried first.
+	// FailedOver is called when a session goes on to another server because
+	// the server from has failed.
 	FailedOver(from string)
 	// Redirected is called for each <see-other-host/> that is followed.
 	Redirected(server string)
-	// Health is called when a server is found up, for which down is nil, or
-	// down, for the reason it tells.
+	// Health is called when a server goes up, with nil, or down, with the
+	// reason. The calls for one server are in order.
 	Health(server string, down *Error)
-	// Encrypted is called for each stream that got TLS because a server on
-	// this machine demands it, though it is configured to have none.
+	// Encrypted is called for each stream that got TLS because the server, on
+	// this machine, requires it, although its URL has no TLS.
 	Encrypted(server string)
-	// FilesRead is called when the files that a server's URL names have
-	// changed and were read again. With an error the old ones stay in force.
+	// FilesRead is called when the files in a server's URL have changed and
+	// were read again. If err is not nil the old ones stay in force.
 	FilesRead(server string, err error)
-	// CertificateExpires is called for each verified certificate.
+	// CertificateExpires is called for each verified certificate, with its
+	// expiry.
 	CertificateExpires(server string, at time.Time)
 }

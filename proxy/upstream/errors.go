@@ -21,16 +21,16 @@ const (
 	PhaseHeader  = "header"
 )
 
-// Results of a phase. Every failed certificate check has one of its own, for
-// each asks somebody else to do something else.
+// Results of a phase. Each kind of failed certificate check has its own, because
+// each has another remedy.
 const (
 	ResultOK             = "ok"
 	ResultRefused        = "refused"
 	ResultTimeout        = "timeout"
-	ResultAbandoned      = "abandoned" // the client went away first
+	ResultAbandoned      = "abandoned" // the client left first
 	ResultNoServer       = "no-server" // DNS has no usable answer, or none of the servers is up
 	ResultForbidden      = "forbidden-address"
-	ResultTLSRequired    = "tls-required" // on another machine, and it is to be reached in plain text
+	ResultTLSRequired    = "tls-required" // by a server on another machine whose URL has no TLS
 	ResultNoSTARTTLS     = "no-starttls"
 	ResultInjected       = "injected" // bytes between <proceed/> and TLS
 	ResultBadALPN        = "bad-alpn"
@@ -40,16 +40,16 @@ const (
 	ResultCertUnknownCA  = "cert-unknown-ca"
 	ResultCertPin        = "cert-pin"
 	ResultCertInvalid    = "cert-invalid" // anything else
-	ResultClosed         = "closed"       // the server hung up
+	ResultClosed         = "closed"       // by the server
 	ResultStreamError    = "stream-error"
-	ResultBadStream      = "bad-stream" // what came is no XMPP stream
+	ResultBadStream      = "bad-stream" // the answer is not an XMPP stream
 	ResultError          = "error"
 )
 
-// Phases lists the phases in their order.
+// Phases returns all phases, in their order.
 func Phases() []string { return []string{PhaseResolve, PhaseTCP, PhaseTLS, PhaseHeader} }
 
-// Results lists the results.
+// Results returns all results.
 func Results() []string {
 	return []string{
 		ResultOK, ResultRefused, ResultTimeout, ResultAbandoned, ResultNoServer, ResultForbidden,
@@ -59,13 +59,13 @@ func Results() []string {
 	}
 }
 
-// An Error says why no stream could be opened at one server. It holds nothing
-// that a client said, but for the domain that a certificate is not for.
+// An Error says why no stream could be opened at one server. Its text has no words
+// of a client, except for a domain that the certificate does not match.
 type Error struct {
-	Server string // see Server.Name
-	Phase  string
-	Result string
-	Err    error // the cause
+	Server string // see ServerStatus.Name; "none" if no server was tried
+	Phase  string // one of Phases
+	Result string // one of Results, not ResultOK
+	Err    error  // the cause, which Unwrap returns
 
 	relay bool // whether the client may see what the server said
 
@@ -123,7 +123,7 @@ func (e *endpoint) explain(ctx context.Context, phase string, err error) *Error 
 	case isAny(err, syscall.ECONNREFUSED, syscall.ENOENT):
 		x.Result = ResultRefused
 	case isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
-		x.Result, x.Err = ResultClosed, fmt.Errorf("the server hung up: %w", err)
+		x.Result, x.Err = ResultClosed, fmt.Errorf("the server closed the connection: %w", err)
 	}
 	return x
 }
@@ -139,7 +139,7 @@ type redirect struct{ to string }
 
 func (r *redirect) Error() string { return "see other host " + r.to }
 
-// maxText bounds what an error quotes of somebody else's words.
+// maxText bounds the text of a peer that an error quotes, in bytes.
 const maxText = 200
 
 // printable returns s fit for a log: of bounded length and without characters
@@ -156,8 +156,9 @@ func printable(s string) string {
 	}, s)
 }
 
-// CatchPanic is deferred by what runs on behalf of one session or attempt in a
-// goroutine of its own: a panic there becomes the error, and the process goes on.
+// CatchPanic turns a panic into an error with the stack. Defer it in a goroutine
+// that works for one session, so that a panic there ends that session and not the
+// process.
 func CatchPanic(err *error) {
 	if r := recover(); r != nil {
 		*err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())

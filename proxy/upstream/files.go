@@ -12,23 +12,22 @@ import (
 	"time"
 )
 
-// lookInterval is how long files are taken for unchanged without a look.
-const lookInterval = time.Second
+// checkInterval is the time between two checks of files for changes.
+const checkInterval = time.Second
 
-// files are those that the URL of a server names. Certificates are replaced every
-// few weeks, so the files are looked at when a connection needs them, and read
-// again when they have changed: by their name, for what Kubernetes swaps is a
-// symbolic link on the way to them. Health checks need them, too, so that happens
-// within seconds.
+// files are the files in the URL of a server. A connection that needs them checks
+// whether they have changed, and then reads them again. Because health checks connect
+// as well, that happens within seconds. They are opened by name each time, because
+// Kubernetes replaces a symbolic link in the path.
 type files struct {
 	ca, cert, key string // empty if the URL does not name one
 
 	current atomic.Pointer[credentials]
 
-	mu     sync.Mutex // guards all below
-	looked time.Time
-	stamps []stamp // of the last attempt to read them
-	failed string  // what it came to; empty if it succeeded
+	mu      sync.Mutex // guards all below
+	checked time.Time
+	stamps  []stamp // of the last attempt to read them
+	failed  string  // what it came to; empty if it succeeded
 }
 
 // credentials are what the files hold, and what is made of that once. Sessions
@@ -39,8 +38,7 @@ type credentials struct {
 	tls         tlsConfigs
 }
 
-// A stamp tells whether a file has changed. It is nil for a file that cannot be
-// found.
+// A stamp identifies a version of a file. It is nil if there is no such file.
 type stamp struct{ os.FileInfo }
 
 func stampOf(file string) stamp {
@@ -58,7 +56,7 @@ func (s stamp) equal(o stamp) bool {
 	return os.SameFile(s.FileInfo, o.FileInfo) && s.ModTime().Equal(o.ModTime()) && s.Size() == o.Size()
 }
 
-func (f *files) look() (stamps []stamp) {
+func (f *files) currentStamps() (stamps []stamp) {
 	for _, file := range []string{f.ca, f.cert, f.key} {
 		if file != "" {
 			stamps = append(stamps, stampOf(file))
@@ -69,23 +67,23 @@ func (f *files) look() (stamps []stamp) {
 
 // first reads the files for the first time.
 func (f *files) first() (problems []error) {
-	f.stamps = f.look()
+	f.stamps = f.currentStamps()
 	c, problems := f.load()
 	f.current.Store(c)
 	return problems
 }
 
 // credentials returns what the files hold. If they have changed they are read
-// again, and read is told how that went; the old ones stay in force if the new
-// ones are of no use. Nobody waits for somebody else's look.
+// again, and read is called with the outcome; after an error the old ones stay in
+// force. Only one connection checks at a time; the others do not wait.
 func (f *files) credentials(read func(error)) *credentials {
 	if f.ca == "" && f.cert == "" || !f.mu.TryLock() {
 		return f.current.Load()
 	}
 	defer f.mu.Unlock()
-	if now := time.Now(); now.Sub(f.looked) >= lookInterval {
-		f.looked = now
-		stamps := f.look()
+	if now := time.Now(); now.Sub(f.checked) >= checkInterval {
+		f.checked = now
+		stamps := f.currentStamps()
 		changed := !slices.EqualFunc(stamps, f.stamps, stamp.equal)
 		if changed || f.failed != "" { // permissions leave no stamp
 			f.stamps = stamps

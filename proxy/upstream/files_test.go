@@ -60,7 +60,7 @@ func bytesOf(t *testing.T, file string) []byte {
 }
 
 // lookNow has the next connection look at the files.
-func lookNow(e *endpoint) { e.options.files.looked = time.Time{} }
+func lookNow(e *endpoint) { e.options.files.checked = time.Time{} }
 
 // Files are read again when they have changed, be they swapped or overwritten;
 // what is of no use is told once, and the old ones stay in force.
@@ -159,7 +159,7 @@ func TestFilesAreLookedAtSometimes(t *testing.T) {
 	if f.credentials(read) != before || reads != 0 {
 		t.Error("looked again at once")
 	}
-	f.looked = time.Now().Add(-lookInterval)
+	f.checked = time.Now().Add(-checkInterval)
 	f.mu.Lock()
 	if f.credentials(read) != before || reads != 0 {
 		t.Error("looked beside somebody else")

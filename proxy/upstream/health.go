@@ -32,27 +32,26 @@ const (
 	maxProbes = 16
 )
 
-// A node is what is known of a server. Everything else about the server never
-// changes, this does.
+// A node is the state of a server: all that changes.
 type node struct {
 	name     string       // Server.Name, with the domain behind it for srv:
 	service  *service     // finds the endpoints of srv:; else nil
 	domain   string       // what health checks name in to; empty when the operator named none
 	sessions atomic.Int64 // those being opened included
 
-	mu     sync.Mutex
-	served string // the last domain that the server has let somebody into, as far as one can see
-	asked  string // the first that it would have let nobody into without TLS
+	mu          sync.Mutex
+	served      string // the last domain for which the server has sent usable features
+	tlsRequired string // the first domain for which it required TLS
 	health
 }
 
-// A health is a state machine which is told of every open that says something
-// about the server. A server goes down by ejectAfter failures in a row or one
-// failed health check, and up by any open that succeeds. When it is down it
-// gets the sessions that no other server takes.
+// A health is a state machine. Its event is the outcome of an attempt to open a
+// stream. A server goes down after ejectAfter failures in a row or one failed health
+// check, and up after one success. While it is down it gets only the sessions that
+// no other server takes.
 type health struct {
 	down     bool
-	known    bool          // there was an open
+	tried    bool          // by a session or a health check
 	failed   int           // sessions in a row
 	backoff  time.Duration // while down
 	due      time.Time     // when the next health check is
@@ -65,7 +64,7 @@ type health struct {
 // It tells whether the server went up or down by that.
 func (h *health) note(now time.Time, failure *Error, probe bool) (changed bool) {
 	was := h.down
-	h.known = true
+	h.tried = true
 	// What a diagnosis has found out explains the same failure again.
 	if failure == nil || h.last == nil || h.last.symptom != failure.Result {
 		h.last = failure
@@ -101,7 +100,7 @@ func (n *node) up() bool {
 func (n *node) status() ServerStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return ServerStatus{n.name, !n.down, n.known, int(n.sessions.Load()), n.last}
+	return ServerStatus{n.name, !n.down, n.tried, int(n.sessions.Load()), n.last}
 }
 
 // begin returns the time until the next health check. When that is zero the
@@ -119,9 +118,9 @@ func (n *node) begin(now time.Time) time.Duration {
 	return 0
 }
 
-// suspect makes a health check due: something went wrong that may have been the
-// client's doing.
-func (n *node) suspect() {
+// checkSoon makes a health check due, after a failure that the client may have
+// caused.
+func (n *node) checkSoon() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if at := n.checked.Add(minBackoff); at.Before(n.due) {
@@ -155,7 +154,7 @@ func (s *search) report(n *node, failure *Error) {
 	}
 }
 
-// wake has Run look when the next health check is due.
+// wake makes Run compute again when the next health check is due.
 func (r *Router) wake() {
 	select {
 	case r.changed <- struct{}{}:
@@ -163,11 +162,11 @@ func (r *Router) wake() {
 	}
 }
 
-// blamed tells whether a failure is the server's. A client must not be able to
-// bring a server down: it can ask for a domain that the certificate was never
-// meant for or that has the server, or what stands before it and looks at the
-// SNI, hang up, and have its own address or header refused.
-func (s *search) blamed(c candidate, failure *Error, domain string, took time.Duration) bool {
+// countsAgainst reports whether a failure is the server's fault. A client must not
+// be able to bring a server down: it can ask for a domain that the certificate does
+// not cover, or for which the server or a proxy in front of it closes the
+// connection, and its own address or header may be refused.
+func (s *search) countsAgainst(c candidate, failure *Error, domain string, took time.Duration) bool {
 	_, ours := s.routes[domain] // else the client came up with it
 	switch result := failure.Result; {
 	case result == ResultAbandoned:
@@ -201,21 +200,21 @@ func (r *Router) opened(phase, result string) {
 	case result == ResultTimeout, phase == PhaseTCP:
 		s.report(c.node, &Error{Server: c.name, Phase: phase, Result: result, Err: errors.New(result)})
 	default:
-		c.suspect()
+		c.checkSoon()
 		r.wake()
 	}
 }
 
-// Run checks the health of all servers until ctx is done: at once, those without
-// a recent success after probeInterval, those which are down after their
-// back-off. Without it a server that is down comes up again only when no other
-// is left.
+// Run checks the health of all servers until ctx is done: each at once, then
+// whenever nothing succeeded there for about 5 s; those that are down after 1 s, 2 s,
+// 4 s, then every 5 s. It returns when the checks under way have ended. Without Run a
+// server that is down gets another chance only when all are down.
 func (r *Router) Run(ctx context.Context) {
 	var (
 		running  sync.WaitGroup
 		finished = make(chan struct{}, maxProbes)
 		free     = maxProbes
-		turn     int // whose it is when there are more servers than may be checked at once
+		next     int // index in all, because not all may be checked at once
 	)
 	defer running.Wait()
 	for ctx.Err() == nil {
@@ -224,8 +223,8 @@ func (r *Router) Run(ctx context.Context) {
 			if free == 0 {
 				break
 			}
-			c := r.all[turn]
-			turn = (turn + 1) % len(r.all)
+			c := r.all[next]
+			next = (next + 1) % len(r.all)
 			if left := c.begin(now); left > 0 {
 				wait = min(wait, left)
 				continue
@@ -249,14 +248,14 @@ func (r *Router) Run(ctx context.Context) {
 	}
 }
 
-// check is one health check: a stream that is opened as for a session. Any
-// header will do for an answer.
+// check is one health check: it opens a stream as for a session. Any header counts
+// as an answer.
 func (r *Router) check(ctx context.Context, c candidate) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	s := &search{Router: r, request: candidate.probe, probe: true}
 	if stream := s.servers(ctx, []candidate{c}); stream != nil {
-		stream.hangUp()
+		stream.closeProbe()
 	}
 	s.failed.discard()
 }
@@ -268,7 +267,7 @@ func (c candidate) probe() *Request {
 	q := &Request{Domain: c.domain, ID: "health-check", Header: framing.Header{Version: []byte(`"1.0"`)}, probe: true}
 	if q.Domain == "" {
 		c.mu.Lock()
-		q.Domain = cmp.Or(c.served, c.asked, c.server.likelyDomain())
+		q.Domain = cmp.Or(c.served, c.tlsRequired, c.server.likelyDomain())
 		c.mu.Unlock()
 	}
 	if q.Domain != "" {
@@ -288,7 +287,7 @@ func (n *node) serves(domain string) {
 func (n *node) demandsTLS(domain string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.asked = cmp.Or(n.asked, domain)
+	n.tlsRequired = cmp.Or(n.tlsRequired, domain)
 }
 
 func (n *node) lastServed() string {

@@ -292,7 +292,7 @@ func TestOneServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := &world{}, &diary{}
 		r := newTestRouter(t, Config{Default: parse(t, "tcp://192.0.2.1"), Observer: o}, w)
-		if r.direct.static == nil {
+		if r.static.target == nil {
 			t.Error("a server at a fixed address needs no Connect")
 		}
 		if r.Status()[0].Checked {

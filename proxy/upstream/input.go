@@ -41,15 +41,15 @@ var (
 
 // An input cuts what a server says into units.
 type input struct {
-	conn     net.Conn
-	deadline time.Time
-	patience time.Duration // for each read; zero leaves it to the deadline
-	limit    int           // of len(buf)
+	conn        net.Conn
+	deadline    time.Time
+	readTimeout time.Duration // for each read; zero leaves it to the deadline
+	limit       int           // of len(buf)
 
-	down framing.StreamSplitter
-	buf  []byte // all that was read
-	seen int    // how much of it the units so far are
-	err  error  // of the last read
+	splitter framing.StreamSplitter
+	buf      []byte // all that was read
+	seen     int    // how much of it the units so far are
+	err      error  // of the last read
 }
 
 // next returns the next unit, which is valid until the next call. The error is
@@ -64,7 +64,7 @@ func (in *input) next() (framing.StreamUnit, error) {
 			in.read() // before it is called bad XML
 			continue
 		}
-		n, err := in.down.Next(in.buf[in.seen:], &u)
+		n, err := in.splitter.Next(in.buf[in.seen:], &u)
 		in.seen += n
 		switch {
 		case err != nil:
@@ -82,8 +82,8 @@ func (in *input) next() (framing.StreamUnit, error) {
 
 // read reads once.
 func (in *input) read() {
-	if in.patience != 0 {
-		d := time.Now().Add(in.patience)
+	if in.readTimeout != 0 {
+		d := time.Now().Add(in.readTimeout)
 		if d.After(in.deadline) {
 			d = in.deadline
 		}
@@ -122,8 +122,8 @@ const (
 	recordHandshake = 22
 )
 
-// startsOfHTTP are those of an answer in HTTP. Servers that cannot read a request
-// may leave out the header.
+// startsOfHTTP are the first bytes of HTTP responses. Servers that cannot parse a
+// request may answer with a body only.
 var startsOfHTTP = []string{"HTTP/", "<html", "<HTML", "<!DOCTYPE html", "<!doctype html"}
 
 // isHTTP reports whether b begins an answer in HTTP.

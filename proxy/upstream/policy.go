@@ -12,25 +12,24 @@ import (
 	"strings"
 )
 
-// Policies: how the servers of a domain are put in the order in which a session
-// tries them.
+// Policies order the servers of a domain for a session, which tries them one after
+// another.
 const (
-	// PolicyFirst keeps the configured order: a main server and its stand-ins.
+	// PolicyFirst keeps the configured order: a main server, then the spares.
 	PolicyFirst = "first"
 	// PolicyRoundRobin starts with the next server each time.
 	PolicyRoundRobin = "round-robin"
 	// PolicyLeastSessions starts with the server that has the fewest
-	// sessions of this gateway; among equals in turn.
+	// sessions of this gateway, and takes equal ones in rotation.
 	PolicyLeastSessions = "least-sessions"
-	// PolicyHash sends a user to the same server each time, whichever
-	// replica of the gateway is asked and in whatever order the servers are
-	// configured there: a stream that is resumed (XEP-0198) is found where
-	// it was left. When a server is lost only its users move.
+	// PolicyHash sends a user to the same server each time, from every replica
+	// of the gateway and for any order of the configured servers, so that a
+	// stream can be resumed (XEP-0198). If a server fails only its users move.
 	PolicyHash = "hash"
 )
 
-// A policy sorts candidates for one session. turn counts the sessions.
-type policy func(all []candidate, turn uint32, q *Request)
+// A policy sorts candidates for one session. sequence counts the sessions.
+type policy func(all []candidate, sequence uint32, q *Request)
 
 var policies = map[string]policy{
 	PolicyFirst:         func([]candidate, uint32, *Request) {},
@@ -42,9 +41,9 @@ var policies = map[string]policy{
 // Policies returns the names of all policies.
 func Policies() []string { return slices.Sorted(maps.Keys(policies)) }
 
-// order returns the servers in the order in which q is to try them: those which
-// are up; those which are down, for when all are, trying is better than
-// refusing; the one to avoid.
+// order returns the servers in the order in which q tries them: those that are up;
+// those that are down, because if all are down trying is better than refusing; the
+// one to avoid.
 func (r *Router) order(group []candidate, q *Request) []candidate {
 	const up, down, avoid = 0, 1, 2
 	var classes [3][]candidate
@@ -58,22 +57,22 @@ func (r *Router) order(group []candidate, q *Request) []candidate {
 		}
 		classes[class] = append(classes[class], c)
 	}
-	turn := r.turn.Add(1) - 1
+	sequence := r.sequence.Add(1) - 1
 	for _, class := range classes {
-		r.policy(class, turn, q)
+		r.policy(class, sequence, q)
 	}
 	return slices.Concat(classes[:]...)
 }
 
-func rotate(all []candidate, turn uint32, _ *Request) {
+func rotate(all []candidate, sequence uint32, _ *Request) {
 	if len(all) > 0 {
-		n := int(turn % uint32(len(all)))
+		n := int(sequence % uint32(len(all)))
 		copy(all, slices.Concat(all[n:], all[:n]))
 	}
 }
 
-func leastSessions(all []candidate, turn uint32, q *Request) {
-	rotate(all, turn, q)
+func leastSessions(all []candidate, sequence uint32, q *Request) {
+	rotate(all, sequence, q)
 	sortBy(all, func(c candidate) int64 { return c.sessions.Load() })
 }
 

@@ -6,26 +6,30 @@ import (
 	"xmppgate/framing"
 )
 
-// A Request is what a session asks for. Nothing in it is trusted: Domain has
-// passed the allow-list, if there is one; the rest is what the client said.
+// A Request describes a session that needs a stream. It comes from the client and
+// is not trusted, except that Domain has passed the allow-list, if there is one.
+// The zero value is a session without domain and address.
 type Request struct {
-	// Domain is the to of the client's header: ASCII, lower case, no final
-	// dot. Empty when the client named none and there is no allow-list.
+	// Domain is the attribute to of the client's header: ASCII, lower case, no
+	// final dot. Empty if the client named none and there is no allow-list.
 	Domain string
-	// JID is the bare JID that the client's header names in from, or empty.
+	// JID is the bare JID in the attribute from of the client's header, or
+	// empty. PolicyHash uses it.
 	JID string
-	// Header are the attributes of the header that the server gets.
+	// Header has the attributes of the stream header for the server. It must
+	// not change until Connect returns.
 	Header framing.Header
-	// Client and Listener are the ends of the client's connection; invalid
-	// on a Unix socket.
+	// Client and Listener are the remote and the local address of the
+	// client's connection, for a PROXY header. They are invalid on a Unix
+	// socket.
 	Client, Listener netip.AddrPort
-	// Secure tells that the client's connection is encrypted on its way to
-	// the gateway.
+	// Secure reports whether the client uses TLS on its way to the gateway.
 	Secure bool
-	// ID names the session in the server's log, by way of a PROXY header.
+	// ID identifies the session in the server's log; a PROXY header of
+	// version 2 carries it.
 	ID string
-	// Avoid is the Stream.Server of a server to try after all others, as it
-	// failed this session just now. Empty means none.
+	// Avoid is the Stream.Server that has just failed this session: it is
+	// tried after all others. Empty means none.
 	Avoid string
 
 	probe bool // a health check

@@ -18,8 +18,8 @@ const (
 	maxTargets = 16
 	// resolveTimeout bounds one lookup of SRV records.
 	resolveTimeout = 5 * time.Second
-	// Answers are kept for a moment: when ten thousand clients come back at
-	// once, DNS is asked once. net.Resolver does not tell their own TTL.
+	// Answers are cached, so that thousands of clients that reconnect at once
+	// cause one lookup. net.Resolver does not return the TTL.
 	answerTTL  = 30 * time.Second
 	failureTTL = 5 * time.Second
 	// defaultPort is where a domain without SRV records is reached (RFC
@@ -27,8 +27,8 @@ const (
 	defaultPort = 5222
 )
 
-// NewResolver returns a resolver that asks the DNS server at address, which is
-// host:port, instead of those of the system. Without a port it is 53.
+// NewResolver returns a resolver that asks the DNS server at address, host:port,
+// instead of the system's servers. The port may be left out and is 53 then.
 func NewResolver(address string) *net.Resolver {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		address = net.JoinHostPort(address, "53")
@@ -42,8 +42,7 @@ func NewResolver(address string) *net.Resolver {
 	}
 }
 
-// anyDomain tells whether the server is whatever DNS says about the session's
-// domain.
+// anyDomain reports whether the session's domain is looked up in DNS.
 func (s *Server) anyDomain() bool { return s.scheme.name == "srv" && s.host == "" }
 
 // nodeFor returns the name of the server's node in the group of a domain, and
@@ -200,7 +199,7 @@ func (s *service) lookup(ctx context.Context, name string, sec security) (f foun
 	return f
 }
 
-// merge says where a domain is served:
+// merge decides where a domain is served:
 //
 //	xmpps-client  xmpp-client
 //	records       anything      the records of both

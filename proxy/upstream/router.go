@@ -22,29 +22,31 @@ import (
 // has less left does not start another attempt.
 const minAttempt = time.Second
 
-// noServer stands for the server in an Error when there was none to ask.
+// noServer is Error.Server if no server was tried.
 const noServer = "none"
 
-// A Config says which servers a Router has and how it chooses among them.
+// A Config has the servers of a Router and how it chooses among them. Default or
+// Routes must have a server; every other field has a useful zero value.
 type Config struct {
 	// Default are the servers of the domains without a route.
 	Default []*Server
-	// Routes are the servers of a domain: A-labels in lower case.
+	// Routes are the servers of single domains. Keys are A-labels in lower
+	// case, without a final dot.
 	Routes map[string][]*Server
-	// Policy is the name of a policy, see Policies. Empty means PolicyHash.
+	// Policy is one of Policies. Empty means PolicyHash.
 	Policy string
-	// Resolver asks DNS. Nil means the system's.
+	// Resolver looks up names and SRV records. Nil means the system's.
 	Resolver *net.Resolver
-	// AllowList are the domains, as in Routes, that srv: may ask DNS about
-	// besides those with a route. No client can make the gateway ask about
-	// another one.
+	// AllowList are the domains, spelt as in Routes, that srv: may look up
+	// besides those with a route. Clients cannot cause lookups of other
+	// domains. Required if Default has srv: without a name.
 	AllowList []string
-	// Observer is told what happens. Nil means nobody is.
+	// Observer gets the events. Nil means none.
 	Observer Observer
 }
 
-// A Router opens the stream of each session at one of its servers. Its methods
-// may be called by several goroutines at once.
+// A Router opens the stream of each session at one of its servers. Make one with
+// [NewRouter]. Its methods may be called by several goroutines at once.
 type Router struct {
 	observer Observer
 	resolver *net.Resolver
@@ -53,15 +55,16 @@ type Router struct {
 	routes   map[string][]candidate // by domain
 	fallback []candidate            // of any other domain
 	all      []candidate            // one for each node
-	turn     atomic.Uint32          // sessions so far
+	sequence atomic.Uint32          // sessions so far
 	changed  chan struct{}          // wakes Run
-	direct   direct
+	static   staticRoute
 
 	open func(context.Context, *endpoint, *Request) (*Stream, error) // (*endpoint).open but in tests
 }
 
-// NewRouter returns a Router. All its servers count as up until Run or a
-// session finds otherwise.
+// NewRouter returns a Router. All servers count as up until Run or a session finds
+// otherwise. It starts nothing: call Run for health checks. The error says what is
+// wrong with c.
 func NewRouter(c Config) (r *Router, err error) {
 	r = &Router{
 		observer: c.Observer,
@@ -75,7 +78,7 @@ func NewRouter(c Config) (r *Router, err error) {
 		},
 	}
 	if r.observer == nil {
-		r.observer = deaf{}
+		r.observer = nopObserver{}
 	}
 	if r.policy == nil {
 		return nil, fmt.Errorf("unknown policy %q; there are %s", c.Policy, strings.Join(Policies(), ", "))
@@ -102,10 +105,10 @@ func NewRouter(c Config) (r *Router, err error) {
 		return nil, err
 	}
 	if len(r.all) == 0 {
-		return nil, errors.New("there is no server")
+		return nil, errors.New("no server configured")
 	}
 	if address := r.onlyAddress(); address != nil {
-		r.direct.static = &Static{address, r.all[0].name, r}
+		r.static.target = &Static{address, r.all[0].name, r}
 	}
 	for _, n := range r.all {
 		r.observer.Health(n.name, nil)
@@ -113,9 +116,9 @@ func NewRouter(c Config) (r *Router, err error) {
 	return r, nil
 }
 
-// newGroup returns the servers that sessions of one domain are sent to. An
-// empty domain stands for those that the operator did not name: srv: does not
-// apply to them, for that would have a client choose whom DNS is asked about.
+// newGroup returns the servers that sessions of one domain are sent to. An empty
+// domain stands for those that the operator did not name. srv: does not apply to
+// them, because then clients would choose what is looked up.
 func (r *Router) newGroup(c Config, nodes map[string]*node, domain string, servers []*Server) (group []candidate, err error) {
 	for _, s := range servers {
 		if s.anyDomain() && !inDNS(domain) {
@@ -142,8 +145,8 @@ func (r *Router) newGroup(c Config, nodes map[string]*node, domain string, serve
 	return group, nil
 }
 
-// A candidate is a server that a session may be sent to. Servers of the same
-// name, which differ in their options at most, share one node.
+// A candidate is a server that a session may be sent to. Servers with the same
+// name, which can differ only in their options, share one node.
 type candidate struct {
 	*node
 	server *Server
@@ -158,16 +161,17 @@ func (c candidate) endpoints(ctx context.Context, o Observer, order func([]recor
 	return []endpoint{c.server.endpoint(o)}, nil
 }
 
-// Connect opens a stream for one session at the first server that answers, in
-// the order of the policy, within TotalTimeout. Done is to be called on the
-// Stream when the session is over.
+// Connect opens a stream for one session at the first server that answers, in the
+// order of the policy, within TotalTimeout. The caller owns the Stream and calls
+// its Done when the session is over.
 //
-// Of the time that is left, each of k servers left to try gets the k-th part,
-// yet at least a second: one which swallows packets leaves time for the others.
-// When no server answers, the error tells what happened at each, and errors.As
-// finds the *Error of the first. But where a server has said in a stream error
-// that it cannot serve now, the Stream with that error is returned instead: the
-// client deserves to read it. When ctx is cancelled there is one *Error with
+// Each of k servers that are left gets the k-th part of the remaining time, but at
+// least a second, so that a server that does not answer leaves time for the others.
+//
+// If no server answers, the error says what happened at each, and errors.As finds
+// the *[Error] of the first. If a server has answered with a stream error that says
+// that it cannot serve now, Connect returns the Stream with that error instead, so
+// that the client can read it. If ctx is cancelled, the error is one *Error with
 // ResultAbandoned.
 func (r *Router) Connect(ctx context.Context, q *Request) (*Stream, error) {
 	group, ok := r.routes[q.Domain]
@@ -187,24 +191,26 @@ func (r *Router) Connect(ctx context.Context, q *Request) (*Stream, error) {
 		s.failed.discard()
 		return nil, s.failed.abandoned(ctx)
 	}
-	if stream = s.failed.complaint(); stream != nil {
+	if stream = s.failed.firstStreamError(); stream != nil {
 		return stream, nil
 	}
 	return nil, s.failed.asError()
 }
 
-// A ServerStatus says how one server does.
+// A ServerStatus is the state of one server.
 type ServerStatus struct {
 	// Name is Server.Name; for srv: with the domain behind it.
 	Name string
-	// Up tells whether sessions are sent there as long as others are up.
+	// Up reports whether sessions are sent there. One that is down gets
+	// sessions only if all are.
 	Up bool
-	// Checked tells whether anybody has tried; else Up is a guess.
+	// Checked reports whether a session or a health check has tried the
+	// server. Otherwise Up is an assumption.
 	Checked bool
-	// Sessions is the number of sessions at the server, those included that
-	// are being opened.
+	// Sessions is the number of sessions at the server, including those that
+	// connect.
 	Sessions int
-	// Err is why the last attempt failed; nil when it did not.
+	// Err is the error of the last attempt; nil if it succeeded.
 	Err *Error
 }
 
@@ -217,10 +223,9 @@ func (r *Router) Status() []ServerStatus {
 	return all
 }
 
-// Ready returns nil when any server is up, and else what is the matter with each.
-// One that is down does not make the gateway unready, nor does a whole route: the
-// sessions of all other domains would suffer for it. One that nobody has tried
-// yet does not make it ready.
+// Ready returns nil if a server is up and was checked, otherwise an error that says
+// what is wrong with each. A server that is down does not make the gateway unready,
+// nor does a whole route, because that would stop the sessions of all other domains.
 func (r *Router) Ready() error {
 	var reasons []string
 	for _, s := range r.Status() {
@@ -236,7 +241,7 @@ func (r *Router) Ready() error {
 	return errors.New(strings.Join(reasons, "; "))
 }
 
-// Check checks the health of all servers once. It returns what Ready does then.
+// Check checks the health of all servers once, and returns the result of Ready.
 func (r *Router) Check(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, c := range r.all {
@@ -260,7 +265,7 @@ func (s *search) servers(ctx context.Context, all []candidate) *Stream {
 	ctx, cancel := context.WithTimeout(ctx, TotalTimeout)
 	defer cancel()
 	var last *node
-	return inTurn(ctx, all, func(ctx context.Context, c candidate) *Stream {
+	return tryEach(ctx, all, func(ctx context.Context, c candidate) *Stream {
 		if last != nil && !s.probe {
 			s.observer.FailedOver(last.name)
 		}
@@ -269,7 +274,7 @@ func (s *search) servers(ctx context.Context, all []candidate) *Stream {
 	})
 }
 
-// server tries one server and notes what that says of its health.
+// server tries one server and updates its health.
 func (s *search) server(ctx context.Context, c candidate) *Stream {
 	if !s.probe {
 		c.sessions.Add(1)
@@ -282,15 +287,15 @@ func (s *search) server(ctx context.Context, c candidate) *Stream {
 	}
 	switch {
 	case stream == nil && errors.Is(ctx.Err(), context.Canceled): // says nothing
-	case stream == nil && s.blamed(c, failure, q.Domain, time.Since(start)):
+	case stream == nil && s.countsAgainst(c, failure, q.Domain, time.Since(start)):
 		s.report(c.node, failure)
-	case stream != nil || s.probe: // any answer will do for a health check
+	case stream != nil || s.probe: // any answer passes a health check
 		s.report(c.node, nil)
 	default:
-		c.suspect()
+		c.checkSoon()
 		s.wake()
 	}
-	s.learn(c.node, q.Domain, stream, failure)
+	s.noteDomain(c.node, q.Domain, stream, failure)
 	switch {
 	case s.probe:
 	case stream == nil:
@@ -315,7 +320,7 @@ func (s *search) endpoints(ctx context.Context, c candidate, q *Request) *Stream
 		s.failed = append(s.failed, asError(c.name, PhaseResolve, err))
 		return nil
 	}
-	return inTurn(ctx, endpoints, func(ctx context.Context, e endpoint) *Stream {
+	return tryEach(ctx, endpoints, func(ctx context.Context, e endpoint) *Stream {
 		e.server, e.resolver = c.name, s.resolver
 		stream, failure := s.follow(ctx, q, e, nil)
 		if failure != nil {
@@ -328,9 +333,9 @@ func (s *search) endpoints(ctx context.Context, c candidate, q *Request) *Stream
 	})
 }
 
-// inTurn calls try with one candidate after another until one has a Stream.
+// tryEach calls try with one candidate after another until one has a Stream.
 // Each gets its share of the time until ctx ends.
-func inTurn[T any](ctx context.Context, candidates []T, try func(context.Context, T) *Stream) *Stream {
+func tryEach[T any](ctx context.Context, candidates []T, try func(context.Context, T) *Stream) *Stream {
 	end, _ := ctx.Deadline()
 	for i, c := range candidates {
 		left := time.Until(end)
@@ -381,9 +386,9 @@ func (f failures) abandoned(ctx context.Context) *Error {
 	return &Error{Server: last.Server, Phase: last.Phase, Result: ResultAbandoned, Err: context.Cause(ctx)}
 }
 
-// complaint returns the first Stream in which a server says that it cannot
+// firstStreamError returns the first Stream in which a server says that it cannot
 // serve, or nil. The others end.
-func (f failures) complaint() *Stream {
+func (f failures) firstStreamError() *Stream {
 	for i, err := range f {
 		if stream := err.stream; stream != nil {
 			f[i+1:].discard()
@@ -411,20 +416,20 @@ func asError(server, phase string, err error) *Error {
 	return &Error{Server: server, Phase: phase, Result: ResultError, Err: err}
 }
 
-// hangUp ends a stream that was opened only to see whether it can be.
-func (s *Stream) hangUp() {
+// closeProbe ends the stream of a health check.
+func (s *Stream) closeProbe() {
 	s.Conn.SetDeadline(time.Now().Add(minAttempt))
 	io.WriteString(s.Conn, framing.EndTag)
 	s.Conn.Close()
 }
 
-// deaf is the Observer when there is none.
-type deaf struct{}
+// nopObserver is the Observer if Config has none.
+type nopObserver struct{}
 
-func (deaf) Opened(server, phase, result string, took time.Duration) {}
-func (deaf) FailedOver(from string)                                  {}
-func (deaf) Redirected(server string)                                {}
-func (deaf) Health(server string, down *Error)                       {}
-func (deaf) Encrypted(server string)                                 {}
-func (deaf) FilesRead(server string, err error)                      {}
-func (deaf) CertificateExpires(server string, at time.Time)          {}
+func (nopObserver) Opened(server, phase, result string, took time.Duration) {}
+func (nopObserver) FailedOver(from string)                                  {}
+func (nopObserver) Redirected(server string)                                {}
+func (nopObserver) Health(server string, down *Error)                       {}
+func (nopObserver) Encrypted(server string)                                 {}
+func (nopObserver) FilesRead(server string, err error)                      {}
+func (nopObserver) CertificateExpires(server string, at time.Time)          {}

@@ -202,7 +202,7 @@ func TestNewRouterRefuses(t *testing.T) {
 		config Config
 		want   string
 	}{
-		{"nothing", Config{}, "there is no server"},
+		{"nothing", Config{}, "no server configured"},
 		{"policy", Config{Default: tcp, Policy: "x"}, `unknown policy "x"; there are first, hash, least-sessions, round-robin`},
 		{"empty route", Config{Routes: map[string][]*Server{"d.example": nil}}, "the route of d.example has no server"},
 		{"twice", Config{Default: parse(t, "tcp://a", "tcp://b", "tcp://a?proxy=v1")}, "server tcp://a is listed twice"},

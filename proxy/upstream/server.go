@@ -9,10 +9,12 @@ import (
 	"strings"
 )
 
-// A Server is one configured server, as its URL describes it. For srv: that is
-// a name which DNS resolves to any number of endpoints.
+// A Server is one configured server. [ParseServer] makes it from a URL. With srv:
+// it stands for all targets of the SRV records. It does not change, except that its
+// files are read again when they change.
 type Server struct {
-	// Name tells the server in metrics and logs: its URL without the query.
+	// Name identifies the server in metrics and logs: its URL without the
+	// query.
 	Name string
 
 	scheme  *scheme
@@ -36,7 +38,7 @@ var schemes = []*scheme{
 	{name: "unix", form: "unix:/path", security: plain, parse: (*Server).parsePath},
 	{name: "starttls", form: "starttls://host:port", port: "5222", security: startTLS, parse: (*Server).parseHostPort},
 	{name: "tls", form: "tls://host:port", port: "5223", security: directTLS, parse: (*Server).parseHostPort},
-	// What srv: comes to is for DNS to say; without SRV records it is STARTTLS.
+	// DNS decides between STARTTLS and TLS; without SRV records it is STARTTLS.
 	{name: "srv", form: "srv: or srv:name", security: startTLS, parse: (*Server).parseName},
 }
 
@@ -46,8 +48,8 @@ var schemes = []*scheme{
 //	unix:/path            the same over a Unix socket
 //	starttls://host:port  TLS that the stream negotiates; never without
 //	tls://host:port       TLS from the first byte (XEP-0368)
-//	srv:                  what DNS says about the session's domain
-//	srv:name              what DNS says about name
+//	srv:                  the SRV records of the session's domain
+//	srv:name              the SRV records of name
 //
 // Ports 5222 (tcp, starttls) and 5223 (tls) may be left out. An IPv6 address
 // stands in brackets. A query sets options:
@@ -56,15 +58,15 @@ var schemes = []*scheme{
 //	name=example.org    what the certificate is checked for, and the SNI,
 //	                    instead of the session's domain
 //	pin=sha256:HASH     the hash of the server's public key (SPKI), in hex or
-//	                    base64; may be repeated, any may match. A pin stands
-//	                    for the check of chain and name; expiry is checked
+//	                    base64; may be repeated, one must match. It replaces
+//	                    the check of chain and name; expiry is checked
 //	cert=FILE&key=FILE  a client certificate to present
 //	proxy=v1, proxy=v2  send a PROXY header
 //	private=true        srv: and redirects may lead to private and loopback
 //	                    addresses
 //
-// The files are read again when they change. The error names everything that is
-// wrong.
+// The files are read at once, and again when they change. The error joins
+// everything that is wrong, and says what to write instead.
 func ParseServer(s string) (*Server, error) {
 	name, query, _ := strings.Cut(s, "?")
 	srv := &Server{Name: name}
@@ -185,23 +187,23 @@ func checkHost(host string) error {
 func checkPort(port string) error {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return fmt.Errorf("%q is no port; write a number from 1 to 65535", printable(port))
+		return fmt.Errorf("%q is not a port; write a number from 1 to 65535", printable(port))
 	}
 	return nil
 }
 
-// String returns the server's Name.
+// String returns s.Name.
 func (s *Server) String() string { return s.Name }
 
-// Scheme returns the first part of the URL, as in "starttls".
+// Scheme returns the scheme of the URL: tcp, unix, starttls, tls or srv.
 func (s *Server) Scheme() string { return s.scheme.name }
 
 // Host returns the host of the URL, without brackets; of srv:name, the name.
 // It is empty for a Unix socket and for srv: alone.
 func (s *Server) Host() string { return s.host }
 
-// Plain returns where streams go in plain text: host:port or a path. ok is
-// false if the server is reached with TLS.
+// Plain returns the address of a server without TLS: host:port or a path. ok is
+// false if the URL asks for TLS.
 func (s *Server) Plain() (address string, ok bool) {
 	if s.scheme.security != plain {
 		return "", false
@@ -219,9 +221,9 @@ func (s *Server) likelyDomain() string {
 	return strings.TrimSuffix(s.host, ".")
 }
 
-// PresentsCertificate reports whether the gateway shows the server a
-// certificate of its own. A server may then offer SASL EXTERNAL to all
-// clients, and would take each of them for the gateway.
+// PresentsCertificate reports whether the gateway presents a certificate of its own
+// to the server. The server may then offer SASL EXTERNAL to all clients, and would
+// authenticate each of them as the gateway.
 func (s *Server) PresentsCertificate() bool { return s.options.files.cert != "" }
 
 func (s *Server) address() (network, address string) {
@@ -231,7 +233,7 @@ func (s *Server) address() (network, address string) {
 	return "tcp", net.JoinHostPort(s.host, s.port)
 }
 
-// endpoint returns the only endpoint of a server that is no srv:.
+// endpoint returns the only endpoint of a server that is not srv:.
 func (s *Server) endpoint(o Observer) endpoint {
 	network, address := s.address()
 	return s.at(network, address, s.scheme.security, o)

@@ -80,10 +80,10 @@ func TestParseServerErrors(t *testing.T) {
 		{"tcp://", []string{"the host is missing"}},
 		{"tcp://:5222", []string{"the host is missing"}},
 		{"tcp://::1", []string{"in brackets"}},
-		{"tcp://h:0", []string{`"0" is no port; write a number from 1 to 65535`}},
-		{"tcp://h:65536", []string{"is no port"}},
-		{"tcp://h:", []string{"is no port"}},
-		{"tcp://h:5222/", []string{`"5222/" is no port`}},
+		{"tcp://h:0", []string{`"0" is not a port; write a number from 1 to 65535`}},
+		{"tcp://h:65536", []string{"is not a port"}},
+		{"tcp://h:", []string{"is not a port"}},
+		{"tcp://h:5222/", []string{`"5222/" is not a port`}},
 		{"tcp://user@h", []string{"neither a host name nor an address"}},
 		{"tcp://[::1", []string{"in brackets"}},
 		{"tcp://bücher.example", []string{"write its xn-- form"}},
@@ -110,7 +110,7 @@ func TestParseServerErrors(t *testing.T) {
 		{"tcp://h?proxy=2", []string{"option proxy: write v1 or v2"}},
 		{"tls://h?verify=off", []string{`unknown option "verify"; there are ca, name, pin, cert, key, proxy, private`}},
 		{"tls://h?%zz", []string{"query: "}},
-		{"tls://h:x?colour=red&proxy=3&pin=" + pin + "&pin=1", []string{"is no port", "option pin", "option proxy", "unknown option"}},
+		{"tls://h:x?colour=red&proxy=3&pin=" + pin + "&pin=1", []string{"is not a port", "option pin", "option proxy", "unknown option"}},
 	} {
 		_, err := ParseServer(test.url)
 		if err == nil {

@@ -50,7 +50,7 @@ func (a *attempt) startTLS(in *input) error {
 // upgrade negotiates TLS on a stream that is open in plain text.
 func (a *attempt) upgrade(context.Context) error {
 	in := a.clear
-	in.deadline, in.patience = time.Now().Add(TLSTimeout), 0
+	in.deadline, in.readTimeout = time.Now().Add(TLSTimeout), 0
 	if err := a.conn.SetDeadline(in.deadline); err != nil {
 		return err
 	}

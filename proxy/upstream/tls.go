@@ -60,9 +60,9 @@ func (a *attempt) handshake() error {
 	return nil
 }
 
-// reference returns what the certificate has to prove: the domain that the
-// client asks for, never the host that was dialled, for that is what DNS says
-// (RFC 6120, section 13.7.2.1).
+// reference returns what the certificate has to prove: the domain that the client
+// asks for, not the host that was dialled, because that may come from DNS (RFC 6120,
+// section 13.7.2.1).
 func (a *attempt) reference() reference {
 	name := cmp.Or(a.options.name, a.request.Domain, a.identity)
 	name = strings.TrimSuffix(name, ".")
@@ -98,7 +98,7 @@ func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Confi
 		all.byRef = make(map[reference]*tls.Config)
 	}
 	if len(all.byRef) >= maxTLSConfigs {
-		// Any will do: what is used comes back.
+		// Any one: names in use return.
 		for old := range all.byRef {
 			delete(all.byRef, old)
 			break
@@ -107,8 +107,8 @@ func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Confi
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		ServerName: ref.name,
-		// Instead of crypto/tls, which knows fewer kinds of names. This is
-		// called for resumed sessions, too.
+		// VerifyConnection checks instead of crypto/tls, which knows fewer
+		// kinds of names. It is also called for resumed sessions.
 		InsecureSkipVerify: true,
 		// Tickets are filed by ServerName, so there is one at most.
 		ClientSessionCache: tls.NewLRUClientSessionCache(1),
@@ -116,9 +116,9 @@ func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Confi
 		// configuration for each connection to set this.
 		DynamicRecordSizingDisabled: true,
 	}
-	// What was to go in plain text does not leave this machine: there is
-	// nobody in between whom a certificate would keep out, and those that
-	// servers come with are for no name in particular.
+	// A stream that was to be plain text does not leave this machine, so
+	// there is no attacker in between, and the certificates that servers are
+	// installed with match no name.
 	if ref.security != plain {
 		cfg.VerifyConnection = func(s tls.ConnectionState) error { return o.verify(c.roots, ref, s.PeerCertificates) }
 	}

@@ -223,13 +223,13 @@ func TestStatic(t *testing.T) {
 		for i := range 2 * maxPlainDomains {
 			connect(r, &Request{Domain: fmt.Sprintf("%d.example", i)})
 		}
-		if n := len(r.direct.plain); n > maxPlainDomains {
+		if n := len(r.static.plain); n > maxPlainDomains {
 			t.Errorf("%d domains are remembered", n)
 		}
 		routed := newTestRouter(t, Config{Default: parse(t, "tcp://a", "tcp://b")}, w)
 		connect(routed, q)
-		if routed.Static(q.Domain) != nil || len(routed.direct.plain) != 0 {
-			t.Error("there is nothing direct about several servers")
+		if routed.Static(q.Domain) != nil || len(routed.static.plain) != 0 {
+			t.Error("several servers have a Static")
 		}
 	})
 }
