@@ -122,8 +122,7 @@ func (s *Session) closeFrame(ev *relay.Event, p []byte) {
 
 // finishClient echoes a Close frame and lets the connection end.
 func (s *Session) finishClient(ev *relay.Event, code ws.StatusCode) {
-	o := &ev.Out[client]
-	o.Keep(appendClose(o.Grow(), code, ""))
+	s.sendCloseFrame(ev, code, "")
 	s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 }
 

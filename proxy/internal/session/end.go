@@ -99,14 +99,13 @@ func (s *Session) endWithError(ev *relay.Event, e ending, condition framing.Cond
 				if !s.openSent {
 					s.sendOwnOpen(ev)
 				}
-				s.sendText(ev, framing.AppendStreamError(nil, condition, text, app))
+				s.sendMessage(ev, framing.AppendStreamError(nil, condition, text, app))
 			}
 			if info.Close {
 				s.sendClose(ev)
 			}
 		}
-		o := &ev.Out[client]
-		o.Keep(appendClose(o.Grow(), code, reason))
+		s.sendCloseFrame(ev, code, reason)
 		if e.fails() {
 			s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 		} else {
@@ -142,5 +141,5 @@ func (s *Session) sendOwnOpen(ev *relay.Event) {
 	if d := s.domainName(); d != "" {
 		a.From = framing.Quote(d)
 	}
-	s.sendText(ev, framing.AppendOpen(nil, a))
+	s.sendMessage(ev, framing.AppendOpen(nil, a))
 }

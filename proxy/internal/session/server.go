@@ -101,7 +101,7 @@ func (s *Session) serverHeader(ev *relay.Event, a framing.Header) {
 	}
 	s.alreadySent = alreadySent{} // the features of a restarted stream are others
 	s.openSent = true
-	s.sendText(ev, framing.AppendOpen(nil, a))
+	s.sendMessage(ev, framing.AppendOpen(nil, a))
 }
 
 // serverEnd takes </stream:stream>. After an error the session is over;
@@ -217,7 +217,7 @@ func (s *Session) elsewhere(ev *relay.Event, u framing.StreamUnit, condition fra
 		uri, ok := s.set.SeeOther[u.SeeOtherHost()]
 		if ok && !s.closeSent {
 			s.closeSent = true
-			s.sendText(ev, framing.AppendSeeOtherURI(nil, uri))
+			s.sendMessage(ev, framing.AppendSeeOtherURI(nil, uri))
 			s.endWith(ev, endServerError, nil)
 		}
 		return ok

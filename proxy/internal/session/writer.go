@@ -9,36 +9,49 @@ import (
 	"xmppgate/proxy/internal/relay"
 )
 
-// This file writes everything that the client gets. A message is one frame, with
-// the exception of an element that is larger than maxWhole (RFC 6455, section
-// 5.4): its first frame is text, all others are continuations, and the last one
-// says that it is the last. Nothing but control frames may stand between them, so
-// callers that have another message ask dividing first.
+// This file writes every frame that a client gets; nothing else does.
+//
+// A message is one frame, unless it is an element larger than maxWhole (RFC 6455,
+// section 5.4). The first frame of such an element is text, all others are
+// continuations, and the last one has FIN. Only control frames may come between
+// them: who has another message to send asks dividing first.
+//
+// Compression (RFC 7692) belongs here, and nowhere else on the way to the client: a
+// message is compressed in sendMessage, sendCopy, sendElement and sendParts before
+// its length goes into the header of a frame, and RSV1 is a bit of that header.
+// Control frames are not compressed.
 
-// sendText sends a message.
-func (s *Session) sendText(ev *relay.Event, m []byte) {
+// sendMessage sends a message; m must stay as it is until the end of the event.
+func (s *Session) sendMessage(ev *relay.Event, m []byte) {
 	o := &ev.Out[client]
 	o.Keep(appendFrameHeader(o.Grow(), ws.OpText, len(m)))
 	o.Add(m)
 }
 
-func (s *Session) sendString(ev *relay.Event, m string) {
+// sendCopy sends a frame whose payload may change afterwards.
+func sendCopy[T []byte | string](ev *relay.Event, op ws.OpCode, payload T) {
 	o := &ev.Out[client]
-	o.Keep(append(appendFrameHeader(o.Grow(), ws.OpText, len(m)), m...))
+	o.Keep(append(appendFrameHeader(o.Grow(), op, len(payload)), payload...))
 }
 
-// sendClose ends the stream towards the client.
+// sendString sends a message.
+func (s *Session) sendString(ev *relay.Event, m string) { sendCopy(ev, ws.OpText, m) }
+
+// sendControl sends a control frame: a ping or a pong.
+func (s *Session) sendControl(ev *relay.Event, op ws.OpCode, p []byte) { sendCopy(ev, op, p) }
+
+// sendCloseFrame sends a Close frame; code zero sends one without payload.
+func (s *Session) sendCloseFrame(ev *relay.Event, code ws.StatusCode, reason string) {
+	o := &ev.Out[client]
+	o.Keep(appendClose(o.Grow(), code, reason))
+}
+
+// sendClose sends <close/>, which ends the stream towards the client.
 func (s *Session) sendClose(ev *relay.Event) {
 	if !s.closeSent {
 		s.closeSent = true
 		s.sendString(ev, framing.CloseMessage)
 	}
-}
-
-// sendControl sends a control frame.
-func (s *Session) sendControl(ev *relay.Event, op ws.OpCode, p []byte) {
-	o := &ev.Out[client]
-	o.Keep(append(appendFrameHeader(o.Grow(), op, len(p)), p...))
 }
 
 // sendFeatures sends features without those that cannot cross the gateway. A
@@ -51,8 +64,7 @@ func (s *Session) sendFeatures(ev *relay.Event, u *framing.StreamUnit) {
 	}
 	sc := scratchOf(ev)
 	sc.features = f.AppendMessage(sc.features[:0], u)
-	o := &ev.Out[client]
-	o.Keep(append(appendFrameHeader(o.Grow(), ws.OpText, len(sc.features)), sc.features...))
+	sendCopy(ev, ws.OpText, sc.features)
 }
 
 // channelBinding returns what the present server's offers of channel binding
