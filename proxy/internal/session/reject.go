@@ -1,0 +1,138 @@
+package session
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+
+	"xmppgate/proxy/internal/http1"
+	"xmppgate/proxy/internal/relay"
+)
+
+// A rejection is the answer to a request that is not upgraded.
+type rejection struct {
+	result string // see UpgradeResults
+	status int    // 0 if the peer does not speak HTTP, and gets no answer
+	header string // further lines, each with its CRLF
+	body   string
+	level  slog.Level
+	remedy string // for the log: what to change, if it is the operator's
+}
+
+// UpgradeOK is the result of a request that was upgraded, upgradeGone of a
+// client that left before its request was complete.
+const (
+	UpgradeOK   = "ok"
+	upgradeGone = "gone"
+)
+
+// upgradeRequired are the lines that an answer with status 426 must have.
+const upgradeRequired = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+
+const (
+	remedyProxy = "let the proxy use HTTP/1.1 and pass Upgrade and Connection: for nginx proxy_http_version 1.1, " +
+		"proxy_set_header Upgrade $http_upgrade and proxy_set_header Connection upgrade"
+	remedyPROXY = "PROXY headers are for the addresses in XMPPGATE_PROXY_PROTOCOL, and only for them"
+)
+
+// What can be wrong with a request. The level tells whether the cause is likely
+// to be with the operator, or a proxy of theirs.
+var (
+	rejectBusy = rejection{"busy", 503, "Retry-After: 5\r\n", "The gateway takes no more sessions now.", slog.LevelWarn,
+		"raise XMPPGATE_MAX_SESSIONS or the limit of open files, unless the gateway is stopping"}
+	rejectTooLarge = rejection{"too-large", 431, "", "The request head is too large.", slog.LevelInfo,
+		"the limits are 32 KiB and 100 lines: remove cookies at the proxy, or use a host name without them"}
+	rejectTimeout  = rejection{"timeout", 408, "", "The request took too long.", slog.LevelInfo, ""}
+	rejectBad      = rejection{"bad-request", 400, "", "Invalid WebSocket handshake.", slog.LevelInfo, ""}
+	rejectMethod   = rejection{"bad-method", 405, "Allow: GET\r\n", "Use GET.", slog.LevelInfo, ""}
+	rejectPath     = rejection{"not-found", 404, "", "Not found.", slog.LevelInfo, "add the path to XMPPGATE_PATH, or correct the URL of the client"}
+	rejectPlain    = rejection{"no-upgrade", 426, upgradeRequired, "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, ""}
+	rejectVersion  = rejection{"bad-version", 426, upgradeRequired + "Sec-WebSocket-Version: 13\r\n", "Use version 13 of the WebSocket protocol.", slog.LevelInfo, ""}
+	rejectProtocol = rejection{"no-subprotocol", 400, "", "Offer the WebSocket subprotocol xmpp (Sec-WebSocket-Protocol: xmpp).", slog.LevelInfo,
+		"let the client ask for the subprotocol xmpp, and the proxy pass Sec-WebSocket-Protocol"}
+	rejectOrigin  = rejection{"bad-origin", 403, "", "This origin may not connect.", slog.LevelInfo, "add the origin to XMPPGATE_ORIGINS if the page may connect"}
+	rejectOldHTTP = rejection{"old-http", 400, "", "Use HTTP/1.1.", slog.LevelWarn, remedyProxy}
+	rejectHTTP2   = rejection{"http2", 505, "", "Use HTTP/1.1.", slog.LevelWarn, "let the proxy use HTTP/1.1 towards the gateway"}
+	// The client did all that it has to, what arrived is not all of it.
+	rejectDropped    = rejection{"upgrade-dropped", 426, upgradeRequired, "A proxy has removed Upgrade.", slog.LevelWarn, remedyProxy}
+	rejectConnection = rejection{"upgrade-dropped", 400, "", "A proxy has removed Connection: Upgrade.", slog.LevelWarn, remedyProxy}
+
+	rejectNoPROXY = rejection{"no-proxy-header", 400, "", "A PROXY header is expected from this address.", slog.LevelWarn, remedyPROXY}
+	rejectPROXY   = rejection{"proxy-header", 400, "", "No PROXY header is expected from this address.", slog.LevelWarn, remedyPROXY}
+	rejectAddress = rejection{"no-client-address", 400, "", "The proxy does not say who the client is.", slog.LevelWarn,
+		"let the proxy set the header field in XMPPGATE_CLIENT_ADDRESS_HEADER, and remove from XMPPGATE_TRUSTED_PROXIES what is not a proxy"}
+	rejectTLS = rejection{"tls", 0, "", "", slog.LevelWarn, "this port does not speak TLS: end it at a proxy in front, which connects with http:// or ws://"}
+	rejectTCP = rejection{"xmpp-stream", 400, "", "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, "XMPP over TCP is for the port of the server, usually 5222"}
+)
+
+var rejections = []*rejection{
+	&rejectBusy, &rejectTooLarge, &rejectTimeout, &rejectBad, &rejectMethod, &rejectPath, &rejectPlain, &rejectVersion, &rejectProtocol,
+	&rejectOrigin, &rejectOldHTTP, &rejectHTTP2, &rejectDropped, &rejectConnection, &rejectNoPROXY, &rejectPROXY, &rejectAddress, &rejectTLS, &rejectTCP,
+}
+
+// UpgradeResults lists the results that Observer.Upgraded is told.
+func UpgradeResults() []string {
+	results := []string{UpgradeOK, upgradeGone}
+	for _, r := range rejections {
+		if !slices.Contains(results, r.result) {
+			results = append(results, r.result)
+		}
+	}
+	return results
+}
+
+// unserved is the answer to a request that is not complete when e happens; nil
+// when there is nobody left to answer.
+func unserved(e ending) *rejection {
+	switch e {
+	case endOpenTimeout:
+		return &rejectTimeout
+	case endShutdown:
+		return &rejectBusy
+	}
+	return nil
+}
+
+// reject answers a request, if r is not nil, and lets the connection end. What
+// still comes is read: closing with unread bytes would reset the connection and
+// could take the answer with it. h and cause are for the log, as far as known.
+func (s *Session) reject(ev *relay.Event, r *rejection, h *http1.Head, cause error) {
+	s.ending = endRefused
+	s.waitForNothing()
+	if r == nil {
+		s.ensureExtra().result = upgradeGone
+		s.setState(ev, client, relay.StateClosed, 0)
+		return
+	}
+	if s.overLimit {
+		r, cause = &rejectBusy, nil
+	}
+	s.ensureExtra().result = r.result
+	s.host.Notice(r.result, r.level, "upgrade refused", func() []slog.Attr { return s.rejected(r, h, cause) })
+	if r.status != 0 {
+		body := r.body + "\n"
+		ev.Out[client].AddString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
+			r.status, http.StatusText(r.status), r.header, len(body), body))
+	}
+	s.setState(ev, client, relay.StateFinishing, lingerTimeout)
+}
+
+// rejected describes a rejection for the log.
+func (s *Session) rejected(r *rejection, h *http1.Head, cause error) []slog.Attr {
+	attrs := []slog.Attr{slog.String("result", r.result), slog.String("remote", RemoteName(s.remote))}
+	if h != nil && h.Path != nil {
+		attrs = append(attrs, slog.String("path", quoted(h.Path)))
+	}
+	if h != nil && h.Count("Origin") > 0 {
+		origin, _ := h.Value("Origin")
+		attrs = append(attrs, slog.String("origin", quoted(origin)))
+	}
+	if cause != nil {
+		attrs = append(attrs, slog.String("cause", cause.Error()))
+	}
+	if r.remedy != "" {
+		attrs = append(attrs, slog.String("remedy", r.remedy))
+	}
+	return attrs
+}
