@@ -59,7 +59,7 @@ func (w *sockets) pass(d time.Duration) {
 // do. What comes too late to be seen here is found by the next step.
 func (w *sockets) settle(arrived func() bool) {
 	await(arrived)
-	w.g.loop.(interface{ Rest(func(func() bool)) }).Rest(await)
+	w.g.loop.(interface{ AwaitIdle(func(func() bool)) }).AwaitIdle(await)
 	await(arrived)
 }
 

@@ -170,7 +170,7 @@ func TestHangUpWhileNotRead(t *testing.T) {
 				c.pause(b, cl)
 				c.hang(cl)
 				if b.sockets != nil { // whose clock may be faster than the kernel
-					await(func() bool { return b.is(func(s *live) bool { return s.state().Ending != "" || s.probe().Left }) })
+					await(func() bool { return b.is(func(s *live) bool { return s.state().Ending != "" || s.probe().SawFIN }) })
 				}
 				limit := 5 * time.Second
 				if b.sockets == nil {

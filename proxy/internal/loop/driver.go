@@ -10,19 +10,23 @@ import (
 	"xmppgate/proxy/internal/relay"
 )
 
+// This file runs events: run calls the session, hands it its input, and does what
+// follows. How bytes are written to a side, and what happens when it does not take them,
+// is in output.go; what is kept of input is in window.go.
+
 // A conn is what a loop has to provide for one session. Its methods are called
 // during events and do not block.
 type conn interface {
-	// now is the moment, see New.
+	// now is the current moment, see New.
 	now() time.Duration
-	// write writes what sd takes now and returns how much that was. An error
-	// means that sd will never take anything again; what it has sent may
-	// still be read.
+	// write writes what sd takes now and returns how much that was. After an
+	// error sd takes nothing any more; what it has sent may still be read.
 	write(sd side, pieces [][]byte) (n int, err error)
-	// unsentRecords is how many bytes that write has taken it has yet to send.
+	// unsentRecords is the number of bytes of TLS records that write has made and
+	// not sent yet.
 	unsentRecords(sd side) int
-	// unsent is how many bytes the peer of sd has yet to take of what was
-	// written, or -1 when that is not known.
+	// unsent is the number of bytes written that the peer of sd has not
+	// acknowledged, or -1 when that is not known.
 	unsent(sd side) int
 	// finish sends FIN. It reports false when the connection cannot be
 	// closed in one direction only.
@@ -31,143 +35,159 @@ type conn interface {
 	shut(sd side)
 	// later makes the loop call run once more, after other sessions.
 	later()
-	// update is called at the end of each event: it starts or stops reading
-	// (see driver.mayRead) and writing (see output.pending), and makes sure
-	// that expired is called at due or soon after, zero meaning never. After an
-	// error the session cannot go on.
+	// update is called at the end of each event. It starts or stops reading
+	// (driver.mayRead) and writing (output.pending), and makes sure that expired is
+	// called at due or soon after; zero means never. After an error the session
+	// cannot go on.
 	update(now, due time.Duration) error
 }
 
 // A driver is the part of a connection that all loops share. It runs the events
-// of a session one at a time, and does what follows from each: run.
+// of a session one at a time, and does what follows from each. It keeps these
+// invariants between two events:
 //
-// What an event leaves for a side is written at once, in one gathered write,
-// the client's first. What the side does not take is copied to its backlog; until
-// that is written the session sees Blocked, and the other side is not read.
+//   - Both outboxes are empty: what a side has not taken is in its backlog.
+//   - conns.Blocked is set for a side while something waits to be written to
+//     it, in the backlog or as TLS records. The other side is not read meanwhile,
+//     unless it is closing.
+//   - A window has a buffer only if the session wants what is in it again.
+//   - inputWaits is set only if the window is not empty. That side is not read: the
+//     window is given to the session first, by nextInput.
+//   - A side that has not taken everything has a moment to check it (output.checkAt).
+//   - After Session.Over nothing is called, and no buffer is in use.
 type driver struct {
-	mu    sync.Mutex // guards all below; never held while something blocks
-	s     relay.Session
-	c     conn // the outer part of this one
-	conns relay.Conns
-	over  bool // the session was told that it is over
-	left  bool // the client has sent FIN, which was seen while it was not read
+	mu sync.Mutex // guards all below; never held while something blocks
 
-	sides  [2]output
-	win    [2]window // what the session has left of its input
-	refeed [2]bool   // the window holds bytes that the session would not take yet
-	large  [2]bool   // what comes is larger than usual
+	// Set once.
+	s    relay.Session
+	conn conn // the struct that this driver is embedded in
+
+	// Shared with the session, see relay.Conns.
+	conns relay.Conns
+
+	over   bool // Session.Over was called
+	sawFIN bool // the client has sent FIN, found while it was not read
+
+	// Writing.
+	sides [2]output
+
+	// Reading.
+	win        [2]window // what the session wants again of its input
+	inputWaits [2]bool   // the window is to be given to the session as it is
+	large      [2]bool   // elements are larger than usual
 }
 
 // An input is what a read has brought for the session.
 type input struct {
 	b        []byte // nil for nothing
 	side     side
-	borrowed bool // b is not the window of side
+	borrowed bool // b is not in the window of side
 }
 
-// events are for those that run outside of a worker.
+// events are for goroutines that are not workers, which have an Event of their own.
 var events = sync.Pool{New: func() any { return new(relay.Event) }}
 
-// event runs f as an event, from any goroutine that does not run one.
-func (h *driver) event(f func(*relay.Event) input) {
+// event runs f as an event. It must not be called during one.
+func (d *driver) event(f func(*relay.Event) input) {
 	ev := events.Get().(*relay.Event)
-	ev.Now = h.c.now()
-	h.mu.Lock()
-	h.run(ev, f)
-	h.mu.Unlock()
+	ev.Now = d.conn.now()
+	d.mu.Lock()
+	d.run(ev, f)
+	d.mu.Unlock()
 	events.Put(ev)
 }
 
 // Post implements Handle.
-func (h *driver) Post(f func(*relay.Event)) {
-	h.event(func(ev *relay.Event) input {
+func (d *driver) Post(f func(*relay.Event)) {
+	d.event(func(ev *relay.Event) input {
 		f(ev)
 		return input{}
 	})
 }
 
 // View implements Handle.
-func (h *driver) View(f func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (d *driver) View(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	f()
 }
 
-// run is an event, and all that follows from it: f is called, the session gets
-// the input that f returns, the outboxes are written, the states acted on; then the
-// session gets what it had left of earlier input, if it takes that now. The caller
-// holds mu. A session that panics ends, and takes no other with it.
-func (h *driver) run(ev *relay.Event, f func(*relay.Event) input) {
+// run is an event and all that follows from it. It calls f, gives the session the input
+// that f returns, writes the outboxes and acts on the states. Then the session gets input
+// that it left earlier, if that side may be read now. The caller holds mu. A session that
+// panics ends; the others go on.
+func (d *driver) run(ev *relay.Event, f func(*relay.Event) input) {
 	defer func() {
 		if r := recover(); r != nil {
-			h.fail(ev, fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
+			d.fail(ev, fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
 		}
 	}()
-	ev.Conns = &h.conns
+	ev.Conns = &d.conns
 	in := f(ev)
 	for fed := [2]bool{}; ; fed[in.side] = true {
 		if in.b == nil {
-			h.settle(ev)
+			d.settle(ev)
 		} else {
 			ev.Scarce = scarce()
-			rest := h.s.Receive(ev, in.side, in.b)
-			// Where one read takes no whole element, larger reads save
-			// copies. It would not be fair to others where it takes hundreds.
-			h.large[in.side] = len(rest) > relay.ReadSize/4 || h.large[in.side] && len(in.b) > relay.ReadSize
-			h.refeed[in.side] = len(rest) > 0 && h.s.Waits(&h.conns, in.side)
-			h.settle(ev) // what is to be written aliases in.b
-			h.keep(in, rest)
+			rest := d.s.Receive(ev, in.side, in.b)
+			// Large reads save copies where one read does not take a whole
+			// element. Of small elements they would take hundreds at once, at
+			// the expense of other sessions.
+			d.large[in.side] = len(rest) > relay.ReadSize/4 || d.large[in.side] && len(in.b) > relay.ReadSize
+			d.inputWaits[in.side] = len(rest) > 0 && d.s.Waits(&d.conns, in.side)
+			d.settle(ev) // before keep: the outboxes alias in.b
+			d.keep(in, rest)
 		}
-		in = h.waiting(fed)
+		in = d.nextInput(fed)
 		if in.b == nil {
 			return
 		}
 	}
 }
 
-// nothing is an event of which only the consequences count.
+// nothing is for an event that only has run do what is due.
 func nothing(*relay.Event) input { return input{} }
 
-// waiting returns input that had to wait for another event and does so no longer.
-// What has to wait once more in this event, for no other reason than that it
-// becomes so much, lets the other sessions go first.
-func (h *driver) waiting(fed [2]bool) input {
+// nextInput returns input that had to wait and need not any more. fed are the sides whose
+// input the session has had in this event. A side that was fed waits for the next event, so
+// that other sessions come first, unless the session only finishes reading.
+func (d *driver) nextInput(fed [2]bool) input {
 	for sd := client; sd <= server; sd++ {
 		switch {
-		case !h.refeed[sd] || h.over || !h.mayRead(sd):
-		case fed[sd] && h.s.Reads(&h.conns, sd):
-			h.c.later()
+		case !d.inputWaits[sd] || d.over || !d.mayRead(sd):
+		case fed[sd] && d.s.Reads(&d.conns, sd):
+			d.conn.later()
 		default:
-			return input{b: h.win[sd].bytes(), side: sd}
+			return input{b: d.win[sd].bytes(), side: sd}
 		}
 	}
 	return input{}
 }
 
-// keep keeps what the session wants again of in.
-func (h *driver) keep(in input, rest []byte) {
-	switch win := &h.win[in.side]; {
-	case h.over, h.sides[in.side].shut:
+// keep keeps rest, the part of in that the session wants again.
+func (d *driver) keep(in input, rest []byte) {
+	switch win := &d.win[in.side]; {
+	case d.over, d.sides[in.side].shut:
 		win.release()
 	case !in.borrowed:
 		win.keep(rest)
 	case len(rest) == 0:
-	case h.refeed[in.side]:
-		win.set(getBuffer(len(rest)), rest) // it only becomes less
+	case d.inputWaits[in.side]:
+		win.set(getBuffer(len(rest)), rest) // nothing is read behind it
 	default:
 		win.set(getGrowing(len(rest)), rest)
 	}
 }
 
-// read reads sd once by f, which does not wait, into scratch or behind what is
-// kept; all makes sure that f has all of scratch. It returns nothing with an error
-// or at the end, which is io.EOF. more reports whether f has filled all the room
-// there was.
-func (h *driver) read(sd side, scratch []byte, all bool, f func([]byte) (int, error)) (in input, more bool, err error) {
-	win := &h.win[sd]
+// read calls f once to read from sd, into scratch or behind what is kept. f does not
+// wait. all makes sure that f has all of scratch to read into, which a TLS record may need.
+// Without bytes read returns an error, io.EOF at the end. more reports whether f has filled
+// all the room it had.
+func (d *driver) read(sd side, scratch []byte, all bool, f func([]byte) (int, error)) (in input, more bool, err error) {
+	win := &d.win[sd]
 	kept := 0
 	if win.short() {
-		kept = copy(scratch, win.bytes()) // and more can be read at once
+		kept = copy(scratch, win.bytes()) // which leaves more room to read into
 	}
 	behind := kept == 0 && !win.empty()
 	if behind && !all {
@@ -181,7 +201,7 @@ func (h *driver) read(sd side, scratch []byte, all bool, f func([]byte) (int, er
 	case n <= 0:
 		return input{}, false, err
 	case behind && all:
-		return h.received(sd, scratch[:n]), more, nil
+		return d.received(sd, scratch[:n]), more, nil
 	case behind:
 		return input{b: win.filled(n), side: sd}, more, nil
 	}
@@ -189,9 +209,9 @@ func (h *driver) read(sd side, scratch []byte, all bool, f func([]byte) (int, er
 	return input{b: scratch[:kept+n], side: sd, borrowed: true}, more, nil
 }
 
-// received returns n bytes that were read elsewhere as input.
-func (h *driver) received(sd side, b []byte) input {
-	win := &h.win[sd]
+// received makes input of bytes that were not read into the window.
+func (d *driver) received(sd side, b []byte) input {
+	win := &d.win[sd]
 	if win.empty() {
 		return input{b: b, side: sd, borrowed: true}
 	}
@@ -199,324 +219,106 @@ func (h *driver) received(sd side, b []byte) input {
 	return input{b: win.bytes(), side: sd}
 }
 
-// fail ends a session that the loop has failed, or that has panicked.
-func (h *driver) fail(ev *relay.Event, err error) {
+// fail ends a session after a panic or a failure of the loop.
+func (d *driver) fail(ev *relay.Event, err error) {
 	ev.Out[client].Reset()
 	ev.Out[server].Reset()
-	ev.Conns = &h.conns
-	h.s.Failed(ev, err)
-	h.settle(ev)
+	ev.Conns = &d.conns
+	d.s.Failed(ev, err)
+	d.settle(ev)
 }
 
-// settle writes what the event has left and acts on the states.
-func (h *driver) settle(ev *relay.Event) {
-	h.flush(ev, client)
-	h.flush(ev, server)
+// settle writes the outboxes, acts on the states and sets the timer.
+func (d *driver) settle(ev *relay.Event) {
+	d.flush(ev, client)
+	d.flush(ev, server)
 	for sd := client; sd <= server; sd++ {
-		h.follow(ev, sd)
+		d.applyState(ev, sd)
 	}
-	if h.conns.Over() {
-		if !h.over {
-			h.over = true
-			for sd := range h.win {
-				h.refeed[sd] = false
-				h.win[sd].release()
+	if d.conns.Over() {
+		if !d.over {
+			d.over = true
+			for sd := range d.win {
+				d.inputWaits[sd] = false
+				d.win[sd].release()
 			}
-			h.c.update(ev.Now, 0)
-			h.s.Over(ev)
+			d.conn.update(ev.Now, 0)
+			d.s.Over(ev)
 		}
 		return
 	}
-	due := h.s.Deadline(&h.conns)
-	for sd := range h.sides {
-		due = relay.Earlier(due, h.sides[sd].lookDue())
+	due := d.s.Deadline(&d.conns)
+	for sd := range d.sides {
+		due = relay.Earlier(due, d.sides[sd].checkDue())
 	}
-	if err := h.c.update(ev.Now, due); err != nil {
-		h.fail(ev, err)
-	}
-}
-
-// An output is what driver knows of the writing to one side.
-type output struct {
-	backlog  *backlog // nil while the side is not known to have left anything
-	look     uint32   // the second at which to look what it has left; zero when it has taken everything
-	broken   bool
-	attached bool
-	finished bool // FIN was sent
-	shut     bool
-}
-
-// A backlog is what a side has not taken: of what was written, too, for the
-// kernel takes a good deal for a peer that does not read.
-type backlog struct {
-	pending []byte        // accepted, not written; in buf
-	buf     *buffer       // nil when nothing is pending
-	counted relay.Count   // the elements of which some is pending, which count as relayed
-	owed    int           // what conn.unsent said last, and what was written since
-	taken   time.Duration // when the side was last seen to have taken something
-	looked  time.Duration // when that was last looked at
-}
-
-// stallLook is how often a side that has not taken everything is looked at. What
-// is written is nearly always taken before it is due.
-const stallLook = time.Second
-
-// lookLater has tick look at o. Whole seconds save space.
-func (o *output) lookLater(now time.Duration) {
-	due := now + stallLook
-	if b := o.backlog; b != nil {
-		due = min(due, b.taken+relay.StallTimeout)
-	}
-	o.look = uint32((due + time.Second - 1) / time.Second)
-}
-
-func (o *output) lookDue() time.Duration { return time.Duration(o.look) * time.Second }
-
-// room makes room for n more pending bytes. A buffer that they do not fit in is
-// left to the garbage collector: somebody may be about to write it.
-func (b *backlog) room(n int) {
-	if cap(b.pending)-len(b.pending) < n {
-		old := b.buf
-		b.buf = getBuffer(len(b.pending) + n)
-		b.pending = append(b.buf.b[:0], b.pending...)
-		if old != nil {
-			leaveBuffer(old)
-		}
+	if err := d.conn.update(ev.Now, due); err != nil {
+		d.fail(ev, err)
 	}
 }
 
-// dropBacklog forgets what o has not taken. The buffer is left to the garbage
-// collector: somebody may be writing it.
-func (o *output) dropBacklog() {
-	if b := o.backlog; b != nil && b.buf != nil {
-		leaveBuffer(b.buf)
-	}
-	o.backlog, o.look = nil, 0
-}
-
-// release gives the buffer back; nothing of it is to be written any more.
-func (b *backlog) release() {
-	if b.buf != nil {
-		putBuffer(b.buf)
-	}
-	b.pending, b.buf = nil, nil
-}
-
-func (o *output) pending() []byte {
-	if o.backlog == nil {
-		return nil
-	}
-	return o.backlog.pending
-}
-
-// flush writes the outbox of sd, and what the session adds when all of it is
-// gone.
-func (h *driver) flush(ev *relay.Event, sd side) {
-	out, o := &ev.Out[sd], &h.sides[sd]
-	for out.Size() > 0 {
-		n := out.Size()
-		if o.attached && !o.broken && !o.shut {
-			n = 0
-			if len(o.pending()) == 0 && h.c.unsentRecords(sd) == 0 {
-				var err error
-				if n, err = h.c.write(sd, out.Take()); err != nil {
-					n = out.Size()
-					h.breaks(ev, sd, err)
-				}
-			}
-		}
-		if n < out.Size() {
-			h.account(ev, sd, n)
-			o.backlog.counted.Add(h.s.Counted(ev, sd))
-			o.backlog.room(out.Size() - n)
-			for _, b := range out.Take() {
-				skip := min(n, len(b))
-				n -= skip
-				o.backlog.pending = append(o.backlog.pending, b[skip:]...)
-			}
-			h.conns.Blocked[sd] = true
-			out.Reset()
-			return
-		}
-		out.Reset()
-		h.s.Counted(ev, sd) // is relayed
-		switch {
-		case o.broken:
-		case o.backlog != nil:
-			o.backlog.owed += n
-		case o.look == 0:
-			o.lookLater(ev.Now)
-		}
-		if h.holdsRecords(ev, sd) {
-			return
-		}
-		h.s.Flushed(ev, sd)
-	}
-}
-
-// holdsRecords blocks a side that has not taken all of what was written, if so.
-func (h *driver) holdsRecords(ev *relay.Event, sd side) bool {
-	o := &h.sides[sd]
-	if !o.attached || o.shut || o.broken || h.c.unsentRecords(sd) == 0 {
-		return false
-	}
-	h.conns.Blocked[sd] = true
-	h.account(ev, sd, 0)
-	return true
-}
-
-// wrote notes that n pending bytes of sd were written. The caller settles.
-func (h *driver) wrote(ev *relay.Event, sd side, n int, err error) {
-	o := &h.sides[sd]
-	if err != nil {
-		h.breaks(ev, sd, err)
-	}
-	if b := o.backlog; b != nil {
-		b.pending = b.pending[min(n, len(b.pending)):]
-		h.account(ev, sd, n)
-	}
-	if !o.broken && len(o.pending()) > 0 {
-		return
-	}
-	if o.backlog != nil {
-		o.backlog.release()
-		o.backlog.counted = relay.Count{}
-	}
-	if h.holdsRecords(ev, sd) {
-		return
-	}
-	h.conns.Blocked[sd] = false
-	h.s.Flushed(ev, sd)
-}
-
-// sent notes that n bytes of records of sd were sent. The caller settles.
-func (h *driver) sent(ev *relay.Event, sd side, n int, err error) {
-	switch {
-	case err != nil || h.c.unsentRecords(sd) == 0 && len(h.sides[sd].pending()) == 0:
-		h.wrote(ev, sd, 0, err)
-	case n > 0:
-		h.account(ev, sd, 0)
-	}
-}
-
-// breaks notes that nothing can be written to sd any more. What was to be written
-// now, or has waited, was not relayed.
-func (h *driver) breaks(ev *relay.Event, sd side, err error) {
-	o := &h.sides[sd]
-	if o.broken {
-		return
-	}
-	o.broken = true
-	lost := h.s.Counted(ev, sd)
-	if o.backlog != nil {
-		lost.Add(o.backlog.counted)
-	}
-	h.s.Uncount(sd, lost)
-	o.dropBacklog()
-	h.s.WriteFailed(ev, sd, err)
-}
-
-// account notes that n more bytes were written to sd, which has a backlog or gets
-// one now, and whether sd has taken something. That the kernel accepts bytes does
-// not say so.
-func (h *driver) account(ev *relay.Event, sd side, n int) {
-	o := &h.sides[sd]
-	unsent := h.c.unsent(sd)
-	if o.backlog == nil {
-		o.backlog = &backlog{taken: ev.Now}
-	} else if unsent < 0 && n > 0 || unsent >= 0 && unsent < o.backlog.owed+n {
-		o.backlog.taken = ev.Now
-		h.s.Taken(ev, sd, o.backlog.looked)
-	}
-	o.backlog.owed, o.backlog.looked = unsent, ev.Now
-	if o.look == 0 {
-		o.lookLater(ev.Now)
-	}
-}
-
-// stalls looks at what sd has left. It reports whether sd has taken nothing for
-// relay.StallTimeout.
-func (h *driver) stalls(ev *relay.Event, sd side) bool {
-	o := &h.sides[sd]
-	if o.look == 0 || o.lookDue() > ev.Now {
-		return false
-	}
-	o.look = 0
-	if !o.attached || o.shut || o.broken {
-		return false
-	}
-	if len(o.pending()) == 0 && h.c.unsentRecords(sd) == 0 && h.c.unsent(sd) <= 0 {
-		o.dropBacklog()
-		return false
-	}
-	h.account(ev, sd, 0)
-	return ev.Now-o.backlog.taken >= relay.StallTimeout
-}
-
-// follow acts on the state of sd.
-func (h *driver) follow(ev *relay.Event, sd side) {
-	o := &h.sides[sd]
+// applyState acts on the state of sd.
+func (d *driver) applyState(ev *relay.Event, sd side) {
+	o := &d.sides[sd]
 	if !o.attached || o.shut {
 		return
 	}
-	if h.conns.State[sd] == relay.StateNone { // the session wants another one
-		h.shut(sd)
+	if d.conns.State[sd] == relay.StateNone { // the session wants another connection
+		d.shut(sd)
 		o.dropBacklog()
 		*o = output{}
-		h.conns.Blocked[sd] = false
+		d.conns.Blocked[sd] = false
 		return
 	}
-	if h.conns.State[sd] == relay.StateFinishing && !o.finished && len(o.pending()) == 0 && h.c.unsentRecords(sd) == 0 {
+	if d.conns.State[sd] == relay.StateFinishing && !o.finished && len(o.pending()) == 0 && d.conn.unsentRecords(sd) == 0 {
 		o.finished = true
-		if !h.c.finish(sd) {
-			h.conns.State[sd] = relay.StateClosed
+		if !d.conn.finish(sd) {
+			d.conns.State[sd] = relay.StateClosed
 		}
 	}
-	if h.conns.State[sd] == relay.StateClosed {
+	if d.conns.State[sd] == relay.StateClosed {
 		o.shut = true
 		o.dropBacklog()
-		h.shut(sd)
+		d.shut(sd)
 	}
 }
 
-// shut closes the connection of sd, and forgets what the session has left of its
-// input.
-func (h *driver) shut(sd side) {
-	h.c.shut(sd)
-	h.refeed[sd], h.large[sd] = false, false
-	h.win[sd].release()
+// shut closes the connection of sd and drops the input that was kept of it.
+func (d *driver) shut(sd side) {
+	d.conn.shut(sd)
+	d.inputWaits[sd], d.large[sd] = false, false
+	d.win[sd].release()
 }
 
 // mayRead reports whether sd is to be read: the session wants its bytes, and the
-// other side takes what comes of them.
-func (h *driver) mayRead(sd side) bool {
-	return h.s.Reads(&h.conns, sd) && !(h.conns.State[sd] == relay.StateOpen && h.conns.Blocked[sd.Other()])
+// other side takes what becomes of them. A side that is closing is read in any case.
+func (d *driver) mayRead(sd side) bool {
+	return d.s.Reads(&d.conns, sd) && !(d.conns.State[sd] == relay.StateOpen && d.conns.Blocked[sd.Other()])
 }
 
 // eof tells the session that nothing more comes from sd.
-func (h *driver) eof(ev *relay.Event, sd side, err error) {
-	if h.conns.State[sd] != relay.StateClosed {
-		h.s.EOF(ev, sd, err)
+func (d *driver) eof(ev *relay.Event, sd side, err error) {
+	if d.conns.State[sd] != relay.StateClosed {
+		d.s.EOF(ev, sd, err)
 	}
 }
 
-// hungUp tells the session that the client has sent FIN although nobody reads it.
-// What the client has sent before may wait in front of that.
-func (h *driver) hungUp(ev *relay.Event) {
-	if !h.left {
-		h.left = true
-		h.s.HungUp(ev)
+// hungUp tells the session, once, that the client has sent FIN while it is not read. What
+// the client sent before may still have to be read.
+func (d *driver) hungUp(ev *relay.Event) {
+	if !d.sawFIN {
+		d.sawFIN = true
+		d.s.HungUp(ev)
 	}
 }
 
-// expired does what is due, as part of an event.
-func (h *driver) expired(ev *relay.Event) {
+// expired does what is due. It is called during an event.
+func (d *driver) expired(ev *relay.Event) {
 	for sd := client; sd <= server; sd++ {
-		if h.stalls(ev, sd) {
-			h.s.Stalled(ev, sd)
+		if d.stalled(ev, sd) {
+			d.s.Stalled(ev, sd)
 		}
 	}
-	if !h.conns.Over() {
-		h.s.Expired(ev)
+	if !d.conns.Over() {
+		d.s.Expired(ev)
 	}
 }

@@ -18,17 +18,14 @@ import (
 )
 
 // epoll is the loop of Linux: a few workers, each with an epoll descriptor of
-// its own. A session belongs to one worker; while it relays it has no
-// goroutine, no runtime timer and, between two wake-ups, no buffer. Its
-// descriptors are taken out of the Go runtime's poller, which would wake up
-// for them too.
+// its own. A session belongs to one worker. Its descriptors are taken out of the Go
+// runtime's poller, which would also wake up for them.
 //
-// The descriptors are edge-triggered, which saves the kernel a second look at
-// each of them: it says once that there is something. A session gets one read
-// per wake-up, so that one that floods waits for its next turn like all others;
-// when that may have left something, and when a side is to be read again, the
-// kernel is asked anew by registering the descriptor once more. A short read
-// leaves nothing.
+// The descriptors are edge-triggered: the kernel reports once that there is something,
+// which costs less than a report at each wait. A session gets one read for each event, so
+// that a session that floods does not keep others waiting. When the read may have left
+// something, and when a side is to be read again, the descriptor is registered once more,
+// which makes the kernel report anew. A short read leaves nothing.
 type epoll struct {
 	clock      func() time.Duration
 	ctl        func(ep, op, fd int, event unix.EpollEvent) error // not nil: instead of epollCtl, in tests
@@ -70,7 +67,7 @@ func (e *epoll) linkPeers() {
 		for _, other := range e.workers {
 			if other != w {
 				w.others = append(w.others, other)
-				w.asleep = append(w.asleep, unix.PollFd{Fd: int32(other.ep), Events: unix.POLLIN})
+				w.pollFDs = append(w.pollFDs, unix.PollFd{Fd: int32(other.ep), Events: unix.POLLIN})
 			}
 		}
 		w.wakeStalledAfter = wakeStalledAfter * time.Duration(max(1, len(w.others)/4))
@@ -97,14 +94,14 @@ func (e *epoll) Listen(l net.Listener, a Acceptor) Listener {
 	return e.fallback().Listen(l, a)
 }
 
-// fallback is for what epoll cannot drive.
+// fallback is the loop for connections that epoll cannot drive.
 func (e *epoll) fallback() Loop { return goroutines{e.clock} }
 
-// A socketListener takes sockets as they are: what package net would do for
-// each, a worker would undo. They inherit what Listen sets.
+// A socketListener accepts sockets without package net, which would put each into the
+// runtime's poller. They inherit the options that Listen sets.
 type socketListener struct {
 	net.Listener
-	file *os.File // a listener of package net has no way to wait
+	file *os.File // to wait for clients, which a listener of package net does not allow
 	raw  syscall.RawConn
 	e    *epoll
 	a    Acceptor
@@ -127,7 +124,7 @@ func (l *socketListener) Accept() (err error) {
 	return err
 }
 
-// maxAccepts is how many clients are taken before Close may get in between.
+// maxAccepts is how many clients are accepted before Close has its chance.
 const maxAccepts = 64
 
 func (l *socketListener) acceptMany(listener uintptr) error {
@@ -161,7 +158,7 @@ func (e *epoll) Start(c net.Conn, a Acceptor) {
 func (e *epoll) adoptFD(fd int, remote netip.AddrPort, a Acceptor) {
 	w := e.workers[int(e.nextWorker.Add(1))%len(e.workers)]
 	l := &epollConn{w: w, fd: [2]int32{int32(fd), -1}}
-	l.c = l
+	l.conn = l
 	if l.s = a.Admit(l, remote); l.s == nil {
 		socket.Close(uintptr(fd))
 		return
@@ -182,8 +179,8 @@ func (e *epoll) Stop() {
 	}
 }
 
-// detach takes the socket out of conn and out of the runtime's poller. conn is
-// closed unless there is an error; the connection stays open.
+// detach returns a descriptor of the socket of conn that the runtime's poller does not
+// know. Without an error conn is closed; the connection itself stays open.
 func detach(conn net.Conn) (fd int, err error) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
@@ -208,8 +205,8 @@ func detach(conn net.Conn) (fd int, err error) {
 // first connection.
 func (e *epoll) SetEpollCtl(f func(ep, op, fd int, event unix.EpollEvent) error) { e.ctl = f }
 
-// Rest waits until no worker has anything to do, in tests.
-func (e *epoll) Rest(await func(func() bool)) {
+// AwaitIdle waits until no worker has anything to do, in tests.
+func (e *epoll) AwaitIdle(await func(func() bool)) {
 	for _, w := range e.workers {
 		before := w.idleCount.Load()
 		w.wakeUp()

@@ -28,14 +28,14 @@ func TestStaleEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.close()
-	sit := func() *epollConn {
+	newConn := func() *epollConn {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { unix.Close(fds[1]) })
 		l := &epollConn{w: w, fd: [2]int32{int32(fds[0]), -1}}
-		l.s, l.c = quietSession{}, l
+		l.s, l.conn = quietSession{}, l
 		w.adopt(l)
 		l.Post(func(ev *relay.Event) {
 			l.sides[client].attached = true
@@ -44,10 +44,10 @@ func TestStaleEvents(t *testing.T) {
 		return l
 	}
 	end := func(l *epollConn) { l.Post(func(ev *relay.Event) { ev.State[client] = relay.StateClosed }) }
-	first := sit()
+	first := newConn()
 	event := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(first.index << 1), Pad: first.generation}
 	end(first)
-	second := sit()
+	second := newConn()
 	if second.index != first.index {
 		t.Fatal("it has another place")
 	}
@@ -58,8 +58,8 @@ func TestStaleEvents(t *testing.T) {
 	}{{event.Pad, false}, {second.generation, true}} {
 		w.events[0], w.events[0].Pad = event, c.generation
 		w.handle(1)
-		if second.left != c.want {
-			t.Errorf("generation %d of %d: noted is %v", c.generation, second.generation, second.left)
+		if second.sawFIN != c.want {
+			t.Errorf("generation %d of %d: noted is %v", c.generation, second.generation, second.sawFIN)
 		}
 	}
 	end(second)
@@ -96,9 +96,9 @@ func TestWakeStalled(t *testing.T) {
 			other.wakeUp()
 		}
 		other.sleeps.Store(c.sleeps)
-		busy.ev.Now, busy.lookedAtOthers = time.Second, time.Second-c.since
+		busy.ev.Now, busy.checkedOthers = time.Second, time.Second-c.since
 		if c.since == 0 {
-			busy.lookedAtOthers = 0
+			busy.checkedOthers = 0
 		}
 		busy.wakeStalled()
 		asked := false

@@ -19,25 +19,29 @@ import (
 // An epollConn is a session's connections in the epoll loop.
 type epollConn struct {
 	driver
-	w          *worker
-	index      uint32
-	generation int32         // tells this session from an earlier one at index
-	fd         [2]int32      // -1 for none; that of the server is no connection before it is attached
-	interest   [2]uint32     // what epoll reports; zero for a descriptor that is not registered
-	tls        *polltls.Conn // of the server; nil without
-	armed      time.Duration // what the wheel was last set to; zero when it has fired
 
-	// Of the wheel, guarded by worker.mu.
+	// Set once.
+	w          *worker
+	index      uint32 // in worker.conns
+	generation int32  // tells this session from an earlier one at index
+
+	// Guarded by driver.mu.
+	fd       [2]int32      // -1 for none; that of the server is still connecting unless it is attached
+	interest [2]uint32     // the events epoll reports; zero for a descriptor that is not registered
+	tls      *polltls.Conn // of the server; nil without TLS
+	armed    time.Duration // what the wheel was last set to; zero when it has fired
+
+	// Guarded by worker.mu, for the wheel.
 	fires         uint32 // the tick at which it does; zero when it is not set
 	before, after *epollConn
 }
 
-func (l *epollConn) now() time.Duration { return l.w.clock() }
+func (ec *epollConn) now() time.Duration { return ec.w.clock() }
 
-func (l *epollConn) later() { l.w.runLater(l) }
+func (ec *epollConn) later() { ec.w.runLater(ec) }
 
 // Attach implements Handle.
-func (l *epollConn) Attach(c net.Conn, early []byte, attached func(*relay.Event, error) bool) {
+func (ec *epollConn) Attach(c net.Conn, early []byte, attached func(*relay.Event, error) bool) {
 	var (
 		fd     int
 		secure *polltls.Conn
@@ -50,121 +54,120 @@ func (l *epollConn) Attach(c net.Conn, early []byte, attached func(*relay.Event,
 	}
 	if err != nil {
 		c.Close()
-		l.Post(func(ev *relay.Event) { attached(ev, err) })
+		ec.Post(func(ev *relay.Event) { attached(ev, err) })
 		return
 	}
-	l.event(func(ev *relay.Event) input {
+	ec.event(func(ev *relay.Event) input {
 		if !attached(ev, nil) {
 			socket.Close(uintptr(fd))
 			return input{}
 		}
-		l.fd[server], l.tls = int32(fd), secure
-		l.sides[server].attached = true
+		ec.fd[server], ec.tls = int32(fd), secure
+		ec.sides[server].attached = true
 		return input{b: early, side: server, borrowed: true}
 	})
 }
 
 // LocalAddr implements Handle.
-func (l *epollConn) LocalAddr() netip.AddrPort { return socket.Local(uintptr(l.fd[client])) }
+func (ec *epollConn) LocalAddr() netip.AddrPort { return socket.Local(uintptr(ec.fd[client])) }
 
 // Connect implements Handle.
-func (l *epollConn) Connect(ev *relay.Event, to net.Addr) bool {
-	fd, err := socket.Connect(to, l.w.keepAlive)
+func (ec *epollConn) Connect(ev *relay.Event, to net.Addr) bool {
+	fd, err := socket.Connect(to, ec.w.keepAlive)
 	if err == errors.ErrUnsupported || err == syscall.EAGAIN {
-		return false // EAGAIN: a Unix socket whose backlog is full, which can be waited for
+		return false // EAGAIN: the backlog of a Unix socket is full; a goroutine can wait for it
 	}
 	if err != nil {
-		l.s.Connected(ev, err)
+		ec.s.Connected(ev, err)
 		return true
 	}
-	l.fd[server] = int32(fd)
+	ec.fd[server] = int32(fd)
 	if socket.Connected(fd) { // the server is near
-		l.connected(ev)
-	} else if err := l.watch(server, unix.EPOLLOUT); err != nil {
-		l.disconnect()
-		l.s.Connected(ev, err)
+		ec.connected(ev)
+	} else if err := ec.watch(server, unix.EPOLLOUT); err != nil {
+		ec.disconnect()
+		ec.s.Connected(ev, err)
 	}
 	return true
 }
 
 // Abandon implements Handle.
-func (l *epollConn) Abandon(*relay.Event) {
-	if l.connecting() {
-		l.disconnect()
+func (ec *epollConn) Abandon(*relay.Event) {
+	if ec.connecting() {
+		ec.disconnect()
 	}
 }
 
-func (l *epollConn) connecting() bool { return l.fd[server] >= 0 && !l.sides[server].attached }
+func (ec *epollConn) connecting() bool { return ec.fd[server] >= 0 && !ec.sides[server].attached }
 
-func (l *epollConn) disconnect() {
-	socket.Close(uintptr(l.fd[server]))
-	l.fd[server], l.interest[server] = -1, 0
+func (ec *epollConn) disconnect() {
+	socket.Close(uintptr(ec.fd[server]))
+	ec.fd[server], ec.interest[server] = -1, 0
 }
 
-// connected tells the session the outcome of connect.
-func (l *epollConn) connected(ev *relay.Event) {
-	err := socket.Error(uintptr(l.fd[server]))
+// connected tells the session whether it is connected to the server.
+func (ec *epollConn) connected(ev *relay.Event) {
+	err := socket.Error(uintptr(ec.fd[server]))
 	if err != nil {
-		l.disconnect()
+		ec.disconnect()
 	} else {
-		l.sides[server].attached = true
+		ec.sides[server].attached = true
 	}
-	l.s.Connected(ev, err)
+	ec.s.Connected(ev, err)
 }
 
-// ready handles what epoll reports of sd, as one event: it reads once at most.
-// It reports whether epoll may have more to say that it has said already.
-func (l *epollConn) ready(sd side, events uint32) (more bool) {
-	ev := &l.w.ev
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if sd == server && l.connecting() {
-		l.run(ev, func(ev *relay.Event) input {
-			l.connected(ev)
+// ready handles events of sd, as one event of the session that reads once at most. It
+// reports whether there may be more that epoll has reported already.
+func (ec *epollConn) ready(sd side, events uint32) (more bool) {
+	ev := &ec.w.ev
+	ec.mu.Lock()
+	defer ec.mu.Unlock()
+	if sd == server && ec.connecting() {
+		ec.run(ev, func(ev *relay.Event) input {
+			ec.connected(ev)
 			return input{}
 		})
 		return true
 	}
-	o := &l.sides[sd]
+	o := &ec.sides[sd]
 	if !o.attached || o.shut {
 		return false
 	}
 	more = events != unix.EPOLLIN
-	l.run(ev, func(ev *relay.Event) (in input) {
-		if sd == client && !l.mayRead(client) {
-			// Nobody listens to it. What a server has said before it ended is
-			// still delivered; this can only be what the client said to a
-			// server that does not listen.
+	ec.run(ev, func(ev *relay.Event) (in input) {
+		if sd == client && !ec.mayRead(client) {
+			// Only its end counts. After a reset nothing can be delivered in
+			// either direction; after FIN the server's bytes still can.
 			switch {
 			case events&unix.EPOLLERR != 0:
-				l.eof(ev, client, syscall.ECONNRESET)
+				ec.eof(ev, client, syscall.ECONNRESET)
 			case events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0:
-				l.hungUp(ev)
+				ec.hungUp(ev)
 			}
 		}
 		if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-			l.writePending(ev, sd)
+			ec.writePending(ev, sd)
 		}
-		if events&^unix.EPOLLOUT == 0 || !l.mayRead(sd) || l.refeed[sd] {
+		if events&^unix.EPOLLOUT == 0 || !ec.mayRead(sd) || ec.inputWaits[sd] {
 			more = true
 			return input{}
 		}
-		in, left := l.readOnce(ev, sd)
+		in, left := ec.readOnce(ev, sd)
 		more = left || more
 		return in
 	})
-	for l.buffered(sd) && l.mayRead(sd) && !l.refeed[sd] && !l.over {
-		l.run(ev, func(ev *relay.Event) input {
-			in, _ := l.readOnce(ev, sd)
+	for ec.buffered(sd) && ec.mayRead(sd) && !ec.inputWaits[sd] && !ec.over {
+		ec.run(ev, func(ev *relay.Event) input {
+			in, _ := ec.readOnce(ev, sd)
 			return in
 		})
 	}
 	if more && o.attached && !o.shut {
-		// What is left is reported once more. But a hang-up is reported
-		// whether asked for or not, so who is not to be read is left alone.
-		if want := l.wanted(sd); !quiet(want) || l.interest[sd] != want {
-			if err := l.watch(sd, want); err != nil {
-				l.fail(ev, err)
+		// Register again, which makes epoll report what is left. Not for a
+		// side that is not read: a hang-up would be reported again and again.
+		if want := ec.wanted(sd); !onlyHangUp(want) || ec.interest[sd] != want {
+			if err := ec.watch(sd, want); err != nil {
+				ec.fail(ev, err)
 			}
 		}
 	}
@@ -172,97 +175,97 @@ func (l *epollConn) ready(sd side, events uint32) (more bool) {
 }
 
 // readOnce reads sd once. It reports whether there may be more to read.
-func (l *epollConn) readOnce(ev *relay.Event, sd side) (in input, more bool) {
-	scratch := l.w.buf[:relay.ReadSize]
-	if l.large[sd] && !scarce() {
-		scratch = l.w.buf
+func (ec *epollConn) readOnce(ev *relay.Event, sd side) (in input, more bool) {
+	scratch := ec.w.buf[:relay.ReadSize]
+	if ec.large[sd] && !scarce() {
+		scratch = ec.w.buf
 	}
 	var err error
-	if c := l.secure(sd); c != nil {
-		// Behind what is kept there might be less room than for a record.
-		in, _, err = l.read(sd, scratch, true, c.Read)
-		more = !c.Drained()
+	if t := ec.secure(sd); t != nil {
+		// There may be less room behind what is kept than a record needs.
+		in, _, err = ec.read(sd, scratch, true, t.Read)
+		more = !t.Drained()
 		if err == polltls.ErrAgain {
 			err = syscall.EAGAIN
 		}
 	} else {
-		fd := uintptr(l.fd[sd])
-		in, more, err = l.read(sd, scratch, false, func(b []byte) (int, error) { return socket.Read(fd, b) })
+		fd := uintptr(ec.fd[sd])
+		in, more, err = ec.read(sd, scratch, false, func(b []byte) (int, error) { return socket.Read(fd, b) })
 	}
 	if err != nil && err != syscall.EAGAIN {
-		l.eof(ev, sd, err)
+		ec.eof(ev, sd, err)
 	}
 	return in, more
 }
 
 // writePending writes what sd did not take before.
-func (l *epollConn) writePending(ev *relay.Event, sd side) {
-	pending := l.sides[sd].pending()
-	if c := l.secure(sd); c != nil {
-		if c.Pending() == 0 {
+func (ec *epollConn) writePending(ev *relay.Event, sd side) {
+	pending := ec.sides[sd].pending()
+	if t := ec.secure(sd); t != nil {
+		if t.Pending() == 0 {
 			return
 		}
-		n, broken := c.Flush()
-		whole := !broken && c.Pending() == 0 && len(pending) > 0
+		n, broken := t.Flush()
+		whole := !broken && t.Pending() == 0 && len(pending) > 0
 		if whole {
-			n, broken = len(pending), c.Write([][]byte{pending})
+			n, broken = len(pending), t.Write([][]byte{pending})
 		}
 		var err error
 		if broken {
 			err = errBroken
 		}
 		if whole {
-			l.wrote(ev, sd, n, err)
+			ec.wrote(ev, sd, n, err)
 		} else {
-			l.sent(ev, sd, n, err)
+			ec.sent(ev, sd, n, err)
 		}
 		return
 	}
 	if len(pending) > 0 {
-		n, err := socket.Write(uintptr(l.fd[sd]), pending)
-		l.wrote(ev, sd, n, err)
+		n, err := socket.Write(uintptr(ec.fd[sd]), pending)
+		ec.wrote(ev, sd, n, err)
 	}
 }
 
 // secure is the TLS of sd, nil without.
-func (l *epollConn) secure(sd side) *polltls.Conn {
+func (ec *epollConn) secure(sd side) *polltls.Conn {
 	if sd == server {
-		return l.tls
+		return ec.tls
 	}
 	return nil
 }
 
-func (l *epollConn) buffered(sd side) bool {
-	c := l.secure(sd)
-	return c != nil && c.Buffered()
+func (ec *epollConn) buffered(sd side) bool {
+	t := ec.secure(sd)
+	return t != nil && t.Buffered()
 }
 
-// runAgain runs what later has asked for.
-func (l *epollConn) runAgain() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.over {
-		l.run(&l.w.ev, nothing)
+// runAgain is called by the worker after later.
+func (ec *epollConn) runAgain() {
+	ec.mu.Lock()
+	defer ec.mu.Unlock()
+	if !ec.over {
+		ec.run(&ec.w.ev, nothing)
 	}
 }
 
 // fired is called by the wheel.
-func (l *epollConn) fired() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.over {
+func (ec *epollConn) fired() {
+	ec.mu.Lock()
+	defer ec.mu.Unlock()
+	if ec.over {
 		return
 	}
-	l.armed = 0
-	l.run(&l.w.ev, func(ev *relay.Event) input {
-		l.expired(ev)
+	ec.armed = 0
+	ec.run(&ec.w.ev, func(ev *relay.Event) input {
+		ec.expired(ev)
 		return input{}
 	})
 }
 
-func (l *epollConn) write(sd side, pieces [][]byte) (n int, err error) {
-	if c := l.secure(sd); c != nil {
-		if c.Write(pieces) {
+func (ec *epollConn) write(sd side, pieces [][]byte) (n int, err error) {
+	if t := ec.secure(sd); t != nil {
+		if t.Write(pieces) {
 			err = errBroken
 		}
 		for _, p := range pieces {
@@ -270,74 +273,74 @@ func (l *epollConn) write(sd side, pieces [][]byte) (n int, err error) {
 		}
 		return n, err
 	}
-	return socket.Gather(uintptr(l.fd[sd]), pieces)
+	return socket.Gather(uintptr(ec.fd[sd]), pieces)
 }
 
-// errBroken is all that TLS says of a write that has failed.
+// errBroken stands for any failure to write to TLS, which reports no cause.
 var errBroken = errors.New("the connection is broken")
 
-func (l *epollConn) unsentRecords(sd side) int {
-	if c := l.secure(sd); c != nil {
-		return c.Pending()
+func (ec *epollConn) unsentRecords(sd side) int {
+	if t := ec.secure(sd); t != nil {
+		return t.Pending()
 	}
 	return 0
 }
 
-func (l *epollConn) unsent(sd side) int {
-	n := socket.Unsent(uintptr(l.fd[sd]))
+func (ec *epollConn) unsent(sd side) int {
+	n := socket.Unsent(uintptr(ec.fd[sd]))
 	if n >= 0 {
-		n += l.unsentRecords(sd)
+		n += ec.unsentRecords(sd)
 	}
 	return n
 }
 
-func (l *epollConn) finish(sd side) bool {
-	if c := l.secure(sd); c != nil {
-		if c.CloseNotify(); c.Pending() > 0 {
-			return true // who does not even take that is closed a little later
+func (ec *epollConn) finish(sd side) bool {
+	if t := ec.secure(sd); t != nil {
+		if t.CloseNotify(); t.Pending() > 0 {
+			return true // FIN follows when it is sent; if it never is, a timeout closes
 		}
 	}
-	socket.Finish(uintptr(l.fd[sd]))
+	socket.Finish(uintptr(ec.fd[sd]))
 	return true
 }
 
-func (l *epollConn) shut(sd side) {
-	socket.Close(uintptr(l.fd[sd])) // which ends its registration
-	l.fd[sd], l.interest[sd] = -1, 0
+func (ec *epollConn) shut(sd side) {
+	socket.Close(uintptr(ec.fd[sd])) // epoll forgets it
+	ec.fd[sd], ec.interest[sd] = -1, 0
 	if sd == server {
-		l.tls = nil
+		ec.tls = nil
 	}
 }
 
-func (l *epollConn) update(now, due time.Duration) error {
+func (ec *epollConn) update(now, due time.Duration) error {
 	for sd := client; sd <= server; sd++ {
-		o := &l.sides[sd]
+		o := &ec.sides[sd]
 		if !o.attached || o.shut {
 			continue
 		}
-		// What is not to be read is often to be read again before anything
-		// has come; ready sees to the rest.
-		if want, has := l.wanted(sd), l.interest[sd]; want != has && !(quiet(want) && has == reading) {
-			if err := l.watch(sd, want); err != nil {
+		// Reading often stops only until the next event. It costs nothing to
+		// leave the registration as it is: ready changes it if something comes.
+		if want, has := ec.wanted(sd), ec.interest[sd]; want != has && !(onlyHangUp(want) && has == reading) {
+			if err := ec.watch(sd, want); err != nil {
 				return err
 			}
 		}
 	}
-	w := l.w
+	w := ec.w
 	switch {
-	case l.over:
-		if l.connecting() {
-			l.disconnect()
+	case ec.over:
+		if ec.connecting() {
+			ec.disconnect()
 		}
 		w.mu.Lock()
-		w.wheel.unset(l)
-		w.conns[l.index] = nil
-		w.free = append(w.free, l.index)
+		w.wheel.unset(ec)
+		w.conns[ec.index] = nil
+		w.free = append(w.free, ec.index)
 		w.mu.Unlock()
-	case due != 0 && (l.armed == 0 || l.armed > due):
-		l.armed = due
+	case due != 0 && (ec.armed == 0 || ec.armed > due):
+		ec.armed = due
 		w.mu.Lock()
-		w.wheel.set(l, now, due)
+		w.wheel.set(ec, now, due)
 		stopped := w.wheelStopped
 		w.wheelStopped = false
 		w.mu.Unlock()
@@ -351,20 +354,20 @@ func (l *epollConn) update(now, due time.Duration) error {
 // reading is what epoll reports of a side that is only read.
 const reading = unix.EPOLLIN | unix.EPOLLRDHUP
 
-// quiet tells whether a side waits for nothing, or only for its hang-up.
-func quiet(want uint32) bool { return want == unix.EPOLLONESHOT || want == unix.EPOLLRDHUP }
+// onlyHangUp reports whether want has neither reading nor writing.
+func onlyHangUp(want uint32) bool { return want == unix.EPOLLONESHOT || want == unix.EPOLLRDHUP }
 
-// wanted is what the side waits for. A client that is not read may hang up all
-// the same, which is said once.
-func (l *epollConn) wanted(sd side) (want uint32) {
+// wanted returns the events to register sd for. A client that is not read is watched for
+// FIN, once.
+func (ec *epollConn) wanted(sd side) (want uint32) {
 	switch {
-	case l.mayRead(sd) && !l.refeed[sd]:
+	case ec.mayRead(sd) && !ec.inputWaits[sd]:
 		want = reading
-	case sd == client && !l.left:
+	case sd == client && !ec.sawFIN:
 		want = unix.EPOLLRDHUP
 	}
-	if len(l.sides[sd].pending()) > 0 || l.unsentRecords(sd) > 0 || l.buffered(sd) && l.mayRead(sd) {
-		want |= unix.EPOLLOUT // what is buffered needs a turn, epoll knows nothing of it
+	if len(ec.sides[sd].pending()) > 0 || ec.unsentRecords(sd) > 0 || ec.buffered(sd) && ec.mayRead(sd) {
+		want |= unix.EPOLLOUT // epoll does not know of bytes that TLS has buffered, but a socket is nearly always writable
 	}
 	if want == 0 {
 		want = unix.EPOLLONESHOT
@@ -372,23 +375,23 @@ func (l *epollConn) wanted(sd side) (want uint32) {
 	return want
 }
 
-// watch registers sd. The kernel refuses that when fs.epoll.max_user_watches is
-// reached, or without memory: nothing would be heard of sd.
-func (l *epollConn) watch(sd side, want uint32) error {
+// watch registers sd for the events want. The kernel fails when
+// fs.epoll.max_user_watches is reached or memory is short; no event would come then.
+func (ec *epollConn) watch(sd side, want uint32) error {
 	op := unix.EPOLL_CTL_MOD
-	if l.interest[sd] == 0 {
+	if ec.interest[sd] == 0 {
 		op = unix.EPOLL_CTL_ADD
 	}
-	if err := l.w.ctl(l.w.ep, op, int(l.fd[sd]), unix.EpollEvent{Events: want | unix.EPOLLET, Fd: int32(l.index<<1 | uint32(sd)), Pad: l.generation}); err != nil {
+	if err := ec.w.ctl(ec.w.ep, op, int(ec.fd[sd]), unix.EpollEvent{Events: want | unix.EPOLLET, Fd: int32(ec.index<<1 | uint32(sd)), Pad: ec.generation}); err != nil {
 		return os.NewSyscallError("epoll_ctl", err)
 	}
-	l.interest[sd] = want
+	ec.interest[sd] = want
 	return nil
 }
 
-// epollCtl is unix.EpollCtl by value, which keeps the event off the heap where a
-// test puts something else in its place.
+// epollCtl is unix.EpollCtl with the event by value. With a pointer the event would be
+// allocated, because tests may replace this function.
 func epollCtl(ep, op, fd int, event unix.EpollEvent) error { return unix.EpollCtl(ep, op, fd, &event) }
 
 // Control calls f with the descriptor of a side, in tests.
-func (l *epollConn) Control(sd side, f func(fd uintptr)) { f(uintptr(l.fd[sd])) }
+func (ec *epollConn) Control(sd side, f func(fd uintptr)) { f(uintptr(ec.fd[sd])) }

@@ -3,9 +3,17 @@
 // and what they tell it, is package relay.
 //
 // There are two loops. On Linux a few workers, each with an epoll descriptor of its
-// own, drive all sessions, without a goroutine, a runtime timer or, at rest, a
-// buffer for each. Elsewhere, and for comparison, sessions have goroutines. What
-// both share, an event with all that follows from it, is in driver.go.
+// own, drive all sessions; a session has no goroutine and no runtime timer, and at rest
+// no buffer. Elsewhere, and for comparison, sessions have goroutines.
+//
+// The files, from what both loops share to what they do not:
+//
+//   - driver.go runs an event and what follows from it; output.go writes to a side
+//     and keeps what it does not take; window.go keeps input; buffer.go has the memory.
+//   - epoll_linux.go starts the workers and takes connections in, worker_linux.go
+//     waits for events, epollconn_linux.go handles those of one session, and
+//     wheel_linux.go has the timers.
+//   - goroutine.go is the other loop.
 package loop
 
 import (
@@ -18,22 +26,22 @@ import (
 
 // A Loop drives sessions.
 type Loop interface {
-	// Listen takes l over, whose clients become sessions of a. It may be called
+	// Listen takes over l, whose clients become sessions of a. It may be called
 	// for any number of listeners.
 	Listen(l net.Listener, a Acceptor) Listener
-	// Start begins to drive the session that a makes of the client at the other
-	// end of conn, and takes conn over.
+	// Start takes over conn, a connection to a client, and drives the session that
+	// a makes for it.
 	Start(conn net.Conn, a Acceptor)
-	// Stop ends the loop when no session is left.
+	// Stop ends the loop. It is called when no session is left.
 	Stop()
 }
 
 // A Listener is where clients connect.
 type Listener interface {
-	// Accept waits for clients and starts their sessions. It returns from time
-	// to time with nil, and with net.ErrClosed after Close.
+	// Accept waits for clients and starts their sessions. It returns nil after one
+	// or more, and net.ErrClosed after Close.
 	Accept() error
-	// Close makes Accept return. It waits for one that is under way.
+	// Close makes Accept return. It waits for a client that is being accepted.
 	Close()
 }
 
@@ -48,7 +56,8 @@ type Acceptor interface {
 }
 
 // A Handle is the way to the connections of a session. Connect, Abandon and
-// LocalAddr are called during an event of the session, all else from anywhere but from an event.
+// LocalAddr are called during an event of the session. The other methods must not be:
+// they wait for the event to end.
 type Handle interface {
 	// Connect begins to connect the session to a server, a *net.TCPAddr or a
 	// *net.UnixAddr, without waiting and without a goroutine. The outcome is
@@ -56,13 +65,12 @@ type Handle interface {
 	// false if the loop cannot do that.
 	Connect(ev *relay.Event, to net.Addr) bool
 
-	// Abandon gives up a Connect whose outcome was not told yet.
+	// Abandon gives up a Connect whose outcome is not known yet.
 	Abandon(ev *relay.Event)
 
-	// Attach gives the session a connection to a server, of which early was
-	// read already. It calls attached once, as an event: with an error if
-	// the loop cannot drive conn. attached reports whether the session wants the
-	// connection, which is closed otherwise.
+	// Attach gives the session a connection to a server, from which early was
+	// already read. It calls attached once, as an event, with an error if the loop
+	// cannot drive conn. If attached returns false, conn is closed.
 	Attach(conn net.Conn, early []byte, attached func(*relay.Event, error) (wanted bool))
 
 	// LocalAddr is the address that the client has connected to, invalid for a
@@ -82,9 +90,9 @@ const (
 	Goroutine = "goroutine" // a few goroutines for each session, on any platform
 )
 
-// New returns the loop with this name, which is Auto when it is empty. clock tells
-// the time since the loop's epoch and is never zero. Connections to servers and
-// clients get TCP keep-alive after keepAlive without traffic.
+// New returns the loop with this name; empty means Auto. clock returns the time since
+// the loop's epoch and never zero. Connections get TCP keep-alive after keepAlive without
+// traffic.
 func New(name string, clock func() time.Duration, keepAlive time.Duration) Loop {
 	if name == Goroutine {
 		return goroutines{clock}
@@ -102,7 +110,7 @@ func AddrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Short names for what every line here is about.
+// Short names for the sides.
 const (
 	client = relay.Client
 	server = relay.Server

@@ -9,14 +9,14 @@ type Probe struct {
 	Kept    [2]int // bytes that the session has left of its input
 	Memory  [2]int // what the buffers of both have, by where the bytes go to and come from
 	Unsent  [2]int // bytes written and not taken
-	Left    bool   // the client's FIN was seen while it was not read
+	SawFIN  bool   // the client's FIN was seen while it was not read
 }
 
 // Probe describes the connection. The caller views it, see Handle.View.
-func (h *driver) Probe() Probe {
-	p := Probe{Conns: h.conns, Left: h.left}
+func (d *driver) Probe() Probe {
+	p := Probe{Conns: d.conns, SawFIN: d.sawFIN}
 	for sd := client; sd <= server; sd++ {
-		o, win := &h.sides[sd], &h.win[sd]
+		o, win := &d.sides[sd], &d.win[sd]
 		p.Pending[sd], p.Kept[sd] = len(o.pending()), len(win.bytes())
 		if o.backlog != nil && o.backlog.buf != nil {
 			p.Memory[sd] += len(o.backlog.buf.b)
@@ -25,7 +25,7 @@ func (h *driver) Probe() Probe {
 			p.Memory[sd.Other()] += len(win.buf.b)
 		}
 		if o.attached && !o.shut {
-			p.Unsent[sd] = h.c.unsent(sd)
+			p.Unsent[sd] = d.conn.unsent(sd)
 		}
 	}
 	return p

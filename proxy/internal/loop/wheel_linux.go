@@ -2,91 +2,91 @@ package loop
 
 import "time"
 
-// A wheel is a coarse timer for many sessions: an entry costs two pointers and
-// no system call, and setting it is a list operation. It fires up to a tick
-// late, which no timeout of ours minds.
+// A wheel is a coarse timer for many sessions. An entry costs two pointers and no system
+// call; setting it is a list operation. It fires up to one tick late, which does not matter
+// for timeouts of seconds.
 type wheel struct {
 	buckets [wheelSize]*epollConn
 	entries int
-	empty   int           // ticks since entries became zero; more when it is not
+	empty   int           // ticks since the last entry was removed; only meaningful without entries
 	next    time.Duration // the moment of the next tick; zero when there is none
 }
 
 const (
 	wheelTick = 64 * time.Millisecond
-	// wheelSize times wheelTick is more than the usual timeouts; a later one
-	// goes around once more.
+	// wheelSize times wheelTick, 65 seconds, is more than the usual timeouts. An
+	// entry that is due later fires early, which sets it again.
 	wheelSize = 1024
-	// maxEmpty is how many ticks an empty wheel goes on: a first entry would
-	// have to wake its worker.
+	// maxEmpty is how many ticks an empty wheel goes on. To start it again, its
+	// worker has to be woken.
 	maxEmpty = 16
 )
 
-// set makes l fire at due, unless it fires earlier already. A deadline that
-// moves away costs nothing: the early tick finds it and sets the next.
-func (h *wheel) set(l *epollConn, now, due time.Duration) {
-	if h.next == 0 {
-		h.next = now + wheelTick
+// set makes l fire at due, unless it is to fire earlier. A deadline that is
+// postponed costs nothing: l fires early, and is set again.
+func (w *wheel) set(l *epollConn, now, due time.Duration) {
+	if w.next == 0 {
+		w.next = now + wheelTick
 	}
-	wait := min(max(0, (due-h.next+wheelTick-1)/wheelTick), wheelSize-1)
-	tick := uint32(h.next/wheelTick + wait)
+	wait := min(max(0, (due-w.next+wheelTick-1)/wheelTick), wheelSize-1)
+	tick := uint32(w.next/wheelTick + wait)
 	if l.fires != 0 && l.fires <= tick {
 		return
 	}
-	h.unset(l)
+	w.unset(l)
 	l.fires = tick
-	head := &h.buckets[tick%wheelSize]
+	head := &w.buckets[tick%wheelSize]
 	if l.after = *head; l.after != nil {
 		l.after.before = l
 	}
 	*head = l
-	h.entries++
+	w.entries++
 }
 
-func (h *wheel) unset(l *epollConn) {
+func (w *wheel) unset(l *epollConn) {
 	if l.fires == 0 {
 		return
 	}
 	if l.before != nil {
 		l.before.after = l.after
 	} else {
-		h.buckets[l.fires%wheelSize] = l.after
+		w.buckets[l.fires%wheelSize] = l.after
 	}
 	if l.after != nil {
 		l.after.before = l.before
 	}
 	l.before, l.after, l.fires = nil, nil, 0
-	if h.entries--; h.entries == 0 {
-		h.empty = 0
+	if w.entries--; w.entries == 0 {
+		w.empty = 0
 	}
 }
 
 // advance appends to due what fires at or before now.
-func (h *wheel) advance(now time.Duration, due []*epollConn) []*epollConn {
-	for rounds := 0; h.next != 0 && h.next <= now; h.next += wheelTick {
-		h.empty++
+func (w *wheel) advance(now time.Duration, due []*epollConn) []*epollConn {
+	for rounds := 0; w.next != 0 && w.next <= now; w.next += wheelTick {
+		w.empty++
 		if rounds++; rounds > wheelSize {
-			// The clock has leapt; every bucket was looked at.
-			h.next = now
+			// The clock has jumped; every bucket was visited.
+			w.next = now
 			continue
 		}
-		head := &h.buckets[int(h.next/wheelTick)%wheelSize]
+		head := &w.buckets[int(w.next/wheelTick)%wheelSize]
 		for *head != nil {
 			l := *head
-			h.unset(l)
+			w.unset(l)
 			due = append(due, l)
 		}
 	}
-	if h.entries == 0 && h.empty > maxEmpty {
-		h.next = 0
+	if w.entries == 0 && w.empty > maxEmpty {
+		w.next = 0
 	}
 	return due
 }
 
 // wait is the time until the next tick, or -1 when there is none.
-func (h *wheel) wait(now time.Duration) time.Duration {
-	if h.next == 0 {
+func (w *wheel) wait(now time.Duration) time.Duration {
+	if w.next == 0 {
 		return -1
 	}
-	return max(0, h.next-now)
+	return max(0, w.next-now)
 }

@@ -2,9 +2,9 @@ package loop
 
 import "xmppgate/proxy/internal/relay"
 
-// A window is what was read from one side and not consumed yet. Between two
-// reads an empty one has no buffer. Its memory follows what has arrived, never
-// what a peer has announced.
+// A window is what was read from one side and not consumed yet. An empty window has no
+// buffer between two events. Its memory follows what has arrived, never what a peer has
+// announced.
 type window struct{ buf *buffer }
 
 func (w *window) empty() bool { return w.buf == nil || w.buf.n == 0 }

@@ -21,29 +21,29 @@ type worker struct {
 	keepAlive  time.Duration
 	ctl        func(ep, op, fd int, event unix.EpollEvent) error // epollCtl
 	stopping   atomic.Bool
-	sleeps     atomic.Bool   // waits for the runtime's poller, or is about to
-	idleCount  atomic.Uint64 // how often there was nothing more to do; tests wait for that
+	sleeps     atomic.Bool   // run waits for the runtime's poller, or is about to
+	idleCount  atomic.Uint64 // how often run had nothing more to do; for tests
 
-	// Of the goroutine run.
+	// Used by the goroutine of run only.
 	ev          relay.Event
 	buf         []byte
 	events      [128]unix.EpollEvent
 	ready       [128]*epollConn
-	left        []*epollConn // what was in later
+	again       []*epollConn // what was in later
 	due         []*epollConn
 	spinSkip    int // how often spin is left out
 	spinBackoff int // what spinSkip becomes when spin is in vain
 
-	// Of the goroutine run, too; for wakeStalled.
+	// Used by wakeStalled, which run calls.
 	others           []*worker
-	asleep           []unix.PollFd // the epoll descriptors of others
+	pollFDs          []unix.PollFd // the epoll descriptors of others
 	wakeStalledAfter time.Duration
-	lookedAtOthers   time.Duration // when it last looked at them, or else woke up; zero before its first turn
+	checkedOthers    time.Duration // when it last checked them; zero right after waking up
 
 	mu           sync.Mutex // guards what follows; taken after driver.mu
 	conns        []*epollConn
 	free         []uint32     // indexes into conns
-	later        []*epollConn // whose input one wake-up was not enough for
+	later        []*epollConn // to run once more, after the others
 	generation   int32
 	wheel        wheel
 	wheelStopped bool // run sleeps and does not watch the wheel
@@ -71,7 +71,7 @@ func newWorker(clock func() time.Duration, keepAlive time.Duration) (*worker, er
 	return w, err
 }
 
-// adopt gives l a place, which is how events find it.
+// adopt gives l an index, by which events find it.
 func (w *worker) adopt(l *epollConn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -87,8 +87,8 @@ func (w *worker) adopt(l *epollConn) {
 	w.conns[l.index] = l
 }
 
-// wakeUp makes run look around, unless it has ended: then the number of wakeFD
-// may belong to somebody's socket.
+// wakeUp wakes run. After run has ended it does nothing: another file may have the number
+// of wakeFD by then.
 func (w *worker) wakeUp() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -115,15 +115,14 @@ func (w *worker) run() {
 	}
 }
 
-// handleAll handles what there is to do, until there is nothing more for now: then
-// it returns false, and is called again when there is.
+// handleAll handles events until there are none. It returns false then, and the poller
+// calls it again when there are new ones; true means that the worker stops.
 //
-// It need not look whether there is nothing more: whatever comes after a look
-// makes the poller call again. Only what an earlier look has shown and a turn
-// has left is not told twice.
+// No final check is needed: the epoll descriptor is edge-triggered, so later events call
+// handleAll again. Only events that were reported and not handled must be remembered (more).
 func (w *worker) handleAll(uintptr) (stop bool) {
 	w.sleeps.Store(false)
-	w.lookedAtOthers = 0
+	w.checkedOthers = 0
 	for n := w.epollWait(); ; {
 		more := w.handle(n)
 		if w.stopping.Load() {
@@ -146,51 +145,51 @@ func (w *worker) handleAll(uintptr) (stop bool) {
 	return false
 }
 
-// wakeStalledAfter is how long others may wait for a worker that is busy. It is
-// longer where there are many, so that looking at them all costs little.
+// wakeStalledAfter is how long others may wait for a worker that is busy. Where there are
+// many workers it is longer, because each check asks for all of them.
 const wakeStalledAfter = 100 * time.Microsecond
 
-// wakeStalled wakes the workers that sleep although there are events for them. The
-// runtime's poller should; but the thread that waited for it may be the one
-// that runs this worker now, and its scheduler waits again only when that has
-// nothing more to do, or its monitor comes by: after 10 ms.
+// wakeStalled wakes other workers that sleep although there are events for them. The
+// runtime's poller may be late: the thread that polled may be the one that runs this
+// worker now. Nobody polls then until this worker has nothing to do or the scheduler's
+// monitor polls, after 10 ms.
 func (w *worker) wakeStalled() {
 	switch {
 	case len(w.others) == 0:
 		return
-	case w.lookedAtOthers == 0:
-		w.lookedAtOthers = w.ev.Now
+	case w.checkedOthers == 0:
+		w.checkedOthers = w.ev.Now
 		return
-	case w.ev.Now-w.lookedAtOthers < w.wakeStalledAfter:
+	case w.ev.Now-w.checkedOthers < w.wakeStalledAfter:
 		return
 	}
-	w.lookedAtOthers = w.ev.Now
-	if n, err := unix.Poll(w.asleep, 0); n <= 0 || err != nil {
+	w.checkedOthers = w.ev.Now
+	if n, err := unix.Poll(w.pollFDs, 0); n <= 0 || err != nil {
 		return
 	}
 	for i, other := range w.others {
-		if w.asleep[i].Revents != 0 && other.sleeps.Load() {
+		if w.pollFDs[i].Revents != 0 && other.sleeps.Load() {
 			other.sleeper.wake()
 		}
 	}
 }
 
 const (
-	// spinLooks is how often spin looks: for about ten microseconds,
-	// which is what a thread that falls asleep and is woken costs.
-	spinLooks      = 64
+	// spinPolls is how often spin polls: for about ten microseconds, which is
+	// what it costs a thread to sleep and to be woken.
+	spinPolls      = 64
 	maxSpinBackoff = 1023
 )
 
-// spin looks for events that come at once: an answer to what was just
-// written costs less so, and is relayed in a quarter of the time. Where nothing
-// comes that soon, it is soon left out nearly always.
+// spin polls briefly before the worker sleeps: a reply within about ten microseconds costs
+// less than a sleep and a wake-up, and is relayed sooner. It backs off when polling finds
+// nothing.
 func (w *worker) spin() (n int) {
 	if w.spinSkip > 0 {
 		w.spinSkip--
 		return 0
 	}
-	for range spinLooks {
+	for range spinPolls {
 		if n = w.epollWait(); n > 0 {
 			w.spinBackoff /= 2
 			return n
@@ -201,8 +200,8 @@ func (w *worker) spin() (n int) {
 	return 0
 }
 
-// handle handles n events and what is due. It reports whether there may be more
-// to do.
+// handle handles n events and what is due. It reports whether there may be more events
+// that were reported already.
 func (w *worker) handle(n int) (more bool) {
 	w.ev.Now = w.clock()
 	w.mu.Lock()
@@ -216,7 +215,7 @@ func (w *worker) handle(n int) (more bool) {
 		}
 	}
 	w.due = w.wheel.advance(w.ev.Now, w.due[:0])
-	w.left, w.later = w.later, w.left[:0]
+	w.again, w.later = w.later, w.again[:0]
 	w.mu.Unlock()
 
 	more = n == len(w.events)
@@ -230,9 +229,9 @@ func (w *worker) handle(n int) (more bool) {
 		}
 		w.ready[i] = nil
 	}
-	for i, l := range w.left {
+	for i, l := range w.again {
 		l.runAgain()
-		w.left[i] = nil
+		w.again[i] = nil
 	}
 	for i, l := range w.due {
 		l.fired()
@@ -241,7 +240,7 @@ func (w *worker) handle(n int) (more bool) {
 	return more
 }
 
-// runLater makes run call runAgain of l, after the others have had their turn.
+// runLater makes run call l.runAgain after the events of other sessions.
 func (w *worker) runLater(l *epollConn) {
 	w.mu.Lock()
 	w.later = append(w.later, l)
@@ -258,14 +257,13 @@ func (w *worker) epollWait() int {
 	return int(n)
 }
 
-// A sleeper waits for the events of a worker by the runtime's poller: its epoll
-// descriptor can be waited for like any other. A thread that sleeps in a
-// system call of its own would have the scheduler's monitor run all the time,
-// which costs more than a stanza.
+// A sleeper waits for the events of a worker with the runtime's poller: an epoll
+// descriptor can be waited for like any other. A thread that slept in epoll_wait itself
+// would keep the scheduler's monitor running, which costs more than a stanza.
 type sleeper struct {
 	file *os.File
 	raw  syscall.RawConn
-	tick time.Duration // that the deadline of file stands for
+	tick time.Duration // the tick at which the deadline of file is set
 }
 
 func newSleeper(ep int) (s sleeper, err error) {
@@ -278,19 +276,19 @@ func newSleeper(ep int) (s sleeper, err error) {
 }
 
 // wait calls f, and again whenever there are events, until f returns true or
-// the moment that was set by until.
+// the moment that until has set.
 func (s *sleeper) wait(f func(uintptr) bool) {
 	if s.raw.Read(f) != nil {
-		s.tick = -1 // the deadline is over; each call of Read needs a new one
+		s.tick = -1 // the deadline has passed; the next Read needs a new one
 		s.file.SetReadDeadline(time.Time{})
 	}
 }
 
-// wake makes wait call its function at once. Anybody may call it.
+// wake makes wait return, so that its function is called at once. Any goroutine may call it.
 func (s *sleeper) wake() { s.file.SetReadDeadline(time.Unix(1, 0)) }
 
-// until makes wait end at tick, which is d away. With a negative d it does not
-// end.
+// until makes wait return at tick, in d. With a negative d it does not
+// return.
 func (s *sleeper) until(tick, d time.Duration) {
 	if d < 0 {
 		tick = 0

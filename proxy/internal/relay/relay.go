@@ -131,7 +131,8 @@ type Session interface {
 	// read. What it has sent before has yet to be received.
 	HungUp(ev *Event)
 
-	// Flushed tells that a side has taken every byte, so that more may follow.
+	// Flushed tells that a side has taken every byte, so that more may follow:
+	// in the outbox of this side, not of the other.
 	Flushed(ev *Event, sd Side)
 
 	// Taken tells that a side has taken some of the bytes that wait for it, after
@@ -139,7 +140,7 @@ type Session interface {
 	Taken(ev *Event, sd Side, since time.Duration)
 
 	// WriteFailed tells that nothing can be written to a side any more. What it
-	// has sent may still be read.
+	// has sent may still be read. The session must not append to an outbox.
 	WriteFailed(ev *Event, sd Side, err error)
 
 	// Stalled tells that a side has taken no byte for StallTimeout.
