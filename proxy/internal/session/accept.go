@@ -81,8 +81,8 @@ var prefaces = []struct {
 	{"<?xml", &rejectTCP},
 }
 
-// acceptPreface reports whether b may be a request. It is not if it starts like one
-// of prefaces, and nobody knows while it is no longer than the common start.
+// acceptPreface reports whether b is a request. It reports false if b starts like one
+// of prefaces, or is too short to tell.
 func (s *Session) acceptPreface(ev *relay.Event, b []byte) bool {
 	if s.looked >= maxPreface {
 		return true
@@ -94,7 +94,7 @@ func (s *Session) acceptPreface(ev *relay.Event, b []byte) bool {
 	return r == nil && !maybe
 }
 
-// preface returns what b is if it is not a request; maybe tells that this takes
+// preface returns what b is if it is not a request; maybe tells that it takes
 // more bytes to say.
 func preface(b []byte) (r *rejection, maybe bool) {
 	for i := range prefaces {

@@ -33,16 +33,16 @@ func BenchmarkBatch(b *testing.B) {
 		}
 		in = bytes.Repeat(in, batch)
 		b.Run([...]string{client: "up", server: "down"}[from], func(b *testing.B) {
-			s, w := newTestSession(b)
+			s, ev := newTestSession(b)
 			read := make([]byte, len(in))
 			b.SetBytes(int64(len(in)))
 			b.ReportAllocs()
 			for b.Loop() {
 				copy(read, in) // it is unmasked where it lies
-				if rest := s.Receive(w, from, read); len(rest) > 0 {
+				if rest := s.Receive(ev, from, read); len(rest) > 0 {
 					b.Fatalf("%d bytes are left", len(rest))
 				}
-				o := &w.Out[from.Other()]
+				o := &ev.Out[from.Other()]
 				o.Take()
 				o.Reset()
 			}

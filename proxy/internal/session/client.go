@@ -59,9 +59,9 @@ func (s *Session) badFrame(ev *relay.Event, err error) {
 // limit is the largest message that the client may send now.
 func (s *Session) limit() int {
 	switch {
-	case s.phase[up] == noHeader:
+	case s.phase[toServer] == phaseNoHeader:
 		return maxHeader
-	case s.phase[down] == noHeader, s.sasl.unauthenticated():
+	case s.phase[toClient] == phaseNoHeader, s.sasl.unauthenticated():
 		return min(maxUnauthenticated, s.set.MaxStanza)
 	}
 	return s.set.MaxStanza
@@ -77,7 +77,7 @@ func (s *Session) tooLarge(ev *relay.Event, size int) {
 	if size > 0 {
 		s.ensureExtra().limit, s.extra.size = s.limit(), size
 	}
-	if s.phase[up] == noHeader {
+	if s.phase[toServer] == phaseNoHeader {
 		s.endWith(ev, endOpenTooLarge, nil)
 		return
 	}
@@ -92,9 +92,9 @@ func (s *Session) control(ev *relay.Event, op ws.OpCode, p []byte) {
 			// The latest ping is answered when there is room
 			// (section 5.5.3), so a client that does not read costs no
 			// memory.
-			r := s.ensureExtra()
-			r.pong = append(r.pong[:0], p...)
-			r.pinged = true
+			x := s.ensureExtra()
+			x.pong = append(x.pong[:0], p...)
+			x.pongDue = true
 			return
 		}
 		s.sendControl(ev, ws.OpPong, p)
@@ -116,7 +116,7 @@ func (s *Session) closeFrame(ev *relay.Event, p []byte) {
 		s.endWith(ev, endBadFrame, err)
 	default:
 		s.finishClient(ev, code)
-		s.endWith(ev, s.orderly(endClientLeft), fmt.Errorf("the client closed the WebSocket with code %d", code))
+		s.endWith(ev, s.pendingOr(endClientLeft), fmt.Errorf("the client closed the WebSocket with code %d", code))
 	}
 }
 
@@ -131,9 +131,9 @@ func (s *Session) finishClient(ev *relay.Event, code ws.StatusCode) {
 // it is not waited for.
 func (s *Session) awaitClose(ev *relay.Event, b []byte) (rest []byte) {
 	for ev.State[client] == relay.StateClosing && len(b) > 0 {
-		if r := s.ensureExtra(); r.skip > 0 {
-			n := min(r.skip, int64(len(b)))
-			r.skip -= n
+		if x := s.ensureExtra(); x.skip > 0 {
+			n := min(x.skip, int64(len(b)))
+			x.skip -= n
 			b = b[n:]
 			continue
 		}
@@ -155,7 +155,7 @@ func (s *Session) awaitClose(ev *relay.Event, b []byte) (rest []byte) {
 
 // message takes one whole message of the client.
 func (s *Session) message(ev *relay.Event, b []byte, m *framing.Message) {
-	if s.phase[up] == closed {
+	if s.phase[toServer] == phaseClosed {
 		return
 	}
 	if err := scratchOf(ev).parser.Parse(b, m); err != nil {
@@ -179,28 +179,28 @@ func (s *Session) badMessage(ev *relay.Event, b []byte, err error) {
 		s.endWith(ev, endNotText, err)
 		return
 	}
-	condition, e := framing.CondNotWellFormed, endBadXML
+	condition, end := framing.CondNotWellFormed, endBadXML
 	var bad *framing.Error
 	if errors.As(err, &bad) {
 		condition = bad.Condition
 	}
-	if s.phase[up] == noHeader {
-		e = endBadOpen
+	if s.phase[toServer] == phaseNoHeader {
+		end = endBadOpen
 		if framing.IsLegacyHeader(b) {
 			s.ensureExtra().cause = errLegacyHeader
-			s.endWithError(ev, e, framing.CondInvalidNamespace, "use <open/> (RFC 7395)", "")
+			s.endWithError(ev, end, framing.CondInvalidNamespace, "use <open/> (RFC 7395)", "")
 			return
 		}
 	}
 	s.ensureExtra().cause = err
-	s.endWithError(ev, e, condition, CauseText(err), "")
+	s.endWithError(ev, end, condition, CauseText(err), "")
 }
 
 // clientHeader takes <open/>: the first one leads to the dial, one after SASL
 // restarts the stream.
 func (s *Session) clientHeader(ev *relay.Event, m *framing.Message) {
 	domain, condition := s.set.Domain(m.Header.To)
-	first := s.phase[up] == noHeader
+	first := s.phase[toServer] == phaseNoHeader
 	if first {
 		s.domain = unique.Make(domain)
 	} else if condition == "" && domain != "" && domain != s.domainName() {
@@ -221,13 +221,13 @@ func (s *Session) clientHeader(ev *relay.Event, m *framing.Message) {
 		return
 	}
 	s.waitForSASL(ev)
-	s.release(ev)
+	s.sendHeader(ev)
 }
 
 // clientEnd takes <close/>: the server may still have something to say.
 func (s *Session) clientEnd(ev *relay.Event) {
-	first := s.phase[up] == noHeader
-	if !s.step(ev, up, end) {
+	first := s.phase[toServer] == phaseNoHeader
+	if !s.streamStep(ev, toServer, streamEnd) {
 		return
 	}
 	if first {
@@ -235,27 +235,27 @@ func (s *Session) clientEnd(ev *relay.Event) {
 		return
 	}
 	s.sendEndTag(ev)
-	if s.closing == endNone {
-		s.closing = endClientClosed
-		s.wait(ev, s.closing, CloseTimeout)
+	if s.pendingEnd == endNone {
+		s.pendingEnd = endClientClosed
+		s.wait(ev, s.pendingEnd, CloseTimeout)
 	}
 }
 
 // clientElement forwards an element unchanged, unless it would change the
-// transport under the gateway: what was cut from the features is refused too,
-// because a client may send what was never offered.
+// transport under the gateway: a client may ask for what was never offered, so that
+// cutting it from the features is not enough.
 func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
-	if s.phase[up] == noHeader && string(m.Local) == "open" {
+	if s.phase[toServer] == phaseNoHeader && string(m.Local) == "open" {
 		s.ensureExtra().cause = errOpenNamespace
 		s.endWithError(ev, endBadOpen, framing.CondInvalidNamespace, "", "")
 		return
 	}
-	if !s.step(ev, up, element) {
+	if !s.streamStep(ev, toServer, streamElement) {
 		return
 	}
 	switch m.Class {
 	case framing.ClassStartTLS:
-		if !s.dividing() {
+		if !s.fragmenting() {
 			s.sendString(ev, framing.StartTLSFailure)
 		}
 		s.endWith(ev, endStartTLS, nil)
@@ -264,8 +264,8 @@ func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
 		s.reply(ev, framing.CompressFailure)
 		return
 	case framing.ClassSASLAuth, framing.ClassSASL2Authenticate:
-		// The gateway vouches for nobody: what EXTERNAL would prove to the
-		// server is who the gateway is.
+		// EXTERNAL would prove to the server who the gateway is, not who
+		// the client is.
 		if m.External {
 			s.reply(ev, externalFailure[m.Class])
 			return
@@ -276,11 +276,11 @@ func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
 			s.saslStep(ev, onAuthenticate)
 		}
 	}
-	if r := s.extra; r != nil && r.header != nil {
-		r.header = nil // no other server knows what this one is told
+	if x := s.extra; x != nil && x.header != nil {
+		x.header = nil // from here on no other server can take its place
 		s.dropExtra()
 	}
-	s.count(up, m.Class, len(m.Raw))
+	s.count(toServer, m.Class, len(m.Raw))
 	ev.Out[server].Add(m.Raw)
 }
 
@@ -290,18 +290,18 @@ const maxUnread = 16
 
 // reply answers an element in the server's stead, once the client has all of the
 // message that it is getting. A client that provokes answers and does not read
-// them is cut off: unlike the server's elements they stop nobody, so they would
-// pile up.
+// them is cut off: back-pressure does not bound their number, because no server has
+// to be read for them.
 func (s *Session) reply(ev *relay.Event, m string) {
-	if ev.Blocked[client] || s.dividing() {
-		r := s.ensureExtra()
-		if r.unread++; r.unread > maxUnread {
-			r.cause = errUnreadReplies
+	if ev.Blocked[client] || s.fragmenting() {
+		x := s.ensureExtra()
+		if x.unread++; x.unread > maxUnread {
+			x.cause = errUnreadReplies
 			s.Stalled(ev, client)
 			return
 		}
 	}
-	if s.dividing() {
+	if s.fragmenting() {
 		s.extra.replies = append(s.extra.replies, m)
 		return
 	}

@@ -47,26 +47,26 @@ func (s *Session) dial(ev *relay.Event) {
 // that Host.Connect tries.
 const maxDials = 3
 
-// redial replaces a server that cannot serve, unless the client has begun to
-// authenticate there, or the session ends: endWithError has dropped the header then. It
-// may know of the server's header and its features; those
-// of the next server are not shown to it.
+// redial replaces a server that cannot serve. It reports false if that is not
+// possible: the client has sent something to this one, or the session ends, so that
+// there is no header to send. The client may have the server's header and features
+// already; it does not get those of the next server.
 func (s *Session) redial(ev *relay.Event) bool {
-	r := s.extra
-	if r == nil || r.header == nil || s.dividing() || s.traffic(up) != (Traffic{}) || r.dials >= maxDials || s.closing != endNone {
+	x := s.extra
+	if x == nil || x.header == nil || s.fragmenting() || s.traffic(toServer) != (Traffic{}) || x.dials >= maxDials || s.pendingEnd != endNone {
 		return false
 	}
 	s.alreadySent = alreadySent{header: s.openSent, features: s.featuresSent}
 	if s.server != nil {
-		r.avoid = s.server.Name
+		x.avoid = s.server.Name
 		s.releaseServer()
 	}
 	s.setState(ev, server, relay.StateNone, 0)
-	r.unwritable[server] = nil
-	s.step(ev, down, replaced)
+	x.unwritable[server] = nil
+	s.streamStep(ev, toClient, streamReplaced)
 	s.headerSent = false
 	s.splitter = framing.StreamSplitter{}
-	r.queued = true
+	x.headerQueued = true
 	s.dial(ev)
 	return true
 }
@@ -79,33 +79,33 @@ func (s *Session) releaseServer() {
 	s.server = nil
 }
 
-// waitForSASL bounds how long a header is held: meanwhile nobody listens to
-// the client, not even whether it is still there.
+// waitForSASL bounds how long a header is queued. Meanwhile the client is not read,
+// so that its end is not seen either.
 func (s *Session) waitForSASL(ev *relay.Event) { s.wait(ev, endServerSilent, saslTimeout) }
 
 // queueHeader keeps a header and stops reading the client.
-func (s *Session) queueHeader(a framing.Header) {
-	r := s.ensureExtra()
-	r.header, r.queued = framing.AppendStreamHeader(nil, a), true
+func (s *Session) queueHeader(h framing.Header) {
+	x := s.ensureExtra()
+	x.header, x.headerQueued = framing.AppendStreamHeader(nil, h), true
 }
 
-// release writes the held header unless something still holds it. It is always
-// a write of its own: no bytes of an earlier stream may arrive with it.
-func (s *Session) release(ev *relay.Event) {
+// sendHeader sends the queued header as soon as it may be sent. It is always a write
+// of its own: no bytes of an earlier stream may arrive with it.
+func (s *Session) sendHeader(ev *relay.Event) {
 	if !s.headerQueued() || ev.State[server] != relay.StateOpen || s.sasl == saslHeaderQueued || ev.Blocked[server] || ev.Out[server].Size() != 0 {
 		return
 	}
 	ev.Out[server].Add(s.extra.header)
-	s.released(ev)
+	s.headerHasLeft(ev)
 }
 
-// released notes that the held header was sent.
-func (s *Session) released(ev *relay.Event) {
-	if s.extra.queued = false; s.traffic(up) != (Traffic{}) {
+// headerHasLeft notes that the queued header was sent.
+func (s *Session) headerHasLeft(ev *relay.Event) {
+	if s.extra.headerQueued = false; s.traffic(toServer) != (Traffic{}) {
 		s.extra.header = nil
 	}
 	s.headerSent, s.extra.headerSent = true, ev.Now
-	s.step(ev, down, restartDue)
+	s.streamStep(ev, toClient, streamRestartDue)
 	s.wait(ev, endServerSilent, headerTimeout)
 }
 
@@ -116,24 +116,25 @@ func (s *Session) sendEndTag(ev *relay.Event) {
 	}
 }
 
-// answered tells how a server has answered its first header: by one of its own, or
+// reportAnswer tells how a server has answered its first header: by one of its own, or
 // by the end e of the session.
-func (s *Session) answered(ev *relay.Event, e ending) {
+func (s *Session) reportAnswer(ev *relay.Event, end ending) {
 	if s.server != nil && s.server.Answered != nil && s.unanswered() {
-		s.server.Answered(answerResult(e), ev.Now-s.extra.headerSent)
+		s.server.Answered(answerResult(end), ev.Now-s.extra.headerSent)
 	}
 }
 
-// followed reports whether Host.Connect has looked at what is being received: the
-// first element behind the header, if it came early. Where that leads elsewhere,
-// Host.Connect has been, or has found no other server.
-func (s *Session) followed() bool {
-	return s.early && s.featuresSent == s.alreadySent.features
+// hostFollowed reports whether Host.Connect has read the element that is being
+// received. If that names another server, Host.Connect has tried it already.
+func (s *Session) hostFollowed() bool {
+	return s.readByHost && s.featuresSent == s.alreadySent.features
 }
 
-// chosen reports whether Host.Connect has chosen the server, and may choose
+// serverChosen reports whether Host.Connect has chosen the server, and may choose
 // another.
-func (s *Session) chosen() bool { return s.server != nil && !s.server.Static && s.server.Name != "" }
+func (s *Session) serverChosen() bool {
+	return s.server != nil && !s.server.Static && s.server.Name != ""
+}
 
 var errTLSRequired = errors.New("the server lets nobody in without TLS; write starttls:// for it")
 
@@ -152,13 +153,13 @@ func (s *Session) Attached(ev *relay.Event, to *Server, answered bool) (wanted b
 		return false
 	}
 	s.ensureExtra().attempt = nil
-	s.server, s.early = to, answered
+	s.server, s.readByHost = to, answered
 	ev.State[server] = relay.StateOpen
 	s.lastIn[server] = ev.Now
 	if answered {
-		s.released(ev)
+		s.headerHasLeft(ev)
 	} else {
-		s.release(ev)
+		s.sendHeader(ev)
 	}
 	return true
 }
@@ -174,6 +175,6 @@ func (s *Session) ConnectFailed(ev *relay.Event, err error, text string) {
 	s.endWithError(ev, endDialFailed, endDialFailed.info().Condition, text, "")
 }
 
-// TLSRequired is what a client may know of a server that lets nobody in without
-// TLS: only the operator can mend that.
+// TLSRequired is what a client may know of a server that demands TLS: only the
+// operator can mend that.
 const TLSRequired = "the server behind the gateway requires TLS, which the gateway is not configured for"

@@ -12,25 +12,25 @@ import (
 	"xmppgate/proxy/internal/relay"
 )
 
-// orderly is the ending under way, or e when there is none.
-func (s *Session) orderly(e ending) ending {
-	if s.closing != endNone {
-		return s.closing
+// pendingOr is the ending under way, or e when there is none.
+func (s *Session) pendingOr(end ending) ending {
+	if s.pendingEnd != endNone {
+		return s.pendingEnd
 	}
-	return e
+	return end
 }
 
-// silence says what has not come in time.
-func (s *Session) silence(e ending) error {
+// timeoutCause is what has not come in time, for the log.
+func (s *Session) timeoutCause(end ending) error {
 	switch {
-	case e == endOpenTimeout:
+	case end == endOpenTimeout:
 		return fmt.Errorf("no <open/> within %v", openTimeout)
-	case e == endServerSilent && s.headerQueued():
+	case end == endServerSilent && s.headerQueued():
 		return fmt.Errorf("the server did not tell the outcome of SASL within %v", saslTimeout)
-	case e == endServerSilent:
+	case end == endServerSilent:
 		return fmt.Errorf("no stream header from the server within %v", headerTimeout)
 	}
-	return nil // the table of endings tells
+	return nil // the table of endings says enough
 }
 
 // Failed implements relay.Session. It ends the session at once, whatever state it is
@@ -48,47 +48,47 @@ func (s *Session) Failed(ev *relay.Event, err error) {
 }
 
 // endWith ends the session by its table row.
-func (s *Session) endWith(ev *relay.Event, e ending, cause error) {
+func (s *Session) endWith(ev *relay.Event, end ending, cause error) {
 	if s.ending != endNone {
 		return
 	}
 	// An ending that was under way has its own cause already.
-	if cause != nil && e != s.closing {
+	if cause != nil && end != s.pendingEnd {
 		s.ensureExtra().cause = cause
 	}
-	s.endWithError(ev, e, e.info().Condition, "", "")
+	s.endWithError(ev, end, end.info().Condition, "", "")
 }
 
 // endWithError ends the session with a stream condition of its own. The order of
 // what the client gets is that of RFC 7395, section 3.5: header, error, close.
-func (s *Session) endWithError(ev *relay.Event, e ending, condition framing.Condition, text, app string) {
+func (s *Session) endWithError(ev *relay.Event, end ending, condition framing.Condition, text, app string) {
 	if s.ending != endNone {
 		return
 	}
 	if !s.upgraded {
-		s.reject(ev, unserved(e), nil, nil)
+		s.reject(ev, rejectionFor(end), nil, nil)
 		return
 	}
-	s.answered(ev, e)
-	s.ending = e
+	s.reportAnswer(ev, end)
+	s.ending = end
 	s.waitForNothing()
-	if r := s.extra; r != nil {
-		r.header, r.queued = nil, false
-		if a := r.attempt; a != nil {
+	if x := s.extra; x != nil {
+		x.header, x.headerQueued = nil, false
+		if a := x.attempt; a != nil {
 			cause := context.Canceled
-			if e == endDialFailed {
-				r.cause, cause = errDialTimeout, context.DeadlineExceeded
+			if end == endDialFailed {
+				x.cause, cause = errDialTimeout, context.DeadlineExceeded
 			}
-			r.attempt = nil
-			r.avoid = cmp.Or(s.host.Abandon(ev, a, cause), r.avoid)
+			x.attempt = nil
+			x.avoid = cmp.Or(s.host.Abandon(ev, a, cause), x.avoid)
 		}
 	}
-	info := e.info()
+	info := end.info()
 
 	if ev.State[client] == relay.StateOpen {
-		code, reason := e.code(), e.reason(s.cause())
+		code, reason := end.code(), end.reason(s.cause())
 		switch {
-		case s.dividing():
+		case s.fragmenting():
 			// No other message may come before the end of this one, which
 			// will not come: the client must not take it for complete.
 			if code == ws.StatusNormalClosure {
@@ -106,7 +106,7 @@ func (s *Session) endWithError(ev *relay.Event, e ending, condition framing.Cond
 			}
 		}
 		s.sendCloseFrame(ev, code, reason)
-		if e.fails() {
+		if end.fails() {
 			s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 		} else {
 			s.setState(ev, client, relay.StateClosing, CloseTimeout)
@@ -137,9 +137,9 @@ func (s *Session) setState(ev *relay.Event, sd side, state relay.State, d time.D
 // occurs before the server's header came.
 func (s *Session) sendOwnOpen(ev *relay.Event) {
 	s.openSent = true
-	a := framing.Header{ID: framing.Quote(s.set.StreamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
+	h := framing.Header{ID: framing.Quote(s.set.StreamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
 	if d := s.domainName(); d != "" {
-		a.From = framing.Quote(d)
+		h.From = framing.Quote(d)
 	}
-	s.sendMessage(ev, framing.AppendOpen(nil, a))
+	s.sendMessage(ev, framing.AppendOpen(nil, h))
 }

@@ -65,7 +65,7 @@ type EndingInfo struct {
 	// resume the stream (XEP-0198).
 	Close bool
 	// Code is the code of the WebSocket Close frame; zero means that there
-	// is nobody left to tell, or that the client's own code is echoed.
+	// is no client left, or that the client's own code is echoed.
 	Code int
 	// EndTag tells whether the server gets </stream:stream>. A server that
 	// gets a bare FIN keeps the stream resumable (XEP-0198, section 5); one
@@ -105,25 +105,25 @@ var endings = [...]EndingInfo{
 // Endings lists the ways in which a session can end.
 func Endings() []EndingInfo { return slices.Clone(endings[1:]) }
 
-func (e ending) info() *EndingInfo { return &endings[e] }
+func (end ending) info() *EndingInfo { return &endings[end] }
 
 // code is the WebSocket close code that e sends.
-func (e ending) code() ws.StatusCode { return ws.StatusCode(endings[e].Code) }
+func (end ending) code() ws.StatusCode { return ws.StatusCode(endings[end].Code) }
 
 // fails reports whether e fails the WebSocket connection (RFC 6455, section
 // 7.1.7): the client has broken the protocol, or has sent a frame that is not
 // read to its end, behind which its Close frame would not be found. FIN then
 // follows our Close frame at once.
-func (e ending) fails() bool {
-	switch e.code() {
+func (end ending) fails() bool {
+	switch end.code() {
 	case ws.StatusProtocolError, ws.StatusUnsupportedData, ws.StatusInvalidFramePayloadData, ws.StatusMessageTooBig:
 		return true
 	}
-	return e == endTooLarge
+	return end == endTooLarge
 }
 
-// CauseText returns the text of an error for a peer or a log line, where the name
-// of the package that found it helps nobody.
+// CauseText returns the text of an error for a peer or a log line, without the name of
+// the package that has found it.
 func CauseText(err error) string {
 	var bad *framing.Error
 	if errors.As(err, &bad) && err == error(bad) {
@@ -134,15 +134,15 @@ func CauseText(err error) string {
 
 // reason is the text beside the close code: the only cause that a browser
 // shows. At most 123 bytes (RFC 6455, section 5.5). What the client did wrong
-// is told in full, what ails the server is not its business.
-func (e ending) reason(cause error) string {
+// is told in full, what is wrong with the server is not.
+func (end ending) reason(cause error) string {
 	switch {
-	case endings[e].Code == 1000:
+	case endings[end].Code == 1000:
 		return ""
-	case e == endServerLost:
+	case end == endServerLost:
 		return "upstream connection lost"
-	case cause != nil && (e == endBadFrame || e == endNotText):
+	case cause != nil && (end == endBadFrame || end == endNotText):
 		return CauseText(cause)
 	}
-	return endings[e].Meaning
+	return endings[end].Meaning
 }

@@ -113,8 +113,8 @@ type Server struct {
 	Name string
 	// TLS tells that the gateway speaks TLS with it.
 	TLS bool
-	// Static tells that nobody has looked at the server's answer yet. There may
-	// be something to find out, and a Request may lead elsewhere.
+	// Static tells that the host has not read the server's answer, because the loop
+	// has connected. Another Request may lead to another server.
 	Static bool
 	// Answered, if it is not nil, is told what came of the first header that the
 	// session has sent there, one of AnswerResults.
@@ -139,8 +139,8 @@ func AnswerResults() []string {
 }
 
 // answerResult is what e says of a server that was to answer a header.
-func answerResult(e ending) string {
-	switch e {
+func answerResult(end ending) string {
+	switch end {
 	case endNone:
 		return AnswerOK
 	case endServerSilent:

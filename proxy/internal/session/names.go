@@ -13,7 +13,7 @@ type side = relay.Side
 // feeds is the direction of what is written to sd.
 func feeds(sd side) direction {
 	if sd == server {
-		return up
+		return toServer
 	}
-	return down
+	return toClient
 }

@@ -5,49 +5,49 @@ package session
 type direction uint8
 
 const (
-	up   direction = iota // client to server
-	down                  // server to client
+	toServer direction = iota // client to server
+	toClient                  // server to client
 )
 
-// A phase is where one stream is in its life.
-type phase uint8
+// A streamPhase is where one stream is in its life.
+type streamPhase uint8
 
 const (
-	noHeader phase = iota // it has not begun
-	open                  // header sent, elements flow
-	restart               // another header is due (RFC 7395, section 3.7)
-	closed                // ended; what still comes is ignored
+	phaseNoHeader streamPhase = iota // it has not begun
+	phaseOpen                        // header sent, elements flow
+	phaseRestart                     // another header is due (RFC 7395, section 3.7)
+	phaseClosed                      // ended; what still comes is ignored
 )
 
-// An event is what moves a stream from one phase to another: a first-level piece
+// A streamEvent is what moves a stream from one phase to another: a first-level piece
 // of it, or something that changes which piece may come next.
-type event uint8
+type streamEvent uint8
 
 const (
-	header     event = iota
-	element          // or whatever else is neither header nor end
-	end              // <close/> or the end tag
-	restartDue       // up: SASL has succeeded; down: the server got another header
-	replaced         // another server takes the place of this one
+	streamHeader     streamEvent = iota
+	streamElement                // or whatever else is neither header nor end
+	streamEnd                    // <close/> or the end tag
+	streamRestartDue             // the client has authenticated, or the server has got another header
+	streamReplaced               // another server takes the place of this one
 )
 
 // String completes "the stream …".
-func (p phase) String() string {
+func (p streamPhase) String() string {
 	return [...]string{"had not begun", "was open", "was about to restart", "was over"}[p]
 }
 
-func (e event) String() string {
+func (e streamEvent) String() string {
 	return [...]string{"a header", "an element", "the end", "a restart", "another server"}[e]
 }
 
-// A step is the answer to an event: the phase that follows, or the ending
+// A streamStep is the answer to an event: the phase that follows, or the ending
 // that an illegal event brings.
-type step struct {
-	next   phase
+type streamStep struct {
+	next   streamPhase
 	ending ending
 }
 
-// steps is the life of a stream: direction × phase × event.
+// streamSteps is the life of a stream: direction × phase × event.
 //
 // Two cells are policy. A client may end a stream that it never opened: then
 // nothing is dialled. A server may send elements while its header for a
@@ -56,17 +56,25 @@ type step struct {
 //
 // The client's stream does not notice that the server is replaced. The new server's
 // stream is a new one, whatever became of the old.
-var steps = [2][4][5]step{
-	up: {
-		noHeader: {header: {next: open}, element: {ending: endBadOpen}, end: {next: closed}, restartDue: {next: noHeader}, replaced: {next: noHeader}},
-		open:     {header: {ending: endReopened}, element: {next: open}, end: {next: closed}, restartDue: {next: restart}, replaced: {next: open}},
-		restart:  {header: {next: open}, element: {next: restart}, end: {next: closed}, restartDue: {next: restart}, replaced: {next: restart}},
-		closed:   {header: {next: closed}, element: {next: closed}, end: {next: closed}, restartDue: {next: closed}, replaced: {next: closed}},
+var streamSteps = [2][4][5]streamStep{
+	toServer: {
+		phaseNoHeader: {streamHeader: {next: phaseOpen}, streamElement: {ending: endBadOpen}, streamEnd: {next: phaseClosed},
+			streamRestartDue: {next: phaseNoHeader}, streamReplaced: {next: phaseNoHeader}},
+		phaseOpen: {streamHeader: {ending: endReopened}, streamElement: {next: phaseOpen}, streamEnd: {next: phaseClosed},
+			streamRestartDue: {next: phaseRestart}, streamReplaced: {next: phaseOpen}},
+		phaseRestart: {streamHeader: {next: phaseOpen}, streamElement: {next: phaseRestart}, streamEnd: {next: phaseClosed},
+			streamRestartDue: {next: phaseRestart}, streamReplaced: {next: phaseRestart}},
+		phaseClosed: {streamHeader: {next: phaseClosed}, streamElement: {next: phaseClosed}, streamEnd: {next: phaseClosed},
+			streamRestartDue: {next: phaseClosed}, streamReplaced: {next: phaseClosed}},
 	},
-	down: {
-		noHeader: {header: {next: open}, element: {ending: endServerBroken}, end: {ending: endServerBroken}, restartDue: {next: noHeader}, replaced: {next: noHeader}},
-		open:     {header: {ending: endServerBroken}, element: {next: open}, end: {next: closed}, restartDue: {next: restart}, replaced: {next: noHeader}},
-		restart:  {header: {next: open}, element: {next: restart}, end: {next: closed}, restartDue: {next: restart}, replaced: {next: noHeader}},
-		closed:   {header: {next: closed}, element: {next: closed}, end: {next: closed}, restartDue: {next: closed}, replaced: {next: noHeader}},
+	toClient: {
+		phaseNoHeader: {streamHeader: {next: phaseOpen}, streamElement: {ending: endServerBroken}, streamEnd: {ending: endServerBroken},
+			streamRestartDue: {next: phaseNoHeader}, streamReplaced: {next: phaseNoHeader}},
+		phaseOpen: {streamHeader: {ending: endServerBroken}, streamElement: {next: phaseOpen}, streamEnd: {next: phaseClosed},
+			streamRestartDue: {next: phaseRestart}, streamReplaced: {next: phaseNoHeader}},
+		phaseRestart: {streamHeader: {next: phaseOpen}, streamElement: {next: phaseRestart}, streamEnd: {next: phaseClosed},
+			streamRestartDue: {next: phaseRestart}, streamReplaced: {next: phaseNoHeader}},
+		phaseClosed: {streamHeader: {next: phaseClosed}, streamElement: {next: phaseClosed}, streamEnd: {next: phaseClosed},
+			streamRestartDue: {next: phaseClosed}, streamReplaced: {next: phaseNoHeader}},
 	},
 }

@@ -18,15 +18,15 @@ type verdict struct {
 
 // Phases of an Info, in the order in which sessions pass through them.
 const (
-	phaseOpening     = "opening"     // between the upgrade and the server's header
-	phaseNegotiating = "negotiating" // not authenticated
-	phaseEstablished = "established"
-	phaseClosing     = "closing"
+	sessionOpening     = "opening"     // between the upgrade and the server's header
+	sessionNegotiating = "negotiating" // not authenticated
+	sessionEstablished = "established"
+	sessionClosing     = "closing"
 )
 
 // Phases lists the values of Info.Phase.
 func Phases() []string {
-	return []string{phaseOpening, phaseNegotiating, phaseEstablished, phaseClosing}
+	return []string{sessionOpening, sessionNegotiating, sessionEstablished, sessionClosing}
 }
 
 // An Info describes a session. It holds no content.
@@ -48,37 +48,39 @@ func (s *Session) Info() Info {
 	i := Info{
 		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Began: s.began, LastIn: max(s.lastIn[client], s.lastIn[server]),
-		Up: s.traffic(up), Down: s.traffic(down), Ping: s.ping,
+		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.ping,
 	}
 	if s.server != nil {
 		i.Server = s.server.Name
 	}
 	switch {
-	case s.ending != endNone, s.closing != endNone:
-		i.Phase = phaseClosing
+	case s.ending != endNone, s.pendingEnd != endNone:
+		i.Phase = sessionClosing
 	case s.sasl == saslDone:
-		i.Phase = phaseEstablished
+		i.Phase = sessionEstablished
 	case s.openSent:
-		i.Phase = phaseNegotiating
+		i.Phase = sessionNegotiating
 	default:
-		i.Phase = phaseOpening
+		i.Phase = sessionOpening
 	}
 	return i
 }
 
 // reached is the last phase that the session was in before it began to end.
-func (s *Session) reached() string {
+func (s *Session) lastPhase() string {
 	switch {
 	case s.sasl == saslDone:
-		return phaseEstablished
-	case s.phase[down] != noHeader:
-		return phaseNegotiating
+		return sessionEstablished
+	case s.phase[toClient] != phaseNoHeader:
+		return sessionNegotiating
 	}
-	return phaseOpening
+	return sessionOpening
 }
 
-// Traffic returns what the session has relayed.
-func (s *Session) Traffic() (toServer, toClient Traffic) { return s.traffic(up), s.traffic(down) }
+// Traffic returns what the session has relayed to the server and to the client.
+func (s *Session) Traffic() (up, down Traffic) {
+	return s.traffic(toServer), s.traffic(toClient)
+}
 
 // A Record is what there is to say of a session that is over.
 type Record struct {
@@ -95,7 +97,7 @@ type Record struct {
 // Record describes s when it is over.
 func (s *Session) Record() Record {
 	r := Record{Info: s.Info()}
-	r.Phase = s.reached()
+	r.Phase = s.lastPhase()
 	if s.upgraded || s.ending == endInternal {
 		r.Ending = s.ending.info()
 	}

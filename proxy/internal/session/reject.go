@@ -82,10 +82,10 @@ func UpgradeResults() []string {
 	return results
 }
 
-// unserved is the answer to a request that is not complete when e happens; nil
-// when there is nobody left to answer.
-func unserved(e ending) *rejection {
-	switch e {
+// rejectionFor is the answer to a request that is not complete when e happens; nil
+// when there is no client left to answer.
+func rejectionFor(end ending) *rejection {
+	switch end {
 	case endOpenTimeout:
 		return &rejectTimeout
 	case endShutdown:

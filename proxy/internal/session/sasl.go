@@ -90,7 +90,7 @@ func (s *Session) saslStep(ev *relay.Event, e saslEvent) bool {
 	st := saslSteps[s.sasl][e]
 	s.sasl = st.next
 	if st.restart {
-		s.step(ev, up, restartDue)
+		s.streamStep(ev, toServer, streamRestartDue)
 	}
-	return !st.header || s.step(ev, up, header)
+	return !st.header || s.streamStep(ev, toServer, streamHeader)
 }

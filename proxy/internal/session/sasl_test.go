@@ -49,15 +49,15 @@ func TestSASLMovesPhase(t *testing.T) {
 			s, ev := newTestSession(t)
 			s.sasl = saslState(from)
 			legal := s.saslStep(ev, saslEvent(event))
-			wantPhase, wantLegal := open, true
+			wantPhase, wantLegal := phaseOpen, true
 			switch {
 			case st.restart && !st.header:
-				wantPhase = restart
+				wantPhase = phaseRestart
 			case st.header && !st.restart: // the stream is open already
 				wantLegal = false
 			}
-			if s.sasl != st.next || s.phase[up] != wantPhase || legal != wantLegal || legal != (s.ending == endNone) {
-				t.Errorf("state %d, event %d: state %d, phase %d, legal %v, ending %d", from, event, s.sasl, s.phase[up], legal, s.ending)
+			if s.sasl != st.next || s.phase[toServer] != wantPhase || legal != wantLegal || legal != (s.ending == endNone) {
+				t.Errorf("state %d, event %d: state %d, phase %d, legal %v, ending %d", from, event, s.sasl, s.phase[toServer], legal, s.ending)
 			}
 		}
 	}

@@ -13,16 +13,16 @@ import (
 // message (RFC 7395, section 3.3.3). It stops when the client's side has enough;
 // the rest is input that was not read yet.
 func (s *Session) receiveServer(ev *relay.Event, b []byte) (rest []byte) {
-	var u framing.StreamUnit // one for all, for it is large
-	s.leftOver = false
-	for s.ending == endNone && s.phase[down] != closed {
+	var u framing.StreamUnit // one for all, because it is large
+	s.clientFull = false
+	for s.ending == endNone && s.phase[toClient] != phaseClosed {
 		if len(b) > 0 && (ev.Out[client].Size() >= maxOutput || ev.Blocked[client]) {
-			s.leftOver = true
+			s.clientFull = true
 			return b
 		}
 		n, err := s.splitter.Next(b, &u)
 		b = b[n:]
-		if err == nil && u.Kind == framing.KindNone && s.divides(ev, len(b)) {
+		if err == nil && u.Kind == framing.KindNone && s.fragmentDue(ev, len(b)) {
 			n, err = s.splitter.Part(b, &u)
 			b = b[n:]
 		}
@@ -50,12 +50,12 @@ func (s *Session) receiveServer(ev *relay.Event, b []byte) (rest []byte) {
 	return nil
 }
 
-// divides reports whether n bytes of an element are passed on before the rest has
+// fragmentDue reports whether n bytes of an element are passed on before the rest has
 // come.
-func (s *Session) divides(ev *relay.Event, n int) bool {
+func (s *Session) fragmentDue(ev *relay.Event, n int) bool {
 	switch {
-	case s.dividing():
-		return n >= minPart
+	case s.fragmenting():
+		return n >= minFragment
 	case n > s.set.MaxServerStanza:
 		s.serverTooLarge(ev)
 		return false
@@ -63,12 +63,12 @@ func (s *Session) divides(ev *relay.Event, n int) bool {
 	if ev.Scarce {
 		return n >= relay.MaxKeptScarce
 	}
-	return n >= maxWhole
+	return n >= maxFrame
 }
 
-// dividing reports whether the client has got a part of a message and waits for
+// fragmenting reports whether the client has got a part of a message and waits for
 // the rest. Only control frames may come between (RFC 6455, section 5.4).
-func (s *Session) dividing() bool { return s.extra != nil && s.extra.divided > 0 }
+func (s *Session) fragmenting() bool { return s.extra != nil && s.extra.fragmented > 0 }
 
 func (s *Session) serverTooLarge(ev *relay.Event) {
 	s.ensureExtra().limit = s.set.MaxServerStanza
@@ -77,16 +77,16 @@ func (s *Session) serverTooLarge(ev *relay.Event) {
 
 // badStream ends a session whose server sends what cannot be passed on.
 func (s *Session) badStream(ev *relay.Event, err error) {
-	e := endServerBroken
+	end := endServerBroken
 	if errors.Is(err, framing.ErrTooLarge) {
-		e = endServerTooLarge
+		end = endServerTooLarge
 	}
-	s.endWith(ev, e, err)
+	s.endWith(ev, end, err)
 }
 
-func (s *Session) serverHeader(ev *relay.Event, a framing.Header) {
-	s.answered(ev, endNone)
-	if !s.step(ev, down, header) {
+func (s *Session) serverHeader(ev *relay.Event, h framing.Header) {
+	s.reportAnswer(ev, endNone)
+	if !s.streamStep(ev, toClient, streamHeader) {
 		return
 	}
 	if s.extra != nil {
@@ -101,21 +101,21 @@ func (s *Session) serverHeader(ev *relay.Event, a framing.Header) {
 	}
 	s.alreadySent = alreadySent{} // the features of a restarted stream are others
 	s.openSent = true
-	s.sendMessage(ev, framing.AppendOpen(nil, a))
+	s.sendMessage(ev, framing.AppendOpen(nil, h))
 }
 
 // serverEnd takes </stream:stream>. After an error the session is over;
-// otherwise the client is given time to close its stream too.
+// otherwise the client is given time to close its stream as well.
 func (s *Session) serverEnd(ev *relay.Event) {
-	if !s.step(ev, down, end) {
+	if !s.streamStep(ev, toClient, streamEnd) {
 		return
 	}
 	switch {
-	case s.closing != endNone:
-		s.endWith(ev, s.closing, nil)
+	case s.pendingEnd != endNone:
+		s.endWith(ev, s.pendingEnd, nil)
 	default:
-		s.closing = endServerClosed
-		s.wait(ev, s.closing, CloseTimeout)
+		s.pendingEnd = endServerClosed
+		s.wait(ev, s.pendingEnd, CloseTimeout)
 		s.sendClose(ev)
 	}
 }
@@ -124,8 +124,8 @@ func (s *Session) serverEnd(ev *relay.Event) {
 // start and takes effect at its end.
 func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 	size := u.Size()
-	if s.dividing() {
-		size += s.extra.divided
+	if s.fragmenting() {
+		size += s.extra.fragmented
 	}
 	if size > s.set.MaxServerStanza {
 		s.serverTooLarge(ev)
@@ -136,16 +136,16 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 			return
 		}
 	} else {
-		s.countBytes(down, len(u.Raw))
+		s.countBytes(toClient, len(u.Raw))
 	}
 	s.sendElement(ev, u)
-	if s.dividing() {
+	if s.fragmenting() {
 		return
 	}
 	switch u.Class {
 	case framing.ClassSASLSuccess:
 		s.saslStep(ev, onSuccess)
-		s.release(ev)
+		s.sendHeader(ev)
 	case framing.ClassSASLFailure:
 		s.saslStep(ev, onFailure)
 	case framing.ClassSASL2Success:
@@ -153,29 +153,29 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 	case framing.ClassSMEnabled, framing.ClassSMResumed:
 		s.resumable = true
 	case framing.ClassStreamError:
-		s.closing = endServerError
-		s.wait(ev, s.closing, CloseTimeout)
+		s.pendingEnd = endServerError
+		s.wait(ev, s.pendingEnd, CloseTimeout)
 	}
 }
 
 // elementStarts looks at an element before any of it is sent. It reports false if
 // the client gets nothing of it, or something else.
 func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
-	if !s.step(ev, down, element) {
+	if !s.streamStep(ev, toClient, streamElement) {
 		return false
 	}
 	if u.Class == framing.ClassStreamError {
 		condition := cmp.Or(u.StreamErrorCondition(), framing.CondUndefined)
 		s.ensureExtra().cause = fmt.Errorf("the server sent the stream error %s", condition)
 		s.extra.condition = condition
-		if s.elsewhere(ev, *u, condition) {
+		if s.redirected(ev, *u, condition) {
 			if s.ending == endNone {
 				s.ensureExtra().cause, s.extra.verdict = nil, verdict{}
 			}
 			return false
 		}
 	}
-	if u.Class == framing.ClassFeatures && (!s.featuresSent || s.alreadySent.features) && leadsNowhere(u) {
+	if u.Class == framing.ClassFeatures && (!s.featuresSent || s.alreadySent.features) && needsStartTLS(u) {
 		s.tlsRequired(ev)
 		return false
 	}
@@ -183,10 +183,10 @@ func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
 		s.alreadySent.features = false
 		return false
 	}
-	s.count(down, u.Class, len(u.Raw))
+	s.count(toClient, u.Class, len(u.Raw))
 	switch u.Class {
 	case framing.ClassTLSProceed, framing.ClassCompressed:
-		// What follows would be no XML any more; nobody asked for it.
+		// What follows would not be XML; no client has asked for it.
 		s.endWith(ev, endServerBroken, errUpgradedStream)
 		return false
 	case framing.ClassFeatures:
@@ -206,12 +206,13 @@ func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
 	return true
 }
 
-// elsewhere acts on a stream error that speaks of another server: the client
-// cannot, for it names a TCP endpoint (RFC 6120, section 4.9.3.19).
-func (s *Session) elsewhere(ev *relay.Event, u framing.StreamUnit, condition framing.Condition) bool {
+// redirected acts on a stream error that names another server, and reports whether
+// the client is not to get it. The client cannot follow, because the name is that of a
+// TCP endpoint (RFC 6120, section 4.9.3.19).
+func (s *Session) redirected(ev *relay.Event, u framing.StreamUnit, condition framing.Condition) bool {
 	switch condition {
 	case framing.CondSeeOtherHost:
-		if !s.followed() && s.redial(ev) {
+		if !s.hostFollowed() && s.redial(ev) {
 			return true
 		}
 		uri, ok := s.set.SeeOther[u.SeeOtherHost()]
@@ -222,19 +223,19 @@ func (s *Session) elsewhere(ev *relay.Event, u framing.StreamUnit, condition fra
 		}
 		return ok
 	case framing.CondSystemShutdown:
-		return s.chosen() && !s.followed() && s.redial(ev)
+		return s.serverChosen() && !s.hostFollowed() && s.redial(ev)
 	}
 	return false
 }
 
-// leadsNowhere reports whether a client that is shown the features, without
-// <starttls/>, would wait for ever.
-func leadsNowhere(u *framing.StreamUnit) bool {
+// needsStartTLS reports whether the features allow nothing but <starttls/>: without
+// it, a client would wait for ever.
+func needsStartTLS(u *framing.StreamUnit) bool {
 	return u.RequiresStartTLS() && !u.OffersSASL()
 }
 
-// tlsRequired acts on first features that demand TLS, which the stream is too far
-// on for. Gateway.Dial knows how to begin with it.
+// tlsRequired acts on first features that demand TLS. It is too late for that in this
+// stream; Host.Connect can start another one with TLS.
 func (s *Session) tlsRequired(ev *relay.Event) {
 	if s.server != nil && s.server.Static && s.redial(ev) {
 		return

@@ -28,14 +28,14 @@ const (
 
 // Limits in bytes.
 const (
-	// maxWhole is the largest message to the client that is one frame, except
+	// maxFrame is the largest message to the client that is one frame, except
 	// while memory is scarce (relay.Event.Scarce).
-	maxWhole = relay.MaxKept
-	// minPart is the least that a frame in the middle of a larger one has.
-	minPart = 16 << 10
-	// maxOutput is what a wake-up may leave for the client until what
-	// else the server has sent waits for the next one: twice what a read
-	// brings. Declarations make a small element many times as large.
+	maxFrame = relay.MaxKept
+	// minFragment is the least payload of a fragment that is not the last.
+	minFragment = 16 << 10
+	// maxOutput is how much one event may write to the client. The rest of
+	// the input waits for the next event. It is twice what a read brings,
+	// but declarations make a small element many times as large.
 	maxOutput = 2 * relay.ReadSize
 	// maxHeader bounds the first message of a client.
 	maxHeader = 4 << 10
@@ -80,29 +80,29 @@ type Session struct {
 
 	Index uint32 // for the host, guarded by it
 
-	phase   [2]phase // changed by step alone
-	ending  ending   // endNone while the session lives
-	closing ending   // the orderly ending that is under way
+	phase      [2]streamPhase // changed by streamStep alone
+	ending     ending         // endNone while the session lives
+	pendingEnd ending         // the orderly ending that is under way
 
 	overLimit bool // the gateway has no room for it
 	proxied   bool // its PROXY header was read
 	upgraded  bool // its HTTP request was answered with 101
 	secure    bool // it is encrypted on its way to the gateway
 
-	// Flags of the opening and of SASL.
-	openSent     bool // the client has got <open/>
-	featuresSent bool // the client has got <stream:features/>
-	headerSent   bool // the server has got a header
-	endTagSent   bool // the server has got </stream:stream>
-	closeSent    bool // the client has got <close/>
-	sasl         saslState
-	resumable    bool // XEP-0198 is on
+	// What has happened to the streams.
+	openSent     bool      // the client has got <open/>
+	featuresSent bool      // the client has got <stream:features/>
+	headerSent   bool      // the server has got a header
+	endTagSent   bool      // the server has got </stream:stream>
+	closeSent    bool      // the client has got <close/>
+	sasl         saslState // changed by saslStep alone
+	resumable    bool      // XEP-0198 is on
 	alreadySent  alreadySent
-	leftOver     bool // receiveServer has enough for now, not too little
-	early        bool // what is received was read before the session got the connection
+	clientFull   bool // receiveServer stopped because of the client, not for want of bytes
+	readByHost   bool // Host.Connect has read what is being received
 
 	pingOutstanding bool   // a ping is out, and the client has said nothing since
-	await           ending // what happens at rare.due
+	await           ending // what happens at extra.due
 
 	looked     uint32 // bytes of the HTTP head in which its end was looked for
 	unfinished        // the client's message that is being put together
@@ -117,35 +117,35 @@ type Session struct {
 
 // An extra is what most sessions do not need most of the time.
 type extra struct {
-	due        time.Duration    // when the wait for one thing is over
-	stateDue   [2]time.Duration // when the wait for the end of a leg is
-	skip       int64            // bytes of a frame to discard
-	header     []byte           // for the server, also for the next one until SASL starts
-	queued     bool             // it may not be written yet
-	headerSent time.Duration    // when the server got one that it has yet to answer; zero for none
-	attempt    *Attempt         // Host.Connect is under way; nil when it is not
-	dials      int              // how many there were
-	avoid      string           // the server that has failed
-	listener   netip.AddrPort   // where the client says that it has connected
-	pong       []byte           // payload of the ping to answer when the client reads again
-	pinged     bool             // there is such a ping
-	unread     int              // answers of our own that wait for the client
-	divided    int              // bytes of the message to the client that is not complete; zero means none
-	replies    []string         // answers of our own that wait for its end
-	result     string           // of a request that was not upgraded
-	cause      error            // what made the session end, for the log
-	verdict                     // what the log learns beside it
-	unwritable [2]error         // why nothing can be written to a side; nil while it can
-	relayed    *[2]Traffic      // what the tallies had no room for
+	due          time.Duration    // when the wait for one thing is over
+	stateDue     [2]time.Duration // when the wait for the end of a connection is over
+	skip         int64            // bytes of a frame to discard
+	header       []byte           // for the server, also for the next one until SASL starts
+	headerQueued bool             // it may not be written yet
+	headerSent   time.Duration    // when the server got one that it has yet to answer; zero for none
+	attempt      *Attempt         // Host.Connect is under way; nil when it is not
+	dials        int              // how many there were
+	avoid        string           // the server that has failed
+	listener     netip.AddrPort   // where the client says that it has connected
+	pong         []byte           // payload of the ping to answer when the client reads again
+	pongDue      bool             // there is such a ping
+	unread       int              // answers of our own that wait for the client
+	fragmented   int              // bytes of the message to the client that is not complete; zero means none
+	replies      []string         // answers of our own that wait for its end
+	result       string           // of a request that was not upgraded
+	cause        error            // what made the session end, for the log
+	verdict                       // what the log learns beside it
+	unwritable   [2]error         // why nothing can be written to a side; nil while it can
+	relayed      *[2]Traffic      // what Session.relayed had no room for
 }
 
 // An alreadySent is what the client has of an earlier server, and must not get once
 // more of this one.
 type alreadySent struct{ header, features bool }
 
-// dropExtra forgets rare when none of it is needed.
+// dropExtra forgets extra when none of it is needed.
 func (s *Session) dropExtra() {
-	if r := s.extra; r != nil && s.await == endNone && s.ending == endNone && r.stateDue == [2]time.Duration{} && r.unwritable == [2]error{} && r.header == nil && r.headerSent == 0 && r.attempt == nil && !r.pinged && r.unread == 0 && r.divided == 0 && r.relayed == nil && r.verdict == (verdict{}) {
+	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.verdict == (verdict{}) {
 		s.extra = nil
 	}
 }
@@ -159,13 +159,12 @@ func (s *Session) ensureExtra() *extra {
 
 // headerQueued reports whether a header for the server waits: for the dial, for the end
 // of SASL, or for earlier bytes. Until it has left the client is not read.
-func (s *Session) headerQueued() bool { return s.extra != nil && s.extra.queued }
+func (s *Session) headerQueued() bool { return s.extra != nil && s.extra.headerQueued }
 
 // unanswered reports whether the server has yet to answer its first header. What a
-// client sends early (XEP-0509) waits for that, as it does where Gateway.Dial
-// exchanges the headers: the server may be lost or send the session elsewhere,
-// and another one is to get it then.
-func (s *Session) unanswered() bool { return s.headerSent && s.phase[down] == noHeader }
+// client sends early (XEP-0509) waits for that, because the server may be lost or name another one,
+// which is to get it then.
+func (s *Session) unanswered() bool { return s.headerSent && s.phase[toClient] == phaseNoHeader }
 
 func (s *Session) cause() error {
 	if s.extra == nil {
@@ -205,8 +204,8 @@ func (s *Session) Start(ev *relay.Event) {
 
 // wait lets the session end as e unless something happens within d. There is
 // one such wait at a time; a new one replaces the old.
-func (s *Session) wait(ev *relay.Event, e ending, d time.Duration) {
-	s.await, s.ensureExtra().due = e, ev.Now+d
+func (s *Session) wait(ev *relay.Event, end ending, d time.Duration) {
+	s.await, s.ensureExtra().due = end, ev.Now+d
 }
 
 func (s *Session) waitForNothing() {
@@ -232,7 +231,7 @@ func (s *Session) Reads(c *relay.Conns, sd side) bool {
 
 // Waits implements relay.Session.
 func (s *Session) Waits(c *relay.Conns, sd side) bool {
-	return !s.Reads(c, sd) || sd == server && s.leftOver
+	return !s.Reads(c, sd) || sd == server && s.clientFull
 }
 
 // Receive implements relay.Session.
@@ -242,7 +241,7 @@ func (s *Session) Receive(ev *relay.Event, sd side, b []byte) (rest []byte) {
 	if sd == server {
 		s.lastIn[server] = ev.Now
 		rest = s.receiveServer(ev, b)
-		s.early = false
+		s.readByHost = false
 		return rest
 	}
 	if !s.upgraded {
@@ -252,10 +251,10 @@ func (s *Session) Receive(ev *relay.Event, sd side, b []byte) (rest []byte) {
 	return s.receiveClient(ev, b)
 }
 
-// step moves a stream by one event. It returns false when that was illegal and
+// streamStep moves a stream by one event. It returns false when that was illegal and
 // has ended the session.
-func (s *Session) step(ev *relay.Event, d direction, e event) bool {
-	st := steps[d][s.phase[d]][e]
+func (s *Session) streamStep(ev *relay.Event, d direction, e streamEvent) bool {
+	st := streamSteps[d][s.phase[d]][e]
 	if st.ending != endNone {
 		s.endWith(ev, st.ending, fmt.Errorf("%s came while the stream %s", e, s.phase[d]))
 		return false
@@ -272,14 +271,14 @@ func (s *Session) EOF(ev *relay.Event, sd side, err error) {
 	if err == nil && s.extra != nil {
 		err = s.extra.unwritable[sd]
 	}
-	if sd == server && s.chosen() && s.redial(ev) {
+	if sd == server && s.serverChosen() && s.redial(ev) {
 		return
 	}
 	s.setState(ev, sd, relay.StateClosed, 0)
 	if sd == client {
-		s.endWith(ev, s.orderly(endClientLost), err)
+		s.endWith(ev, s.pendingOr(endClientLost), err)
 	} else {
-		s.endWith(ev, s.orderly(endServerLost), err)
+		s.endWith(ev, s.pendingOr(endServerLost), err)
 	}
 }
 
@@ -292,8 +291,8 @@ func (s *Session) HungUp(ev *relay.Event) {
 	}
 }
 
-// leftUnread acts on a client that has hung up when the time for that is over.
-func (s *Session) leftUnread(ev *relay.Event) {
+// hangUpExpired acts on a client that has hung up, when the server has had its time.
+func (s *Session) hangUpExpired(ev *relay.Event) {
 	if s.Reads(ev.Conns, client) && !ev.Blocked[server] {
 		s.setState(ev, client, relay.StateOpen, hangUpTimeout) // it is read, until eof
 		return
@@ -306,15 +305,15 @@ func (s *Session) leftUnread(ev *relay.Event) {
 
 // Taken implements relay.Session. A server that is to get the rest of what a client has left has more time then.
 func (s *Session) Taken(ev *relay.Event, sd side, since time.Duration) {
-	r := s.extra
-	if r == nil || sd == client {
+	x := s.extra
+	if x == nil || sd == client {
 		return
 	}
-	if r.stateDue[server] != 0 {
-		r.stateDue[server] = max(r.stateDue[server], since+hangUpTimeout)
+	if x.stateDue[server] != 0 {
+		x.stateDue[server] = max(x.stateDue[server], since+hangUpTimeout)
 	}
-	if r.stateDue[client] != 0 && ev.State[client] == relay.StateOpen && r.unwritable[client] == nil {
-		r.stateDue[client] = max(r.stateDue[client], since+hangUpTimeout)
+	if x.stateDue[client] != 0 && ev.State[client] == relay.StateOpen && x.unwritable[client] == nil {
+		x.stateDue[client] = max(x.stateDue[client], since+hangUpTimeout)
 	}
 }
 
@@ -329,12 +328,12 @@ func (s *Session) WriteFailed(ev *relay.Event, sd side, err error) {
 
 // Stalled implements relay.Session.
 func (s *Session) Stalled(ev *relay.Event, sd side) {
-	e := endClientStalled
+	end := endClientStalled
 	if sd == server {
-		e = endServerStalled
+		end = endServerStalled
 	}
 	s.setState(ev, sd, relay.StateClosed, 0)
-	s.endWith(ev, e, nil)
+	s.endWith(ev, end, nil)
 }
 
 // Shutdown ends the session because the gateway goes away. Neither side is
@@ -344,22 +343,22 @@ func (s *Session) Shutdown(ev *relay.Event) { s.endWith(ev, endShutdown, nil) }
 // Flushed implements relay.Session.
 func (s *Session) Flushed(ev *relay.Event, sd side) {
 	if sd == server {
-		s.release(ev)
+		s.sendHeader(ev)
 	}
 	if sd == client && s.extra != nil {
 		s.extra.unread = len(s.extra.replies)
-		if s.extra.pinged && ev.State[client] == relay.StateOpen {
+		if s.extra.pongDue && ev.State[client] == relay.StateOpen {
 			s.sendControl(ev, ws.OpPong, s.extra.pong)
 		}
-		s.extra.pinged = false
+		s.extra.pongDue = false
 	}
 }
 
 // Deadline implements relay.Session.
 func (s *Session) Deadline(c *relay.Conns) time.Duration {
 	d := time.Duration(0)
-	if r := s.extra; r != nil {
-		d = relay.Earlier(r.due, relay.Earlier(r.stateDue[client], r.stateDue[server]))
+	if x := s.extra; x != nil {
+		d = relay.Earlier(x.due, relay.Earlier(x.stateDue[client], x.stateDue[server]))
 	}
 	if c.State[client] == relay.StateOpen && s.upgraded {
 		d = relay.Earlier(d, s.pingAt())
@@ -380,42 +379,42 @@ func (s *Session) pingAt() time.Duration {
 
 // Expired implements relay.Session.
 func (s *Session) Expired(ev *relay.Event) {
-	if r := s.extra; r != nil {
-		for sd := range r.stateDue {
+	if x := s.extra; x != nil {
+		for sd := range x.stateDue {
 			switch {
-			case !due(r.stateDue[sd], ev.Now):
-			case ev.State[sd] == relay.StateOpen && r.unwritable[sd] != nil:
-				s.EOF(ev, side(sd), r.unwritable[sd])
+			case !due(x.stateDue[sd], ev.Now):
+			case ev.State[sd] == relay.StateOpen && x.unwritable[sd] != nil:
+				s.EOF(ev, side(sd), x.unwritable[sd])
 			case side(sd) == client && ev.State[client] == relay.StateOpen:
-				s.leftUnread(ev)
+				s.hangUpExpired(ev)
 			case ev.Blocked[sd] && (side(sd) == client || s.ending.info().EndTag):
 				// It has not got all that is meant for it; a side that takes
 				// nothing more is given up as stalled. A server whose stream
-				// is not over gets no more than took has granted.
-				r.stateDue[sd] = ev.Now + CloseTimeout
+				// is not over gets no more time than Taken has granted.
+				x.stateDue[sd] = ev.Now + CloseTimeout
 			default:
 				s.setState(ev, side(sd), relay.StateClosed, 0)
 			}
 		}
-		if due(r.due, ev.Now) {
-			e := s.await
-			err := s.silence(e)
+		if due(x.due, ev.Now) {
+			end := s.await
+			err := s.timeoutCause(end)
 			s.waitForNothing()
-			s.endWith(ev, e, err)
+			s.endWith(ev, end, err)
 		}
 	}
 	if ev.State[client] != relay.StateOpen || !s.upgraded || ev.Now < s.pingAt() {
 		return
 	}
 	if !s.Reads(ev.Conns, client) || ev.Blocked[server] || ev.Blocked[client] {
-		// It is not silent: nobody listens to it, or it has not come to
-		// our ping yet. Other timeouts end that.
+		// It is not silent: it is not read, or has yet to read our ping.
+		// Other timeouts bound that.
 		s.markAlive(ev)
 		return
 	}
 	if s.pingOutstanding {
 		s.setState(ev, client, relay.StateClosed, 0)
-		s.endWith(ev, s.orderly(endClientSilent), fmt.Errorf("nothing came from the client for %v", 2*s.set.PingInterval))
+		s.endWith(ev, s.pendingOr(endClientSilent), fmt.Errorf("nothing came from the client for %v", 2*s.set.PingInterval))
 		return
 	}
 	s.pingOutstanding, s.pingSent = true, ev.Now

@@ -74,27 +74,27 @@ func newTestSession(t testing.TB) (*Session, *relay.Event) {
 
 func newTestSessionOf(t testing.TB, set *Settings, to *Server) (*Session, *relay.Event) {
 	t.Helper()
-	s, w := newOpening(set)
-	s.Attached(w, to, false)
-	if rest := s.Receive(w, server, []byte(testHeader)); len(rest) != 0 {
+	s, ev := newOpening(set)
+	s.Attached(ev, to, false)
+	if rest := s.Receive(ev, server, []byte(testHeader)); len(rest) != 0 {
 		t.Fatalf("%d bytes of the header are left", len(rest))
 	}
-	if !s.openSent || s.phase != [2]phase{open, open} {
+	if !s.openSent || s.phase != [2]streamPhase{phaseOpen, phaseOpen} {
 		t.Fatalf("the session is not open: %+v", s.phase)
 	}
-	w.Out[client].Reset()
-	w.Out[server].Reset()
-	return s, w
+	ev.Out[client].Reset()
+	ev.Out[server].Reset()
+	return s, ev
 }
 
 // newOpening returns a session that waits for a server.
 func newOpening(set *Settings) (*Session, *relay.Event) {
-	s, w := new(Session), &relay.Event{Now: 1, Conns: new(relay.Conns)}
+	s, ev := new(Session), &relay.Event{Now: 1, Conns: new(relay.Conns)}
 	s.Init(set, new(fakeHost), netip.AddrPort{}, false)
-	s.Start(w)
-	s.Receive(w, client, []byte(goodRequest+"\r\n"))
-	s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
-	return s, w
+	s.Start(ev)
+	s.Receive(ev, client, []byte(goodRequest+"\r\n"))
+	s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
+	return s, ev
 }
 
 // The table of phases, cell by cell, written once more, and the endings of what is
@@ -102,29 +102,29 @@ func newOpening(set *Settings) (*Session, *relay.Event) {
 func TestPhases(t *testing.T) {
 	want := [2][4]string{
 		//         header   element     end         restart  replaced
-		up: {
-			noHeader: "open bad-open closed noHeader noHeader",
-			open:     "reopened open closed restart open",
-			restart:  "open restart closed restart restart",
-			closed:   "closed closed closed closed closed",
+		toServer: {
+			phaseNoHeader: "open bad-open closed noHeader noHeader",
+			phaseOpen:     "reopened open closed restart open",
+			phaseRestart:  "open restart closed restart restart",
+			phaseClosed:   "closed closed closed closed closed",
 		},
-		down: {
-			noHeader: "open server-broken server-broken noHeader noHeader",
-			open:     "server-broken open closed restart noHeader",
-			restart:  "open restart closed restart noHeader",
-			closed:   "closed closed closed closed noHeader",
+		toClient: {
+			phaseNoHeader: "open server-broken server-broken noHeader noHeader",
+			phaseOpen:     "server-broken open closed restart noHeader",
+			phaseRestart:  "open restart closed restart noHeader",
+			phaseClosed:   "closed closed closed closed noHeader",
 		},
 	}
-	for d := range steps {
-		for p := range steps[d] {
+	for d := range streamSteps {
+		for p := range streamSteps[d] {
 			var got []string
-			for _, st := range steps[d][p] {
+			for _, st := range streamSteps[d][p] {
 				if st.ending != endNone {
 					got = append(got, st.ending.info().Name)
 				} else {
-					got = append(got, [...]string{noHeader: "noHeader", open: "open", restart: "restart", closed: "closed"}[st.next])
+					got = append(got, [...]string{phaseNoHeader: "noHeader", phaseOpen: "open", phaseRestart: "restart", phaseClosed: "closed"}[st.next])
 				}
-				if st.ending != endNone && direction(d) == down && endings[st.ending].Condition != "" {
+				if st.ending != endNone && direction(d) == toClient && endings[st.ending].Condition != "" {
 					t.Errorf("direction %d, phase %d: the client is told of a stream error for what the server did", d, p)
 				}
 			}
@@ -137,7 +137,7 @@ func TestPhases(t *testing.T) {
 
 // Elements leave an open stream open.
 func TestElementsLeaveOpen(t *testing.T) {
-	if st := steps[down][open][element]; st != (step{next: open}) {
+	if st := streamSteps[toClient][phaseOpen][streamElement]; st != (streamStep{next: phaseOpen}) {
 		t.Errorf("%+v", st)
 	}
 }
@@ -160,42 +160,42 @@ func TestEndings(t *testing.T) {
 			t.Errorf("%s: the end tag would make the stream unresumable", e.Name)
 		}
 	}
-	for e := endNone + 1; int(e) < len(endings); e++ {
-		if r := e.reason(nil); len(r) > maxControl-2 {
-			t.Errorf("%s: reason has %d bytes", e.info().Name, len(r))
+	for end := endNone + 1; int(end) < len(endings); end++ {
+		if r := end.reason(nil); len(r) > maxControl-2 {
+			t.Errorf("%s: reason has %d bytes", end.info().Name, len(r))
 		}
 	}
 }
 
-// A held header leaves in a write of its own: servers refuse one that comes
+// A queued header leaves in a write of its own: servers refuse one that comes
 // together with what precedes it.
 //
 // Behaviour: restart-held. RFC 7395, section 3.7.
 func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
-	s, w := newTestSession(t)
+	s, ev := newTestSession(t)
 	frame := func(m string) []byte { return maskedFrame(ws.OpText, true, []byte(m)) }
 	auth := `<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`
 
-	rest := s.Receive(w, client, slices.Concat(frame(auth), frame(testOpen), frame("<iq/>")))
-	if got := join(w.Out[server].Take()); got != auth {
+	rest := s.Receive(ev, client, slices.Concat(frame(auth), frame(testOpen), frame("<iq/>")))
+	if got := join(ev.Out[server].Take()); got != auth {
 		t.Fatalf("before success: %q", got)
 	}
-	w.Out[server].Reset()
-	s.Flushed(w, server)
-	if w.Out[server].Size() != 0 {
-		t.Fatalf("before success: %q", join(w.Out[server].Take()))
+	ev.Out[server].Reset()
+	s.Flushed(ev, server)
+	if ev.Out[server].Size() != 0 {
+		t.Fatalf("before success: %q", join(ev.Out[server].Take()))
 	}
-	s.Receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
+	s.Receive(ev, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
 	header := string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
-	if got := join(w.Out[server].Take()); got != header {
+	if got := join(ev.Out[server].Take()); got != header {
 		t.Fatalf("on success: %q", got)
 	}
-	w.Out[server].Reset()
-	if !s.Reads(w.Conns, client) {
+	ev.Out[server].Reset()
+	if !s.Reads(ev.Conns, client) {
 		t.Fatal("the client is not read after the header has left")
 	}
-	s.Receive(w, client, rest)
-	if got := join(w.Out[server].Take()); got != "<iq/>" {
+	s.Receive(ev, client, rest)
+	if got := join(ev.Out[server].Take()); got != "<iq/>" {
 		t.Fatalf("after the header: %q", got)
 	}
 }
@@ -205,20 +205,20 @@ func TestHeaderIsAWriteOfItsOwn(t *testing.T) {
 //
 // Behaviour: restart-held. RFC 7395, section 3.7.
 func TestHeaderWaitsForEarlierBytes(t *testing.T) {
-	s, w := newTestSession(t)
-	s.phase[up], s.sasl = restart, saslDone
-	rest := s.Receive(w, client, slices.Concat(maskedFrame(ws.OpText, true, []byte("<r/>")), maskedFrame(ws.OpText, true, []byte(testOpen)), maskedFrame(ws.OpText, true, []byte("<iq/>"))))
-	if got := join(w.Out[server].Take()); got != "<r/>" {
+	s, ev := newTestSession(t)
+	s.phase[toServer], s.sasl = phaseRestart, saslDone
+	rest := s.Receive(ev, client, slices.Concat(maskedFrame(ws.OpText, true, []byte("<r/>")), maskedFrame(ws.OpText, true, []byte(testOpen)), maskedFrame(ws.OpText, true, []byte("<iq/>"))))
+	if got := join(ev.Out[server].Take()); got != "<r/>" {
 		t.Fatalf("first write: %q", got)
 	}
-	w.Out[server].Reset()
-	s.Flushed(w, server)
-	if got := join(w.Out[server].Take()); !strings.HasPrefix(got, "<?xml ") {
+	ev.Out[server].Reset()
+	s.Flushed(ev, server)
+	if got := join(ev.Out[server].Take()); !strings.HasPrefix(got, "<?xml ") {
 		t.Fatalf("second write: %q", got)
 	}
-	w.Out[server].Reset()
-	s.Receive(w, client, rest)
-	if got := join(w.Out[server].Take()); got != "<iq/>" {
+	ev.Out[server].Reset()
+	s.Receive(ev, client, rest)
+	if got := join(ev.Out[server].Take()); got != "<iq/>" {
 		t.Fatalf("third write: %q", got)
 	}
 }
@@ -229,22 +229,22 @@ func join(pieces [][]byte) string { return string(bytes.Join(pieces, nil)) }
 func TestRelayAllocatesNothing(t *testing.T) {
 	for _, size := range []int{200, 64 << 10} {
 		body := strings.Repeat("x", size)
-		s, w := newTestSession(t)
+		s, ev := newTestSession(t)
 		frame := maskedFrame(ws.OpText, true, []byte("<message to='a@b' type='chat' id='1'><body>"+body+"</body></message>"))
 		stanza := []byte("<message from='a@b' type='chat' id='1'><body>" + body + "</body></message>")
 		buf := make([]byte, len(frame))
 		if n := testing.AllocsPerRun(100, func() {
 			copy(buf, frame)
-			s.Receive(w, client, buf)
-			w.Out[server].Take()
-			w.Out[server].Reset()
+			s.Receive(ev, client, buf)
+			ev.Out[server].Take()
+			ev.Out[server].Reset()
 		}); n != 0 {
 			t.Errorf("%d bytes up: %v allocations", size, n)
 		}
 		if n := testing.AllocsPerRun(100, func() {
-			s.Receive(w, server, stanza)
-			w.Out[client].Take()
-			w.Out[client].Reset()
+			s.Receive(ev, server, stanza)
+			ev.Out[client].Take()
+			ev.Out[client].Reset()
 		}); n != 0 {
 			t.Errorf("%d bytes down: %v allocations", size, n)
 		}
@@ -255,12 +255,12 @@ func TestRelayAllocatesNothing(t *testing.T) {
 			continue
 		}
 		copy(buf, frame)
-		s.Receive(w, client, buf)
-		s.Receive(w, server, stanza)
-		if p := w.Out[server].Take(); len(p) != 1 || &p[0][0] != &buf[len(frame)-len(p[0])] {
+		s.Receive(ev, client, buf)
+		s.Receive(ev, server, stanza)
+		if p := ev.Out[server].Take(); len(p) != 1 || &p[0][0] != &buf[len(frame)-len(p[0])] {
 			t.Error("a large message was copied on its way up")
 		}
-		if p := w.Out[client].Take(); len(p) != 2 || &p[1][len(p[1])-1] != &stanza[len(stanza)-1] {
+		if p := ev.Out[client].Take(); len(p) != 2 || &p[1][len(p[1])-1] != &stanza[len(stanza)-1] {
 			t.Error("a large element was copied on its way down")
 		}
 	}
@@ -268,15 +268,15 @@ func TestRelayAllocatesNothing(t *testing.T) {
 
 // A message is put together from at most maxFragments frames.
 func TestFragmentsAreBounded(t *testing.T) {
-	s, w := newTestSession(t)
-	window := s.Receive(w, client, maskedFrame(ws.OpText, false, []byte("<a>")))
+	s, ev := newTestSession(t)
+	window := s.Receive(ev, client, maskedFrame(ws.OpText, false, []byte("<a>")))
 	for range maxFragments - 1 {
-		window = s.Receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
+		window = s.Receive(ev, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
 	}
 	if s.ending != endNone {
 		t.Fatalf("ended too early: %s", s.ending.info().Name)
 	}
-	s.Receive(w, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
+	s.Receive(ev, client, append(window, maskedFrame(ws.OpContinuation, false, nil)...))
 	if s.ending != endTooLarge {
 		t.Errorf("ending %d, want too-large", s.ending)
 	}
@@ -284,29 +284,29 @@ func TestFragmentsAreBounded(t *testing.T) {
 
 // A client that sends pings and does not read costs the memory of one.
 func TestPingsWhileBlocked(t *testing.T) {
-	s, w := newTestSession(t)
-	w.Blocked[client] = true
+	s, ev := newTestSession(t)
+	ev.Blocked[client] = true
 	for i := range 100 {
-		s.Receive(w, client, maskedFrame(ws.OpPing, true, fmt.Append(nil, i)))
+		s.Receive(ev, client, maskedFrame(ws.OpPing, true, fmt.Append(nil, i)))
 	}
-	if w.Out[client].Size() != 0 {
-		t.Fatalf("%d bytes are queued", w.Out[client].Size())
+	if ev.Out[client].Size() != 0 {
+		t.Fatalf("%d bytes are queued", ev.Out[client].Size())
 	}
-	w.Blocked[client] = false
-	s.Flushed(w, client)
-	if got := join(w.Out[client].Take()); got != "\x8a\x0299" {
+	ev.Blocked[client] = false
+	s.Flushed(ev, client)
+	if got := join(ev.Out[client].Take()); got != "\x8a\x0299" {
 		t.Errorf("got %q, want one pong for the last ping", got)
 	}
 }
 
 // An empty ping wants a pong as well.
 func TestEmptyPingWhileBlocked(t *testing.T) {
-	s, w := newTestSession(t)
-	w.Blocked[client] = true
-	s.Receive(w, client, maskedFrame(ws.OpPing, true, nil))
-	w.Blocked[client] = false
-	s.Flushed(w, client)
-	if got := join(w.Out[client].Take()); got != "\x8a\x00" {
+	s, ev := newTestSession(t)
+	ev.Blocked[client] = true
+	s.Receive(ev, client, maskedFrame(ws.OpPing, true, nil))
+	ev.Blocked[client] = false
+	s.Flushed(ev, client)
+	if got := join(ev.Out[client].Take()); got != "\x8a\x00" {
 		t.Errorf("got %q, want an empty pong", got)
 	}
 }
@@ -318,68 +318,68 @@ func TestRepliesWhileBlocked(t *testing.T) {
 		"<compress xmlns='http://jabber.org/protocol/compress'/>",
 		"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'/>",
 	} {
-		s, w := newTestSession(t)
-		w.Blocked[client] = true
+		s, ev := newTestSession(t)
+		ev.Blocked[client] = true
 		for range 10 * maxUnread {
-			s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(m)))
+			s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(m)))
 		}
-		if s.ending != endClientStalled || w.Out[client].Size() > maxUnread*200 {
-			t.Errorf("%s: ending %d, %d bytes are queued", m, s.ending, w.Out[client].Size())
+		if s.ending != endClientStalled || ev.Out[client].Size() > maxUnread*200 {
+			t.Errorf("%s: ending %d, %d bytes are queued", m, s.ending, ev.Out[client].Size())
 		}
 	}
 }
 
 // A client that cannot get our ping yet is not silent.
 func TestPingWaitsForARead(t *testing.T) {
-	s, w := newTestSession(t)
-	w.Blocked[client] = true
+	s, ev := newTestSession(t)
+	ev.Blocked[client] = true
 	for range 10 {
-		w.Now = s.Deadline(w.Conns)
-		s.Expired(w)
+		ev.Now = s.Deadline(ev.Conns)
+		s.Expired(ev)
 	}
-	if s.ending != endNone || w.Out[client].Size() != 0 {
-		t.Fatalf("ending %d, %d bytes queued for a client that does not read", s.ending, w.Out[client].Size())
+	if s.ending != endNone || ev.Out[client].Size() != 0 {
+		t.Fatalf("ending %d, %d bytes queued for a client that does not read", s.ending, ev.Out[client].Size())
 	}
-	w.Blocked[client] = false
-	w.Now = s.Deadline(w.Conns)
-	s.Expired(w)
-	if got := join(w.Out[client].Take()); got != "\x89\x08"+pingPayload {
+	ev.Blocked[client] = false
+	ev.Now = s.Deadline(ev.Conns)
+	s.Expired(ev)
+	if got := join(ev.Out[client].Take()); got != "\x89\x08"+pingPayload {
 		t.Fatalf("got %q, want a ping", got)
 	}
-	ping := w.Now
-	w.Now = s.Deadline(w.Conns)
-	s.Expired(w)
-	if s.ending != endClientSilent || w.Now-ping < s.set.PingInterval {
-		t.Errorf("ending %d, %v after the ping", s.ending, w.Now-ping)
+	ping := ev.Now
+	ev.Now = s.Deadline(ev.Conns)
+	s.Expired(ev)
+	if s.ending != endClientSilent || ev.Now-ping < s.set.PingInterval {
+		t.Errorf("ending %d, %v after the ping", s.ending, ev.Now-ping)
 	}
 }
 
 // Bytes that wait for a side do not get lost because a close takes long.
 func TestCloseWaitsForPendingBytes(t *testing.T) {
-	s, w := newTestSession(t)
-	w.Blocked[client] = true
-	s.Receive(w, server, []byte("<presence/></stream:stream>"))
-	s.EOF(w, server, nil)
+	s, ev := newTestSession(t)
+	ev.Blocked[client] = true
+	s.Receive(ev, server, []byte("<presence/></stream:stream>"))
+	s.EOF(ev, server, nil)
 	for range 3 {
-		w.Now = s.Deadline(w.Conns)
-		s.Expired(w)
+		ev.Now = s.Deadline(ev.Conns)
+		s.Expired(ev)
 	}
-	if w.State[client] != relay.StateClosing {
-		t.Errorf("state %d: the client is cut off while it reads", w.State[client])
+	if ev.State[client] != relay.StateClosing {
+		t.Errorf("state %d: the client is cut off while it reads", ev.State[client])
 	}
 }
 
 // A round trip is measured from the ping to its pong; other pongs are none.
 func TestPingRoundTrip(t *testing.T) {
-	s, w := newTestSession(t)
-	w.Now = s.Deadline(w.Conns)
-	s.Expired(w)
-	w.Now += 70 * time.Millisecond
-	s.Receive(w, client, maskedFrame(ws.OpPong, true, nil))
+	s, ev := newTestSession(t)
+	ev.Now = s.Deadline(ev.Conns)
+	s.Expired(ev)
+	ev.Now += 70 * time.Millisecond
+	s.Receive(ev, client, maskedFrame(ws.OpPong, true, nil))
 	if s.ping != 0 {
 		t.Errorf("an unsolicited pong was measured: %v", s.ping)
 	}
-	s.Receive(w, client, maskedFrame(ws.OpPong, true, []byte(pingPayload)))
+	s.Receive(ev, client, maskedFrame(ws.OpPong, true, []byte(pingPayload)))
 	if s.ping != 70*time.Millisecond {
 		t.Errorf("got %v, want 70ms", s.ping)
 	}
@@ -388,12 +388,12 @@ func TestPingRoundTrip(t *testing.T) {
 // Pings come at intervals that differ, so that clients which connected
 // together drift apart.
 func TestPingsAreJittered(t *testing.T) {
-	s, w := newTestSession(t)
+	s, ev := newTestSession(t)
 	seen := map[time.Duration]bool{}
 	for range 100 {
 		s.id++
-		s.markAlive(w)
-		d := s.pingAt() - w.Now
+		s.markAlive(ev)
+		d := s.pingAt() - ev.Now
 		if d > s.set.PingInterval || d < s.set.PingInterval*9/10 {
 			t.Fatalf("ping after %v", d)
 		}
@@ -474,22 +474,22 @@ func FuzzSession(f *testing.F) {
 		if len(fromClient)+len(fromServer) > 4<<10 {
 			return // the cuts make it slow, not interesting
 		}
-		run := func(cut func() int) (got [2]string, e ending) {
-			s, w := newTestSession(t)
+		run := func(cut func() int) (got [2]string, end ending) {
+			s, ev := newTestSession(t)
 			feed := func(sd side, b []byte) {
 				var window []byte
 				for len(b) > 0 {
 					n := min(cut(), len(b))
 					window = append(slices.Clone(window), b[:n]...)
 					b = b[n:]
-					for s.Reads(w.Conns, sd) {
+					for s.Reads(ev.Conns, sd) {
 						before := len(window)
-						window = s.Receive(w, sd, window)
+						window = s.Receive(ev, sd, window)
 						for _, o := range []side{client, server} {
-							for w.Out[o].Size() > 0 {
-								got[o] += join(w.Out[o].Take())
-								w.Out[o].Reset()
-								s.Flushed(w, o)
+							for ev.Out[o].Size() > 0 {
+								got[o] += join(ev.Out[o].Take())
+								ev.Out[o].Reset()
+								s.Flushed(ev, o)
 							}
 						}
 						if len(window) == before || len(window) == 0 {
@@ -502,36 +502,36 @@ func FuzzSession(f *testing.F) {
 			feed(server, slices.Clone(fromServer))
 			return got, s.ending
 		}
-		whole, e := run(func() int { return 1 << 30 })
+		whole, end := run(func() int { return 1 << 30 })
 		r := rand.New(rand.NewPCG(seed, 0))
 		pieces, e2 := run(func() int { return 1 + r.IntN(9) })
-		if whole != pieces || e != e2 {
-			t.Errorf("whole: %q, ending %d\nin pieces: %q, ending %d", whole, e, pieces, e2)
+		if whole != pieces || end != e2 {
+			t.Errorf("whole: %q, ending %d\nin pieces: %q, ending %d", whole, end, pieces, e2)
 		}
 	})
 }
 
 func BenchmarkRelayUp(b *testing.B) {
-	s, w := newTestSession(b)
+	s, ev := newTestSession(b)
 	frame := maskedFrame(ws.OpText, true, []byte("<message to='a@b' type='chat' id='1'><body>"+strings.Repeat("x", 140)+"</body></message>"))
 	buf := make([]byte, len(frame))
 	b.SetBytes(int64(len(frame)))
 	for b.Loop() {
 		copy(buf, frame)
-		s.Receive(w, client, buf)
-		w.Out[server].Take()
-		w.Out[server].Reset()
+		s.Receive(ev, client, buf)
+		ev.Out[server].Take()
+		ev.Out[server].Reset()
 	}
 }
 
 func BenchmarkRelayDown(b *testing.B) {
-	s, w := newTestSession(b)
+	s, ev := newTestSession(b)
 	stanza := []byte("<message from='a@b' type='chat' id='1'><body>" + strings.Repeat("x", 140) + "</body></message>")
 	b.SetBytes(int64(len(stanza)))
 	for b.Loop() {
-		s.Receive(w, server, stanza)
-		w.Out[client].Take()
-		w.Out[client].Reset()
+		s.Receive(ev, server, stanza)
+		ev.Out[client].Take()
+		ev.Out[client].Reset()
 	}
 }
 
@@ -540,8 +540,8 @@ func TestBindingIsTold(t *testing.T) {
 	for binding, want := range map[framing.ChannelBinding]int{framing.ChannelBindingPass: 1, framing.ChannelBindingStrip: 0} {
 		set := testSettings()
 		set.ChannelBinding = binding
-		s, w := newTestSessionOf(t, set, new(Server))
-		s.Receive(w, server, []byte(`<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism></mechanisms></stream:features>`))
+		s, ev := newTestSessionOf(t, set, new(Server))
+		s.Receive(ev, server, []byte(`<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism></mechanisms></stream:features>`))
 		if n := s.host.(*fakeHost).bindings; n != want {
 			t.Errorf("%v: told %d times, want %d", binding, n, want)
 		}
@@ -551,68 +551,68 @@ func TestBindingIsTold(t *testing.T) {
 // A session tells how a server answers its first header: once, not again after SASL.
 func TestAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
-		then func(s *Session, w *relay.Event)
+		then func(s *Session, ev *relay.Event)
 		want string
 	}{
-		"header":  {func(s *Session, w *relay.Event) { s.Receive(w, server, []byte(testHeader)) }, "ok 3s"},
-		"silence": {func(s *Session, w *relay.Event) { w.Now += headerTimeout; s.Expired(w) }, "timeout 10s"},
-		"end":     {func(s *Session, w *relay.Event) { s.EOF(w, server, io.EOF) }, "closed 3s"},
-		"other":   {func(s *Session, w *relay.Event) { s.Receive(w, server, []byte("220 mail.example.org ESMTP\r\n")) }, "bad-stream 3s"},
-		"client":  {func(s *Session, w *relay.Event) { s.EOF(w, client, io.EOF) }, "abandoned 3s"},
-		"close": {func(s *Session, w *relay.Event) {
-			s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
-			s.EOF(w, client, io.EOF)
+		"header":  {func(s *Session, ev *relay.Event) { s.Receive(ev, server, []byte(testHeader)) }, "ok 3s"},
+		"silence": {func(s *Session, ev *relay.Event) { ev.Now += headerTimeout; s.Expired(ev) }, "timeout 10s"},
+		"end":     {func(s *Session, ev *relay.Event) { s.EOF(ev, server, io.EOF) }, "closed 3s"},
+		"other":   {func(s *Session, ev *relay.Event) { s.Receive(ev, server, []byte("220 mail.example.org ESMTP\r\n")) }, "bad-stream 3s"},
+		"client":  {func(s *Session, ev *relay.Event) { s.EOF(ev, client, io.EOF) }, "abandoned 3s"},
+		"close": {func(s *Session, ev *relay.Event) {
+			s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
+			s.EOF(ev, client, io.EOF)
 		}, "abandoned 3s"},
-		"close, then header": {func(s *Session, w *relay.Event) {
-			s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
-			s.Receive(w, server, []byte(testHeader))
+		"close, then header": {func(s *Session, ev *relay.Event) {
+			s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(framing.CloseMessage)))
+			s.Receive(ev, server, []byte(testHeader))
 		}, "ok 3s"},
 	} {
 		var answers []string
-		s, w := newOpening(testSettings())
-		w.Now = time.Second
-		s.Attached(w, &Server{Answered: func(result string, took time.Duration) {
+		s, ev := newOpening(testSettings())
+		ev.Now = time.Second
+		s.Attached(ev, &Server{Answered: func(result string, took time.Duration) {
 			answers = append(answers, fmt.Sprintf("%s %v", result, took))
 		}}, false)
 		if name != "silence" {
-			w.Now += 3 * time.Second
+			ev.Now += 3 * time.Second
 		}
-		c.then(s, w)
-		s.Expired(w)
+		c.then(s, ev)
+		s.Expired(ev)
 		if got := strings.Join(answers, ", "); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
 }
 
-// What was relayed is counted on where a tally has no room for it.
-func TestTallyIsCarried(t *testing.T) {
+// What was relayed is counted on where a relay.Count has no room for it.
+func TestCountIsCarried(t *testing.T) {
 	s, _ := newTestSession(t)
-	// A tally ends at 1<<32 - 1, which is more than an int of 32 bits can hold.
+	// A number of it ends at 1<<32 - 1, which is more than an int of 32 bits can hold.
 	const half = math.MaxInt32
 	want := Traffic{}
 	for i, n := range []int{half, half - 9, 10, 1, half, half, 22, 5} {
-		s.count(down, framing.ClassMessage, n)
+		s.count(toClient, framing.ClassMessage, n)
 		want.Messages++
 		want.Bytes += uint64(n)
-		if got := s.traffic(down); got != want {
+		if got := s.traffic(toClient); got != want {
 			t.Fatalf("after element %d: got %+v, want %+v", i, got, want)
 		}
 	}
-	if s.dropExtra(); s.traffic(down) != want {
+	if s.dropExtra(); s.traffic(toClient) != want {
 		t.Error("what was carried is gone")
 	}
 }
 
-// A session that has logged in and is quiet needs nothing rare.
-func TestQuietSessionHasNothingRare(t *testing.T) {
-	s, w := newTestSession(t)
-	say := func(m string) { s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(m))) }
+// A session that has logged in and is quiet has no extra.
+func TestQuietSessionHasNoExtra(t *testing.T) {
+	s, ev := newTestSession(t)
+	say := func(m string) { s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(m))) }
 	say(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)
-	s.Receive(w, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
-	w.Out[server].Reset()
+	s.Receive(ev, server, []byte("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
+	ev.Out[server].Reset()
 	say(testOpen)
-	s.Receive(w, server, []byte(testHeader))
+	s.Receive(ev, server, []byte(testHeader))
 	say("<presence/>")
 	if s.sasl != saslDone || s.await != endNone {
 		t.Fatal("the session has not logged in")
@@ -627,16 +627,16 @@ func TestLengthsDoNotOverflow(t *testing.T) {
 	for _, n := range []int{math.MaxInt, math.MaxInt - 1, 256 << 10} {
 		set := testSettings()
 		set.MaxStanza = n
-		s, w := newTestSessionOf(t, set, new(Server))
-		rest := s.Receive(w, client, maskedFrame(ws.OpText, false, []byte("<iq>")))
-		s.Receive(w, client, append(rest, 0x80, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0))
+		s, ev := newTestSessionOf(t, set, new(Server))
+		rest := s.Receive(ev, client, maskedFrame(ws.OpText, false, []byte("<iq>")))
+		s.Receive(ev, client, append(rest, 0x80, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0))
 		if s.ending != endTooLarge {
 			t.Errorf("%d: ending %d", n, s.ending)
 		}
 	}
 }
 
-// An element of maxWhole, with what it inherits, is one frame. One byte more makes
+// An element of maxFrame, with what it inherits, is one frame. One byte more makes
 // two, even where all of it has come, and they do not divide a character.
 //
 // Behaviour: server-large. RFC 6455, section 5.4.
@@ -647,14 +647,14 @@ func TestFramesOfLargeElements(t *testing.T) {
 		size   int
 		frames int
 	}{
-		{"a", maxWhole, 1}, {"a", maxWhole + 1, 2}, {"é", maxWhole, 1}, {"é", maxWhole + 2, 2}, {"€", maxWhole + 9, 2}, {"😀", maxWhole + 40, 2},
+		{"a", maxFrame, 1}, {"a", maxFrame + 1, 2}, {"é", maxFrame, 1}, {"é", maxFrame + 2, 2}, {"€", maxFrame + 9, 2}, {"😀", maxFrame + 40, 2},
 	} {
-		s, w := newTestSession(t)
+		s, ev := newTestSession(t)
 		in := "<iq><b>" + strings.Repeat(test.text, (test.size-inherited-len("<iq><b></b></iq>"))/len(test.text)) + "</b></iq>"
-		if rest := s.Receive(w, server, []byte(in)); len(rest) > 0 || s.ending != endNone || s.extra != nil && s.extra.divided > 0 {
+		if rest := s.Receive(ev, server, []byte(in)); len(rest) > 0 || s.ending != endNone || s.extra != nil && s.extra.fragmented > 0 {
 			t.Fatalf("%s, %d bytes: %d are left, ending %d", test.text, test.size, len(rest), s.ending)
 		}
-		out := bytes.NewReader([]byte(join(w.Out[client].Take())))
+		out := bytes.NewReader([]byte(join(ev.Out[client].Take())))
 		var got []byte
 		frames := 0
 		for ; out.Len() > 0; frames++ {
@@ -678,7 +678,7 @@ func TestFramesOfLargeElements(t *testing.T) {
 		if frames != test.frames || string(got) != strings.Replace(in, "<iq", `<iq xmlns="jabber:client"`, 1) {
 			t.Errorf("%s, %d bytes: %d frames, want %d", test.text, test.size, frames, test.frames)
 		}
-		if n := s.traffic(down); n.IQs != 1 || n.Bytes != uint64(len(in)) {
+		if n := s.traffic(toClient); n.IQs != 1 || n.Bytes != uint64(len(in)) {
 			t.Errorf("%s, %d bytes: counted %+v", test.text, test.size, n)
 		}
 	}
@@ -689,33 +689,33 @@ func TestFramesOfLargeElements(t *testing.T) {
 // Behaviour: server-large. RFC 6455, section 10.4.
 func TestScarceMemory(t *testing.T) {
 	for _, test := range []struct {
-		scarce  bool
-		n       int
-		divided bool
+		scarce     bool
+		n          int
+		fragmented bool
 	}{
-		{false, maxWhole - 1, false}, {false, maxWhole, true},
+		{false, maxFrame - 1, false}, {false, maxFrame, true},
 		{true, relay.MaxKeptScarce - 1, false}, {true, relay.MaxKeptScarce, true},
 	} {
-		s, w := newTestSession(t)
-		w.Scarce = test.scarce
+		s, ev := newTestSession(t)
+		ev.Scarce = test.scarce
 		in := []byte("<iq>" + strings.Repeat("a", test.n-len("<iq>")))
-		rest := s.Receive(w, server, in)
-		if s.dividing() != test.divided || (len(rest) < minPart) != test.divided {
-			t.Errorf("%d bytes, scarce %v: divided is %v, %d bytes are kept", test.n, test.scarce, s.dividing(), len(rest))
+		rest := s.Receive(ev, server, in)
+		if s.fragmenting() != test.fragmented || (len(rest) < minFragment) != test.fragmented {
+			t.Errorf("%d bytes, scarce %v: fragmenting is %v, %d bytes are kept", test.n, test.scarce, s.fragmenting(), len(rest))
 		}
 	}
 }
 
 // The parts of an element are counted as one element of all their bytes.
 func TestPartsAreCounted(t *testing.T) {
-	s, w := newTestSession(t)
-	in := []byte("<message>" + strings.Repeat("a", 3*maxWhole) + "</message>")
+	s, ev := newTestSession(t)
+	in := []byte("<message>" + strings.Repeat("a", 3*maxFrame) + "</message>")
 	var rest []byte
 	for piece := range slices.Chunk(in, relay.ReadSize) {
-		rest = bytes.Clone(s.Receive(w, server, append(rest, piece...)))
-		w.Out[client].Reset()
+		rest = bytes.Clone(s.Receive(ev, server, append(rest, piece...)))
+		ev.Out[client].Reset()
 	}
-	if n := s.traffic(down); n != (Traffic{Messages: 1, Bytes: uint64(len(in))}) || len(rest) > 0 {
+	if n := s.traffic(toClient); n != (Traffic{Messages: 1, Bytes: uint64(len(in))}) || len(rest) > 0 {
 		t.Errorf("counted %+v, %d bytes are left", n, len(rest))
 	}
 }
@@ -723,13 +723,13 @@ func TestPartsAreCounted(t *testing.T) {
 // What a client has said to a server is lost with it, even when it did not arrive:
 // no other server is dialled in its place.
 func TestNoRedialAfterLostElement(t *testing.T) {
-	s, w := newTestSessionOf(t, testSettings(), &Server{Name: "tcp://a"})
+	s, ev := newTestSessionOf(t, testSettings(), &Server{Name: "tcp://a"})
 	dials := s.extra.dials
-	s.Receive(w, client, maskedFrame(ws.OpText, true, []byte(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)))
-	s.Uncount(server, s.Counted(w, server))
-	s.ensureExtra().pinged = true // which keeps what is rare
-	s.EOF(w, server, io.EOF)
-	if s.traffic(up) != (Traffic{}) || s.ending != endServerLost || s.extra.dials > dials {
+	s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(`<auth xmlns="urn:ietf:params:xml:ns:xmpp-sasl" mechanism="PLAIN">AGEAYg==</auth>`)))
+	s.Uncount(server, s.Counted(ev, server))
+	s.ensureExtra().pongDue = true // which keeps extra
+	s.EOF(ev, server, io.EOF)
+	if s.traffic(toServer) != (Traffic{}) || s.ending != endServerLost || s.extra.dials > dials {
 		t.Errorf("ending %d, %d dials", s.ending, s.extra.dials)
 	}
 }
@@ -739,15 +739,15 @@ func TestNoRedialAfterLostElement(t *testing.T) {
 //
 // Behaviour: back-pressure. RFC 6120, section 4.9.3.16.
 func TestInputWaitsForTheClient(t *testing.T) {
-	s, w := newTestSession(t)
-	w.Blocked[client] = true
+	s, ev := newTestSession(t)
+	ev.Blocked[client] = true
 	in := []byte("<r/><message><body>")
-	rest := s.Receive(w, server, in)
-	if len(rest) != len(in) || w.Out[client].Size() > 0 || !s.Waits(w.Conns, server) {
-		t.Fatalf("%d bytes are left, %d go to the client", len(rest), w.Out[client].Size())
+	rest := s.Receive(ev, server, in)
+	if len(rest) != len(in) || ev.Out[client].Size() > 0 || !s.Waits(ev.Conns, server) {
+		t.Fatalf("%d bytes are left, %d go to the client", len(rest), ev.Out[client].Size())
 	}
-	w.Blocked[client] = false
-	if rest = s.Receive(w, server, rest); string(rest) != "<message><body>" || w.Out[client].Size() == 0 || s.Waits(w.Conns, server) {
-		t.Fatalf("%q is left, %d go to the client", rest, w.Out[client].Size())
+	ev.Blocked[client] = false
+	if rest = s.Receive(ev, server, rest); string(rest) != "<message><body>" || ev.Out[client].Size() == 0 || s.Waits(ev.Conns, server) {
+		t.Fatalf("%q is left, %d go to the client", rest, ev.Out[client].Size())
 	}
 }

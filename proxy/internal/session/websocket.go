@@ -82,8 +82,8 @@ func parseFrame(b []byte, fragmented bool) (f frame, size int, err error) {
 	return f, size, nil
 }
 
-// unmask unmasks a payload where it lies (RFC 6455, section 5.3). It spares
-// ws.Cipher the last bytes, up to 15, which that takes one by one.
+// unmask unmasks a payload where it lies (RFC 6455, section 5.3). The
+// last bytes, up to 15, do not go through ws.Cipher, which takes them one by one.
 func unmask(p []byte, key [4]byte) {
 	whole := len(p) &^ 15
 	if whole > 0 {

@@ -11,10 +11,10 @@ import (
 
 // This file writes every frame that a client gets; nothing else does.
 //
-// A message is one frame, unless it is an element larger than maxWhole (RFC 6455,
+// A message is one frame, unless it is an element larger than maxFrame (RFC 6455,
 // section 5.4). The first frame of such an element is text, all others are
 // continuations, and the last one has FIN. Only control frames may come between
-// them: who has another message to send asks dividing first.
+// them: who has another message to send asks fragmenting first.
 //
 // Compression (RFC 7692) belongs here, and nowhere else on the way to the client: a
 // message is compressed in sendMessage, sendCopy, sendElement and sendParts before
@@ -81,8 +81,8 @@ func (s *Session) channelBinding() framing.ChannelBinding {
 func (s *Session) sendElement(ev *relay.Event, u *framing.StreamUnit) {
 	size := u.Size()
 	o := &ev.Out[client]
-	if u.Kind != framing.KindElement || size > maxWhole {
-		s.sendParts(ev, u, size)
+	if u.Kind != framing.KindElement || size > maxFrame {
+		s.sendFragments(ev, u, size)
 		return
 	}
 	head, tail := u.AppendHead(appendFrameHeader(o.Grow(), ws.OpText, size))
@@ -90,10 +90,10 @@ func (s *Session) sendElement(ev *relay.Event, u *framing.StreamUnit) {
 	o.Add(tail)
 }
 
-// sendParts sends a part of a large element, or all of it in two frames. Frames do
+// sendFragments sends a part of a large element, or all of it in two frames. Frames do
 // not divide characters: that would be legal, and there are clients that check
 // each frame by itself.
-func (s *Session) sendParts(ev *relay.Event, u *framing.StreamUnit, size int) {
+func (s *Session) sendFragments(ev *relay.Event, u *framing.StreamUnit, size int) {
 	first, last := ws.OpContinuation, false
 	switch u.Kind {
 	case framing.KindElement, framing.KindElementStart:
@@ -119,18 +119,18 @@ func (s *Session) sendParts(ev *relay.Event, u *framing.StreamUnit, size int) {
 		o.Keep(appendFragmentHeader(o.Grow(), ws.OpContinuation, last, len(tail)))
 	}
 	o.Add(tail)
-	s.divided(ev, size, last)
+	s.fragmentSent(ev, size, last)
 }
 
-// divided notes that n bytes of a message were sent, and sends what has waited for
+// fragmentSent notes that n bytes of a message were sent, and sends what has waited for
 // its end.
-func (s *Session) divided(ev *relay.Event, n int, last bool) {
-	r := s.ensureExtra()
-	if r.divided += n; !last {
+func (s *Session) fragmentSent(ev *relay.Event, n int, last bool) {
+	x := s.ensureExtra()
+	if x.fragmented += n; !last {
 		return
 	}
-	replies := r.replies
-	r.divided, r.replies = 0, nil
+	replies := x.replies
+	x.fragmented, x.replies = 0, nil
 	for _, m := range replies {
 		s.sendString(ev, m)
 	}
