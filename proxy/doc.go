@@ -1,50 +1,93 @@
 // Package proxy relays XMPP between WebSocket clients (RFC 7395) and a server
 // behind a TCP stream (RFC 6120).
 //
-//	g := &proxy.Gateway{Dial: dial}
+//	g := &proxy.Gateway{Config: proxy.Config{Dial: router.Connect}}
 //	err := g.Serve(listener)
+//
+// # Rooms
+//
+//	proxy                  Gateway: configuration, accepting, the registry of sessions,
+//	                       connecting them to servers, records for log and metrics
+//	proxy/clientaddr       who the client is, behind proxies
+//	proxy/upstream         servers: which one, and how to open a stream to it
+//	proxy/internal/session one session as a state machine: HTTP request, frames, XMPP,
+//	                       how it ends; no I/O
+//	proxy/internal/http1   the head of the HTTP request
+//	proxy/internal/loop    connections, buffers, back-pressure, timers; no XMPP. On
+//	                       Linux a few epoll workers drive all sessions, without a
+//	                       goroutine, a runtime timer or, at rest, a buffer for each;
+//	                       elsewhere each session has a few goroutines
+//	proxy/internal/relay   what a session and a loop say to each other, and the
+//	                       contracts between them
+//
+// A session knows no sockets and a loop knows no XMPP. What both need of the gateway
+// are interfaces, session.Host and loop.Acceptor, which registry.go, gateway.go and
+// connect.go implement.
 //
 // # The life of a session
 //
-// From its first byte, which is that of an HTTP request (upgrade.go), a session
-// is a state machine without any I/O (session.go): a loop reads both
-// connections, hands it what has come, and writes what it puts into its
-// outboxes. What all loops share is in loop.go. On Linux sessions are driven by
-// a few epoll workers (loop_epoll.go), without a goroutine, a runtime timer or,
-// at rest, a buffer for each; elsewhere by goroutines (loop_goroutine.go).
+// Gateway.Admit makes it when the loop has accepted a connection. It takes a PROXY
+// header, the HTTP request and <open/>. Then it asks for a server (connect.go): one
+// whose address is all there is to know is connected to by the loop, all others by
+// Config.Dial on a goroutine. Over ends it: the registry forgets it, and its record
+// goes to log and metrics. SessionInfo.Phase is one of
 //
-//	opening      <open/> is awaited, the server is dialled, its header awaited
+//	opening      <open/> is awaited, the server is connected to, its header awaited
 //	negotiating  features, SASL, a restart
 //	established  the client is authenticated; stanzas flow
 //	closing      one side has ended its stream, or an ending is being told
 //
-// Which piece of a stream is legal when is one table (phase.go). How a session
-// ends is decided once, by whatever happens first, and is a row of another
-// (ending.go): what it is called in metrics and logs, and what each side is
-// told.
+// How a session ends is decided once, by what happens first, and is a row of a table:
+// what it is called in metrics and logs, and what each side is told. See [Endings].
 //
 // # The path of a byte
 //
-// Up: the payload of a frame is unmasked and checked in the buffer that it was
-// read into (websocket.go, framing.MessageParser) and leaves from there. Down: the
-// stream is cut into elements (framing.StreamSplitter); each is one message, made of a
-// small head with the restored declarations and the rest of the element where
-// it lies. Small pieces are copied together, large ones are referenced
-// (outbox.go); all that one read brings leaves in one write.
+// The loop reads a connection and hands the session what has come. The session checks
+// it and appends what has to be written to an outbox. The loop writes each outbox in
+// one gathered write when the event is over, and keeps what the connection does not
+// take; until that is written it does not read the other connection.
 //
-// Nothing of a message is forwarded before all of it is checked. What is
-// incomplete is kept in a buffer that grows with what has arrived
-// (window.go); an idle session has none.
+// To the server the payload of a message leaves from the buffer that it was read
+// into. To the client each element of the stream is a message: a small head with the
+// declarations that it inherits, and the rest of the element where it lies. The
+// documentation of session names the files on the way.
+//
+// A message of a client is not forwarded before all of it is checked. An element of a
+// server is, in parts, when it is large. What is incomplete is kept in a buffer that
+// grows with what has arrived (loop/window.go).
 //
 // # What it never does
 //
-// It never puts an element of its own into a stream that lives: XEP-0198
-// counts them. It never sends an end tag for a client that merely vanished:
-// that would make its stream unresumable. It never logs or exports content.
+//   - It does not put a stanza of its own into a stream that lives, because XEP-0198
+//     counts stanzas. What it answers in the server's stead are other elements, which
+//     are not counted.
+//   - It does not send </stream:stream> for a client that merely vanished, because that
+//     would make the stream unresumable.
+//   - It does not log or export content.
+//   - It does not allocate by a length that a peer has declared.
 //
 // # To change something
 //
-// A new ending is a constant and a row in ending.go. A new refusal of a
-// handshake is a rule in upgrade.go. A feature that may not cross is a row in
-// framing/features.go, an element to recognise one in framing/names.go.
+//	what is legal when                 session/phase.go, for SASL session/sasl.go
+//	how sessions end                   session/ending.go, a constant and a row
+//	which handshakes are refused       session/handshake.go, a rule; what the client is
+//	                                   told, session/reject.go
+//	how messages to clients are framed session/writer.go
+//	which features cross               framing/features.go
+//	which elements are recognised      framing/names.go
+//	how a server is reached            connect.go here, then upstream
+//	a setting                          config.go: a field of Config and, if sessions need
+//	                                   it, of session.Settings
+//
+// Where features belong that do not exist yet:
+//
+//	TLS with clients      the third stage in session/accept.go. The session asks the loop,
+//	                      the handshake runs on a goroutine, and the loop reads through
+//	                      loop/polltls afterwards, as it does for servers
+//	compression           negotiated in session/handshake.go, written in session/writer.go,
+//	                      read behind session/assembler.go
+//	limits                by connection, Gateway.Admit in registry.go; by the address of the
+//	                      true client, behind findClient in session/handshake.go
+//	reload                Gateway.settings: new sessions take what it holds, others keep
+//	                      theirs
 package proxy
