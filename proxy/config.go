@@ -22,109 +22,124 @@ const (
 	DefaultPingInterval    = 30 * time.Second
 )
 
-// The most that the fields of Config may be; what is above counts as that. A
-// message of a client is held as a whole, an element of a server is not.
+// The largest values of fields of Config; a larger one counts as the largest. A
+// message of a client is held in memory as a whole, an element of a server is not.
 const (
 	LargestStanza       = 64 << 20    // bytes
 	LargestServerStanza = 1 << 30     // bytes
-	MostSessions        = 500_000_000 // for no process has more than 2^30 descriptors
+	MostSessions        = 500_000_000 // because a process has at most 2^30 descriptors
 	LongestPingInterval = 24 * time.Hour
 )
 
-// DefaultPaths are the usual paths of Prosody and ejabberd.
+// DefaultPaths are the usual paths of Prosody and ejabberd. They must not be
+// changed.
 var DefaultPaths = []string{"/xmpp-websocket", "/ws"}
 
 // Names of loops, see Config.Loop.
 const (
-	LoopAuto      = loop.Auto      // what suits the platform: epoll on Linux
+	LoopAuto      = loop.Auto      // the best for the platform: epoll on Linux
 	LoopGoroutine = loop.Goroutine // a few goroutines for each session, on any platform
 )
 
-// A Config is what an operator decides. Every field but Dial has a zero value that
-// works.
+// A Config has the settings of a Gateway. Only Dial is required; the zero value of
+// every other field is a working default. Slices, maps and functions are shared with
+// the sessions and must not change once the first connection is served. Functions
+// may be called by several goroutines at once.
 type Config struct {
-	// Dial finds the XMPP server of one session and opens a stream to it, as
-	// upstream.Router.Connect does. If the Stream has no Early bytes, the
-	// session sends the header. The context is cancelled when that takes too
-	// long or the client goes away. Required.
+	// Dial opens a stream to the XMPP server of one session, as
+	// upstream.Router.Connect does. It may block, and is called on a goroutine
+	// of its own. The gateway owns the Stream; if it has no Early bytes the
+	// session sends the header. The context is cancelled if Dial takes longer
+	// than upstream.TotalTimeout and a second, or if the client leaves. An
+	// error ends the session as dial-failed. Required.
 	Dial func(context.Context, *upstream.Request) (*upstream.Stream, error)
 
-	// Static returns the server that a session for a domain may connect to
-	// without Dial, as upstream.Router.Static does; nil if there is none. A
-	// loop that can do that for less does not call Dial then. Nil means that
-	// there never is one.
+	// Static returns the server that a session for domain may connect to
+	// without Dial, or nil, as upstream.Router.Static does. It must not block.
+	// The epoll loop then connects without a goroutine. Nil means that every
+	// session calls Dial.
 	Static func(domain string) *upstream.Static
 
-	// SeeOther maps what servers call each other in <see-other-host/>, as in
-	// "node2.example.org:5222", to the WebSocket URLs that clients get
-	// instead (RFC 7395, section 3.6.1). A server that is not in it is gone
-	// to before the client authenticates, and is the client's to find later.
+	// SeeOther maps the host of a server's <see-other-host/>, such as
+	// "node2.example.org:5222", to the WebSocket URL that clients get instead
+	// (RFC 7395, section 3.6.1). Redirects to a host without an entry are
+	// followed by Dial before the client authenticates, and are passed on
+	// unchanged after that.
 	SeeOther map[string]string
 
-	// ChannelBinding says what becomes of the SASL mechanisms that a gateway
-	// which ends TLS breaks. HideExternal removes the mechanism EXTERNAL,
-	// which a gateway with a certificate of its own is offered; no client
-	// may use it in any case.
+	// ChannelBinding says how SASL mechanisms with channel binding are treated,
+	// which cannot work through a gateway that ends TLS. The zero value passes
+	// them on.
 	ChannelBinding framing.ChannelBinding
-	HideExternal   bool
 
-	// StripBindingOverTLS makes ChannelBinding framing.ChannelBindingStrip, if it is
-	// framing.ChannelBindingPass, for servers that Dial reaches over TLS: what binds
-	// a login to that connection cannot work for a client.
+	// HideExternal removes the mechanism EXTERNAL from the features. Set it if
+	// the gateway presents a certificate of its own to a server, which may then
+	// offer EXTERNAL to every client. Clients that choose EXTERNAL are refused
+	// in any case.
+	HideExternal bool
+
+	// StripBindingOverTLS changes ChannelBinding from
+	// framing.ChannelBindingPass to framing.ChannelBindingStrip for servers
+	// that Dial reaches over TLS. There channel binding would bind to the
+	// gateway's connection instead of the client's.
 	StripBindingOverTLS bool
 
-	// ClientAddress says who tells the address of a client other than its
-	// connection does. The zero value means nobody.
+	// ClientAddress says which proxies may state the address of a client. The
+	// zero value trusts none: the address is that of the connection.
 	ClientAddress clientaddr.Policy
 
-	// Domains are the domains a client may name in the to attribute of its
-	// header. Nil means any: the server decides.
+	// Domains are the domains that a client may name in the attribute to of
+	// its header, in any spelling; another one ends the session with
+	// host-unknown. Nil allows all, and leaves the decision to the server.
 	Domains []string
 
-	// Paths are the URL paths that accept WebSocket connections, as CheckPath
-	// takes them; * stands for exactly one segment, as in
-	// "/*/xmpp-websocket". Nil means DefaultPaths.
+	// Paths are the URL paths that accept WebSocket connections; others get
+	// status 404. * stands for exactly one segment, as in
+	// "/*/xmpp-websocket". Paths that CheckPath refuses match nothing. Nil
+	// means DefaultPaths.
 	Paths []string
 
-	// AllowedOrigins match the values of the header field Origin that
-	// browsers may send. Nil means any. Clients that send no Origin are not
-	// browsers and always pass.
+	// AllowedOrigins match the header field Origin of the browsers that may
+	// connect; others get status 403. A request without Origin is not from a
+	// browser and is accepted. Nil allows all.
 	AllowedOrigins []OriginPattern
 
-	// MaxSessions bounds the sessions that live at once; further
-	// connections are refused with 503. Zero means no bound; MostSessions is the
-	// most.
+	// MaxSessions is the number of sessions that may live at once. More
+	// connections get status 503. Zero means no limit; the largest value is
+	// MostSessions.
 	MaxSessions int
 
-	// MaxStanza is the largest message of a client in bytes. Zero means
-	// DefaultMaxStanza; LargestStanza is the most.
+	// MaxStanza is the size in bytes of the largest message of a client. A
+	// larger one ends the session as too-large. Zero means DefaultMaxStanza;
+	// the largest value is LargestStanza.
 	MaxStanza int
 
-	// MaxServerStanza is the largest element of a server in bytes, as the
-	// client gets it. Up to 256 KiB it is one frame; beyond that it is
-	// passed on while it comes, in fragments of one message. Zero means
-	// DefaultMaxServerStanza; LargestServerStanza is the most.
+	// MaxServerStanza is the size in bytes of the largest element of a server,
+	// as the client gets it. A larger one ends the session as
+	// server-too-large. Elements up to 256 KiB are one WebSocket frame; larger
+	// ones are forwarded while they arrive, as fragments of one message. Zero
+	// means DefaultMaxServerStanza; the largest value is LargestServerStanza.
 	MaxServerStanza int
 
-	// PingInterval is how long a client may be silent before it gets a
-	// WebSocket ping; after two intervals without a byte the session ends.
-	// Zero means DefaultPingInterval; LongestPingInterval is the most.
+	// PingInterval is the time without a byte from the client after which it
+	// gets a WebSocket ping. After two intervals the session ends as
+	// client-silent. Zero means DefaultPingInterval; the largest value is
+	// LongestPingInterval.
 	PingInterval time.Duration
 
-	// Loop names what drives the sessions: LoopAuto or LoopGoroutine. Empty
-	// means LoopAuto.
+	// Loop is LoopAuto or LoopGoroutine. Empty means LoopAuto.
 	Loop string
 
-	// Observer learns what happens. Nil means nobody does.
+	// Observer gets the events of the gateway. Nil means none.
 	Observer Observer
 
-	// Log gets one record when a session ends. Its handler must not wait for
-	// whoever reads the log: all sessions of a loop would wait too. Nil means
-	// none.
+	// Log gets one record at the end of each session, and notices. Its handler
+	// must not block: it would delay all sessions of a worker. Nil disables
+	// the log.
 	Log *slog.Logger
 }
 
-// settings is what sessions go by.
+// settings returns the settings of sessions that c describes.
 func (c *Config) settings(streamID func() string, owner *Gateway) *session.Settings {
 	s := &session.Settings{
 		PathServed:          c.servedPaths(),
@@ -146,7 +161,7 @@ func (c *Config) settings(streamID func() string, owner *Gateway) *session.Setti
 	return s
 }
 
-// servedPaths tells whether a path is one of Paths.
+// servedPaths returns a function that reports whether a path matches one of Paths.
 func (c *Config) servedPaths() func(path []byte) bool {
 	paths := c.Paths
 	if paths == nil {
@@ -163,12 +178,13 @@ func (c *Config) servedPaths() func(path []byte) bool {
 	}
 }
 
-// bounded is a field of Config as it is used: its default when it is not set.
-func bounded[T int | time.Duration](v, standard, most T) T {
+// bounded returns the effective value of a field of Config: defaultValue if v is not
+// set, and largest at most.
+func bounded[T int | time.Duration](v, defaultValue, largest T) T {
 	if v <= 0 {
-		return standard
+		return defaultValue
 	}
-	return min(v, most)
+	return min(v, largest)
 }
 
 func randomID() string {

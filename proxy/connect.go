@@ -18,18 +18,18 @@ import (
 // How long connecting may take.
 const (
 	staticTimeout = 5 * time.Second
-	dialGrace     = time.Second // for Dial to say what has taken it all its time
+	dialGrace     = time.Second // for Dial to return its own, better error
 )
 
-// A dialing is what the gateway keeps of an attempt to connect.
+// A dialing is the gateway's state of an attempt to connect.
 type dialing struct {
 	began  time.Duration
 	static *upstream.Static        // that the loop connects to; nil for Dial
 	cancel context.CancelCauseFunc // of Dial
 }
 
-// Connect implements session.Host. A server that is reached by nothing but a
-// connection is left to the loop, which needs no goroutine for that.
+// Connect implements session.Host. The loop connects to a Static server, because it
+// needs no goroutine for that. Everything else goes through Dial.
 func (l *live) Connect(ev *relay.Event, a *session.Attempt) {
 	g, r := l.gateway(), &a.Request
 	domain := NormalDomain(r.Domain)
@@ -59,7 +59,7 @@ func (l *live) Connect(ev *relay.Event, a *session.Attempt) {
 	go l.open(ctx, cancel, q)
 }
 
-// open asks Dial for a stream and tells the session.
+// open calls Dial and gives the stream, or the error, to the session.
 func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upstream.Request) {
 	defer cancel(nil)
 	begun := time.Now()
@@ -88,13 +88,13 @@ func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upst
 	})
 }
 
-// callDial is Dial, whose panic ends the attempt.
+// callDial calls Dial. A panic becomes the error.
 func (g *Gateway) callDial(ctx context.Context, q *upstream.Request) (stream *upstream.Stream, err error) {
 	defer upstream.CatchPanic(&err)
 	return g.Dial(ctx, q)
 }
 
-// failed tells the session that it gets no server.
+// failed reports to the session that connecting has failed.
 func (l *live) failed(ev *relay.Event, err error) {
 	text := ""
 	var failed *upstream.Error
@@ -116,13 +116,14 @@ func (l *live) Connected(ev *relay.Event, a *session.Attempt, err error) {
 	l.s.Attached(ev, l.gateway().serverOf(d.static), false)
 }
 
-// A staticServer is what sessions at one upstream.Static share.
+// A staticServer is shared by all sessions at one upstream.Static.
 type staticServer struct {
 	of *upstream.Static
 	session.Server
 }
 
-// serverOf describes a server to sessions. There is one Static as a rule.
+// serverOf returns the description of a server for sessions. It caches one, because
+// there is usually a single Static.
 func (g *Gateway) serverOf(of *upstream.Static) *session.Server {
 	s := g.static.Load()
 	if s == nil || s.of != of {
@@ -135,7 +136,7 @@ func (g *Gateway) serverOf(of *upstream.Static) *session.Server {
 	return &s.Server
 }
 
-// A staticError says which server a loop could not connect to.
+// A staticError names the server that a loop could not connect to.
 type staticError struct {
 	server string
 	error
@@ -156,28 +157,28 @@ func (l *live) Abandon(ev *relay.Event, a *session.Attempt, cause error) (name s
 	return d.static.Server
 }
 
-// dialed tells of a connection that the loop has made, or not.
+// dialed reports the outcome of a connection by the loop to both observers.
 func (l *live) dialed(d *dialing, err error, now time.Duration) {
 	result, took := dialResult(err), now-d.began
 	l.gateway().observer.Dialed(result, took)
 	d.static.Opened(upstream.PhaseTCP, result, took)
 }
 
-// connectError is what package net makes of err.
+// connectError returns err as package net would.
 func connectError(to net.Addr, err error) error {
 	return &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: os.NewSyscallError("connect", err)}
 }
 
-// Results of a dial, see Observer.
+// Results of Observer.Dialed.
 const (
 	dialOK        = "ok"
 	dialRefused   = "refused"
 	dialTimedOut  = "timeout"
-	dialAbandoned = "abandoned" // the client went away first
+	dialAbandoned = "abandoned" // the client left first
 	dialOther     = "error"
 )
 
-// DialResults lists the results that Observer.Dialed is told.
+// DialResults returns all results that Observer.Dialed gets.
 func DialResults() []string {
 	return []string{dialOK, dialRefused, dialTimedOut, dialAbandoned, dialOther}
 }

@@ -9,8 +9,9 @@ import (
 	"xmppgate/framing"
 )
 
-// domains returns what decodes the to attribute of a header, nil if there is none.
-// The condition is not empty when the session may not go there.
+// domains returns a function that decodes the attribute to of a header, which is nil
+// if the header has none. If the session is refused, the condition of the stream
+// error is not empty.
 func (c *Config) domains() func(to []byte) (domain string, condition framing.Condition) {
 	var allowed []string
 	for _, d := range c.Domains {
@@ -23,14 +24,14 @@ func (c *Config) domains() func(to []byte) (domain string, condition framing.Con
 			if err != nil {
 				return "", framing.CondImproperAddressing
 			}
-			// Without a list there is nothing to compare with but itself.
+			// Without a list the name is not compared, so it stays as it is.
 			if name = s; allowed != nil {
 				name = NormalDomain(s)
 			}
 		}
 		switch {
 		case allowed == nil:
-			// One server for all: let it answer.
+			// Without a list the server decides.
 			return name, ""
 		case name == "":
 			return "", framing.CondImproperAddressing
@@ -45,9 +46,10 @@ func (c *Config) domains() func(to []byte) (domain string, condition framing.Con
 // 2.3.4).
 const maxDomain = 255
 
-// NormalDomain is the form in which domains are compared: ASCII, lower case,
-// no final dot. A name that is no domain keeps its spelling; one that is too
-// long is not even looked at, for the time that takes grows with the square.
+// NormalDomain returns a domain in the form in which domains are compared: A-labels
+// in lower case, without a final dot. A name that is not a valid domain is only
+// lowercased and loses its final dot. A name of more than 255 bytes is returned unchanged, because the time
+// for its conversion grows with the square of its length.
 func NormalDomain(s string) string {
 	if len(s) > maxDomain {
 		return s

@@ -17,9 +17,10 @@ import (
 	"xmppgate/proxy/upstream"
 )
 
-// A Gateway accepts WebSocket connections that speak the subprotocol xmpp
-// (RFC 7395) and relays each of them to an XMPP server over a stream of its
-// own (RFC 6120). Config must not change once the first connection is served.
+// A Gateway accepts WebSocket connections with the subprotocol xmpp (RFC 7395) and
+// relays each of them to an XMPP server over a stream of its own (RFC 6120). Set
+// Config, then call Serve; Config must not change after that. A Gateway must not be
+// copied. Its methods may be called by several goroutines at once.
 type Gateway struct {
 	Config
 
@@ -31,13 +32,13 @@ type Gateway struct {
 	observer Observer
 	settings atomic.Pointer[session.Settings] // of new sessions
 	notices  notices
-	warned   atomic.Bool                  // see live.ChannelBindingOffered
+	warned   atomic.Bool                  // by live.ChannelBindingOffered
 	static   atomic.Pointer[staticServer] // see serverOf
 
 	registry
 }
 
-// init makes what g is without the fields that tests set.
+// init sets the fields that a test has not set.
 func (g *Gateway) init() {
 	g.once.Do(func() {
 		g.epoch = time.Now().Add(-1) // so that no event happens at zero, which means never
@@ -58,16 +59,17 @@ func (g *Gateway) init() {
 	})
 }
 
-// Bounds of the pause after an accept that failed, for want of descriptors for
-// example.
+// Bounds of the pause after an accept that failed, for example because no
+// descriptor was left.
 const (
 	minAcceptPause = 5 * time.Millisecond
 	maxAcceptPause = time.Second
 )
 
-// Serve accepts connections from l until Shutdown is called or l fails. It
-// returns nil after Shutdown. It takes l over: only Shutdown may close it. A
-// gateway may serve several listeners.
+// Serve accepts connections from l until Shutdown is called or l fails. It returns
+// nil after Shutdown, and otherwise the error of l. Errors that concern one
+// connection, or pass, do not end it: it logs them, pauses and goes on. Serve owns l:
+// only Shutdown may close it. Call Serve once for each of several listeners.
 func (g *Gateway) Serve(l net.Listener) error {
 	g.init()
 	from := g.loop.Listen(l, g)
@@ -104,9 +106,9 @@ func (g *Gateway) Serve(l net.Listener) error {
 	}
 }
 
-// isTemporary reports whether a listener may accept again after err: whatever ails
-// one client or the network is told by accept too, and much of it is not foreseen
-// (accept(2)). Only a listener that is none does not recover.
+// isTemporary reports whether a listener may accept again after err. accept(2) also
+// returns errors of a single connection or of the network, more than can be listed.
+// Only a descriptor that is not a listening socket does not recover.
 func isTemporary(err error) bool {
 	return !slices.ContainsFunc([]error{syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK},
 		func(e error) bool { return errors.Is(err, e) })

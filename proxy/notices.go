@@ -10,9 +10,9 @@ import (
 // noticePeriod is how long a cause that was logged waits to be logged again.
 const noticePeriod = time.Minute
 
-// notices logs what peers can cause as often as they like: one line for each
-// cause and minute, with the number of times. Causes are from a closed set of our
-// own, so the memory is bounded.
+// notices limits log lines that peers can cause at will: one line for each cause and
+// minute, with the number of occurrences. All causes are constants of this program,
+// so the memory is bounded.
 type notices struct {
 	mu      sync.Mutex // guards all below
 	pending map[string]*pendingNotice
@@ -26,8 +26,8 @@ type pendingNotice struct {
 	attrs   []slog.Attr // of the first of those times
 }
 
-// notice logs a cause, at once or with those like it at the end of the minute.
-// attrs is called only for what is to be logged.
+// notice logs a cause: at once, or with others like it at the end of the minute.
+// attrs is called only if its result is logged.
 func (g *Gateway) notice(cause string, level slog.Level, message string, attrs func() []slog.Attr) {
 	if g.Log == nil || !g.Log.Enabled(context.Background(), level) {
 		return
@@ -49,7 +49,7 @@ func (g *Gateway) notice(cause string, level slog.Level, message string, attrs f
 	time.AfterFunc(noticePeriod, func() { g.noticeDue(cause) })
 }
 
-// noticeDue logs what has come since the last line, or forgets the cause.
+// noticeDue logs what has occurred since the last line, or forgets the cause.
 func (g *Gateway) noticeDue(cause string) {
 	q := &g.notices
 	q.mu.Lock()
@@ -63,13 +63,13 @@ func (g *Gateway) noticeDue(cause string) {
 	time.AfterFunc(noticePeriod, func() { g.noticeDue(cause) })
 }
 
-// logNotice logs what is pending of a cause.
+// logNotice logs a pending notice and resets it.
 func (g *Gateway) logNotice(p *pendingNotice) {
 	g.log(p.level, p.message, append(p.attrs, slog.Int("count", p.times)))
 	*p = pendingNotice{}
 }
 
-// flushNotices logs what is pending, for the process may end before it is due.
+// flushNotices logs what is pending, because the process may end before it is due.
 func (g *Gateway) flushNotices() {
 	q := &g.notices
 	q.mu.Lock()

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// An OriginPattern matches values of the header field Origin (RFC 6454). The
-// zero value matches none.
+// An OriginPattern matches values of the header field Origin (RFC 6454), in any
+// spelling. Make one with [ParseOriginPattern]. The zero value matches nothing.
 type OriginPattern struct {
 	prefix string // of the origin: all of it, or "https://" of https://*.example.org:8443
 	suffix string // ".example.org:8443"; empty without a wildcard
@@ -30,19 +30,18 @@ const (
 // defaultPorts are those that browsers leave out.
 var defaultPorts = map[string]uint64{"http": 80, "https": 443}
 
-// opaqueSchemes never appear in an origin, which is null instead or that of the
-// page; what to write is the value.
+// opaqueSchemes never appear in an origin: browsers send null, or the origin of the
+// page. The values say what to write instead.
 var opaqueSchemes = map[string]string{
 	"ws": "http://", "wss": "https://",
 	"data": originNull, "about": originNull, "javascript": originNull, "mailto": originNull, "ftp": originNull,
 	"blob": "the origin of the page itself", "view-source": "the origin of the page itself",
 }
 
-// ParseOriginPattern parses what an operator writes: an origin such as
-// https://chat.example.org, app://localhost or chrome-extension://id, in any
-// spelling; https://*.example.org for all subdomains of example.org, at any
-// depth; null; or file://. An error says what to write instead of a value that
-// no browser sends.
+// ParseOriginPattern parses an origin such as https://chat.example.org,
+// app://localhost or chrome-extension://id, in any spelling; https://*.example.org
+// for all subdomains of example.org, at any depth; null; or file://. It returns an
+// error for a value that no browser sends; the error says what to write instead.
 func ParseOriginPattern(s string) (OriginPattern, error) {
 	if s == originNull || s == originFile {
 		return OriginPattern{prefix: s}, nil
@@ -79,7 +78,7 @@ func ParseOriginPattern(s string) (OriginPattern, error) {
 	if scheme == "file" {
 		return refuse("write file://, or null, whichever the client sends")
 	}
-	// The error of the parser is about URLs; what matters is left below.
+	// The errors of package url would not say what to write.
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		return refuse("no browser sends a path, not even a slash: write %s", orExample(scheme+"://"+rest[:i]))
 	}
@@ -109,7 +108,8 @@ func ParseOriginPattern(s string) (OriginPattern, error) {
 
 const exampleOrigin = "https://chat.example.org"
 
-// orExample returns s if it is an origin, for it may be what was meant.
+// orExample returns s if it is an origin, because it may be what was meant, else an
+// example.
 func orExample(s string) string {
 	if _, err := normalOrigin(s); err != nil {
 		return exampleOrigin
@@ -125,7 +125,7 @@ func (p OriginPattern) String() string {
 	return p.prefix
 }
 
-// matches takes the origin as browsers spell it.
+// matches reports whether the pattern matches an origin that is spelt as browsers do.
 func (p *OriginPattern) matches(origin []byte) bool {
 	if p.suffix == "" {
 		return p.prefix != "" && string(origin) == p.prefix
@@ -135,12 +135,12 @@ func (p *OriginPattern) matches(origin []byte) bool {
 		return false
 	}
 	sub, ok = bytes.CutSuffix(sub, []byte(p.suffix))
-	// What stands for the asterisk is labels, no part of a port or of brackets.
+	// The asterisk matches labels only, not a port or a part of an address.
 	return ok && len(sub) > 0 && !bytes.ContainsAny(sub, ":[]/@")
 }
 
-// maxOrigin bounds the origins that are looked at in another spelling than that
-// of browsers: scheme, domain and port.
+// maxOrigin is the length in bytes up to which an origin is normalised if it is not
+// spelt as browsers do: scheme, domain and port.
 const maxOrigin = 64 + maxDomain + 8
 
 // originAllowed reports whether a browser's page may connect.

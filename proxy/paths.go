@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// CheckPath reports what is wrong with one of Config.Paths.
+// CheckPath returns an error that says what is wrong with an element of
+// Config.Paths, and what to write instead.
 func CheckPath(path string) error {
 	_, err := parsePath(path)
 	if err != nil {
@@ -40,7 +41,7 @@ func parsePath(s string) (pathPattern, error) {
 			return nil, errPathSegment
 		}
 		if decoded == "." || decoded == ".." || decoded == "" && i < len(p)-1 {
-			return nil, errors.New("no client sends this: write no segment that is empty, . or .. itself")
+			return nil, errors.New("no client sends this: remove segments that are empty, . or ..")
 		}
 		p[i] = decoded
 	}
@@ -63,8 +64,8 @@ func (p pathPattern) matches(path []byte) bool {
 	return true
 }
 
-// matchesSegment reports whether a segment, with escapes, is the one wanted. No
-// segment that a proxy may take for several matches anySegment.
+// matchesSegment reports whether a segment, with escapes, is the one wanted.
+// anySegment does not match a segment that a proxy may read as several.
 func matchesSegment(segment []byte, want string) bool {
 	if want != anySegment && bytes.IndexByte(segment, '%') < 0 {
 		return string(segment) == want

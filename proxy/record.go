@@ -10,11 +10,10 @@ import (
 	"xmppgate/proxy/upstream"
 )
 
-// This file says what the log learns about a session that is over: one record
-// that tells the operator what happened, where and how far the session had come.
-// It has nothing of what the client and the server said to each other, and no JID.
+// This file logs the end of a session: one record that says what happened, where,
+// and how far the session had come. It has no content and no JID.
 
-// maxCause bounds the text of a cause, in which a server may have a say.
+// maxCause bounds the text of a cause in bytes, because it may quote a server.
 const maxCause = 1024
 
 // logEnd logs the end of a session that was age old.
@@ -52,8 +51,8 @@ func (g *Gateway) logEnd(r *session.Record, age time.Duration) {
 	g.log(r.Ending.Level, "session ended", attrs)
 }
 
-// serverName is where the session was, or the last server that it tried. It is
-// empty when it had not come so far.
+// serverName returns the server of the session, or the last one that it tried. It is
+// empty if the session has tried none.
 func serverName(r *session.Record) string {
 	var failed *upstream.Error
 	var static *staticError
@@ -68,9 +67,8 @@ func serverName(r *session.Record) string {
 	return r.Tried
 }
 
-// loggedDomain is the domain that a client has named, if it has the form of one.
-// Anything else is the client's own text, a JID for example, and does not get
-// into the log.
+// loggedDomain returns the domain that a client has named if it has the form of one.
+// Other text, such as a JID, is not logged.
 func loggedDomain(name string) string {
 	name = NormalDomain(name)
 	other := func(r rune) bool {

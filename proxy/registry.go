@@ -16,39 +16,39 @@ import (
 
 // A registry knows the connections of a gateway.
 type registry struct {
-	most int // sessions that may live at once; zero for no bound
+	maxSessions int // that may live at once; zero means no limit
 
 	mu        sync.Mutex // guards all below
 	listeners map[loop.Listener]struct{}
 	conns     int // accepted and not over, upgraded or not
 	draining  bool
-	idle      sync.Cond // conns has become zero
+	empty     sync.Cond // conns has become zero
 	lastID    uint64
 	live      []*live
 	relayed   [2]Traffic // to servers and to clients, by sessions that are over
 }
 
 func (r *registry) init(maxSessions int) {
-	r.most = max(0, min(maxSessions, MostSessions))
+	r.maxSessions = max(0, min(maxSessions, MostSessions))
 	r.listeners = make(map[loop.Listener]struct{})
-	r.idle.L = &r.mu
+	r.empty.L = &r.mu
 }
 
-// maxRefused bounds the connections beyond MaxSessions that are told why they
-// are refused.
+// maxRefused bounds the connections beyond MaxSessions that get an HTTP response.
 const maxRefused = 256
 
-// Admit implements loop.Acceptor: it is where a client begins to cost anything.
-// There is no session when there is no room even to say so.
+// Admit implements loop.Acceptor. It is called for each accepted connection, before
+// anything is allocated for it. It returns nil if there is no room even for an HTTP
+// response.
 func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.most > 0 && g.conns >= g.most+maxRefused {
+	if g.maxSessions > 0 && g.conns >= g.maxSessions+maxRefused {
 		return nil
 	}
 	g.conns++
 	l := &live{handle: h}
-	l.s.Init(g.settings.Load(), l, remote, g.most > 0 && g.conns > g.most)
+	l.s.Init(g.settings.Load(), l, remote, g.maxSessions > 0 && g.conns > g.maxSessions)
 	return &l.s
 }
 
@@ -91,8 +91,8 @@ func (l *live) Notice(cause string, level slog.Level, message string, attrs func
 	l.gateway().notice(cause, level, message, attrs)
 }
 
-// ChannelBindingOffered implements session.Host: it warns, once, of a server whose
-// offer no client can take up.
+// ChannelBindingOffered implements session.Host. It warns once that clients which
+// accept this offer of the server cannot log in.
 func (l *live) ChannelBindingOffered() {
 	if !l.gateway().warned.Swap(true) {
 		l.gateway().log(slog.LevelWarn, "the server offers channel binding, which cannot work through a gateway: clients that choose it cannot log in; "+
@@ -130,16 +130,16 @@ func (r *registry) connOver() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conns--; r.conns == 0 {
-		r.idle.Broadcast()
+		r.empty.Broadcast()
 	}
 }
 
-// awaitIdle waits until no connection is left.
-func (r *registry) awaitIdle(ctx context.Context) error {
+// awaitEmpty waits until no connection is left, or ctx is done.
+func (r *registry) awaitEmpty(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.idle.Broadcast()
+		r.empty.Broadcast()
 	})
 	defer stop()
 	r.mu.Lock()
@@ -148,7 +148,7 @@ func (r *registry) awaitIdle(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.idle.Wait()
+		r.empty.Wait()
 	}
 	return nil
 }
@@ -161,7 +161,8 @@ func (g *Gateway) sessions() []*live {
 	return slices.Clone(g.live)
 }
 
-// Sessions yields the live sessions, in no order.
+// Sessions yields the live sessions, in any order. Each is described at the moment it
+// is yielded; those that begin meanwhile may be missing.
 func (g *Gateway) Sessions() iter.Seq[SessionInfo] {
 	return func(yield func(SessionInfo) bool) {
 		for _, l := range g.sessions() {
@@ -182,19 +183,19 @@ func (g *Gateway) info(i *session.Info) SessionInfo {
 	}
 }
 
-// SessionsStarted returns how many sessions there have been so far.
+// SessionsStarted returns the number of sessions so far, live ones included.
 func (g *Gateway) SessionsStarted() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.lastID
 }
 
-// Totals returns what all sessions have relayed so far, those that are over
-// included. It never decreases.
+// Totals returns what all sessions have relayed so far, ended ones included. The
+// numbers never decrease.
 func (g *Gateway) Totals() (toServer, toClient Traffic) {
 	g.init()
-	// A session that ends while we count must not be counted twice, nor
-	// never: hold what says which sessions are live.
+	// A session that ends meanwhile must be counted exactly once. So the
+	// total of ended sessions and the list of live ones are copied together.
 	g.mu.Lock()
 	toServer, toClient = g.relayed[0], g.relayed[1]
 	all := slices.Clone(g.live)

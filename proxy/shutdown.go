@@ -5,11 +5,12 @@ import (
 	"time"
 )
 
-// Shutdown stops accepting and ends every session with the WebSocket close
-// code 1001 and without an end tag, so that clients resume their streams
-// elsewhere (XEP-0198). The sessions are spread over part of the time that ctx
-// leaves, so that their clients do not all come back in one moment. It returns
-// when all sessions are over, or ctx's error when ctx was done before.
+// Shutdown stops accepting and ends every session with the WebSocket close code 1001
+// and without an end tag, so that clients can resume their streams elsewhere
+// (XEP-0198). It closes the sessions one after another during half of the time until
+// the deadline of ctx, so that the clients do not all reconnect at once. It returns
+// nil when all sessions have ended, or the error of ctx if that is done before;
+// sessions that have not ended then go on closing. A Gateway cannot be used again.
 func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.init()
 	defer g.flushNotices()
@@ -18,7 +19,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	listeners := g.listeners
 	g.listeners = nil
 	g.mu.Unlock()
-	// It waits for an accept that is under way, which needs mu.
+	// Without mu, because Close waits for an accept under way, which needs it.
 	for l := range listeners {
 		l.Close()
 	}
@@ -35,7 +36,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 			}
 		}
 	}
-	if err := g.awaitIdle(ctx); err != nil {
+	if err := g.awaitEmpty(ctx); err != nil {
 		return err
 	}
 	g.loop.Stop()
@@ -45,8 +46,8 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 // maxDrainPause keeps the drain of a few sessions short.
 const maxDrainPause = 10 * time.Millisecond
 
-// drainPause is the time between two sessions of a drain: half of what ctx
-// leaves is for telling, the rest for the answers.
+// drainPause returns the time between the closing of two sessions: half of the time
+// that ctx leaves is for closing, the rest for the answers.
 func drainPause(ctx context.Context, sessions int) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok || sessions < 2 {

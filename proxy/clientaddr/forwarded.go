@@ -13,24 +13,24 @@ import (
 // DefaultHeader is the header field that most proxies add to.
 const DefaultHeader = "X-Forwarded-For"
 
-// A format is how a header field says who the client is.
+// A format is the syntax of a header field.
 type format struct {
 	name  string
-	list  bool // each proxy adds an element; else there is exactly one address
+	list  bool // each proxy appends an element; otherwise there is exactly one address
 	parse func(element string) (hop, error)
 }
 
-// formats are the header fields that a proxy can be believed in.
+// formats are the header fields that can be trusted.
 var formats = []format{
-	{DefaultHeader, true, parseUsual},
-	{"Forwarded", true, parseStandard},
-	{"X-Real-IP", false, parseUsual},        // nginx
-	{"CF-Connecting-IP", false, parseUsual}, // Cloudflare
-	{"True-Client-IP", false, parseUsual},   // Akamai, Cloudflare
-	{"Fly-Client-IP", false, parseUsual},    // Fly.io
+	{DefaultHeader, true, parseAddress},
+	{"Forwarded", true, parseForwarded},
+	{"X-Real-IP", false, parseAddress},        // nginx
+	{"CF-Connecting-IP", false, parseAddress}, // Cloudflare
+	{"True-Client-IP", false, parseAddress},   // Akamai, Cloudflare
+	{"Fly-Client-IP", false, parseAddress},    // Fly.io
 }
 
-// Headers lists the values of Policy.Header.
+// Headers returns the values that Policy.Header may have.
 func Headers() (names []string) {
 	for _, f := range formats {
 		names = append(names, f.name)
@@ -38,7 +38,7 @@ func Headers() (names []string) {
 	return names
 }
 
-// HeaderName is the name of the header field that is believed.
+// HeaderName returns the name of the trusted header field: Header or its default.
 func (p *Policy) HeaderName() string { return p.format().name }
 
 func (p *Policy) format() *format {
@@ -50,8 +50,9 @@ func (p *Policy) format() *format {
 	return &formats[0]
 }
 
-// Why a header field does not say who the client is.
+// Errors of Forwarded.
 var (
+	// ErrMissing means that the request does not have the header field.
 	ErrMissing  = errors.New("missing")
 	errSeveral  = errors.New("more than one address")
 	errTooMany  = fmt.Errorf("more than %d trusted proxies", maxElements)
@@ -62,30 +63,27 @@ var (
 	errRepeated = errors.New("parameter listed twice")
 )
 
-// maxElements bounds the elements of a list that are looked at, from its end
-// on.
+// maxElements bounds the elements of a list that are parsed, counted from its end.
 const maxElements = 64
 
-// Forwarded returns the address of the client that a request of a trusted proxy
-// is for (see [Policy.Trusts]), and whether that client spoke TLS, as far as
-// the proxies say. The port is 0 when they do not say.
+// Forwarded returns the address of the client of a request that came from a trusted
+// proxy (see [Policy.Trusts]), and whether that client used TLS. The port is 0 if the
+// proxies do not state it.
 //
-// Each proxy adds the address that it was connected to from, at the end of
-// X-Forwarded-For or Forwarded. So the last address is the word of the peer. If
-// that is the address of a trusted proxy, the one before it is the word of that
-// proxy, and so on, up to the first address that is not trusted: that is the
-// client, and what stands before it is the client's own invention. Where all
-// are trusted, the first one is the client.
+// In X-Forwarded-For and Forwarded each proxy appends the address of its peer. So the
+// last address was written by our peer. If it is the address of a trusted proxy, the
+// address before it was written by that proxy, and so on. The last address that is
+// not a trusted proxy is the client; the client may have invented everything before
+// it. If all are trusted, the first one is the client.
 //
-// An error means that nobody knows who the client is: the field is missing, or
-// what a trusted proxy has added to it is not an address (RFC 7239, section
-// 6.2 and 6.3, allows "unknown" and names that hide one). The request must be
-// refused then, for the address of the proxy itself is often one that may do
-// more than others.
+// An error means that the client is not known: the field is missing ([ErrMissing]),
+// or a trusted proxy has written something other than an address (RFC 7239, sections
+// 6.2 and 6.3, allows "unknown" and obfuscated names). Refuse the request then: the
+// address of the proxy must not stand for the client, because it often has more
+// rights.
 //
-// Whether the client spoke TLS is what Forwarded says together with the
-// client's address; with every other field it is the last word of
-// X-Forwarded-Proto.
+// The parameter proto of Forwarded, in the client's element, says whether the client
+// used TLS. With every other field it is the last element of X-Forwarded-Proto.
 //
 // values returns the values of all field lines with a name, in their order, as
 // http.Header.Values does.
@@ -111,13 +109,13 @@ func (p *Policy) Forwarded(values func(name string) []string) (client netip.Addr
 	return client, secure, nil
 }
 
-// A hop is what one proxy says about who connected to it.
+// A hop is what one proxy states about its peer.
 type hop struct {
 	client netip.AddrPort
 	secure bool
 }
 
-// walk returns the last hop of lines that is believed, see [Policy.Forwarded].
+// walk returns the hop that describes the client, see [Policy.Forwarded].
 func (p *Policy) walk(lines []string, parse func(string) (hop, error)) (client netip.AddrPort, secure bool, err error) {
 	count := 0
 	var h hop
@@ -135,9 +133,9 @@ func (p *Policy) walk(lines []string, parse func(string) (hop, error)) (client n
 	return h.client, h.secure, err
 }
 
-// elements yields the elements of a header, the last one first, without the
-// white space around them. Empty ones count: for all we know a proxy added
-// nothing to what the client sent.
+// elements yields the elements of a header, the last one first, without the white
+// space around them. It yields empty ones as well, because a trusted proxy may have
+// written one.
 func elements(lines []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, line := range slices.Backward(lines) {
@@ -152,9 +150,9 @@ func elements(lines []string) iter.Seq[string] {
 	}
 }
 
-// cutLast cuts s at the last separator outside quotes. It goes by the quotes
-// from the end of s on: there stands what the proxy added, so no quote that the
-// client left open before it can make it part of something else.
+// cutLast cuts s at the last separator outside quotes. It counts quotes from the end
+// of s, where the proxy's element is, so that a quote which the client has left open
+// cannot swallow it.
 func cutLast(s string, separator byte) (before, last string, found bool) {
 	quoted := false
 	for i := len(s) - 1; i >= 0; i-- {
@@ -176,20 +174,20 @@ func cutLast(s string, separator byte) (before, last string, found bool) {
 
 func trim(s string) string { return strings.Trim(s, " \t") }
 
-// encrypted reports whether a proxy names a protocol with TLS.
+// encrypted reports whether a protocol uses TLS.
 func encrypted(protocol string) bool {
 	return strings.EqualFold(protocol, "https") || strings.EqualFold(protocol, "wss")
 }
 
-// parseUsual parses an element of X-Forwarded-For, or a single address.
-func parseUsual(element string) (h hop, err error) {
+// parseAddress parses an element of X-Forwarded-For, or a single address.
+func parseAddress(element string) (h hop, err error) {
 	h.client, err = parseNode(element)
 	return h, err
 }
 
-// parseStandard parses an element of Forwarded (RFC 7239, section 4): pairs of
+// parseForwarded parses an element of Forwarded (RFC 7239, section 4): pairs of
 // name and value, each name once.
-func parseStandard(element string) (h hop, err error) {
+func parseForwarded(element string) (h hop, err error) {
 	pairs := make(map[string]string)
 	for more := true; more; {
 		var pair string
@@ -205,7 +203,7 @@ func parseStandard(element string) (h hop, err error) {
 		if _, twice := pairs[name]; twice {
 			return hop{}, errRepeated
 		}
-		// No value of use here has a reason to escape anything.
+		// Addresses and protocols need no escapes, so none are decoded.
 		if inner, ok := strings.CutPrefix(value, `"`); ok {
 			if value, ok = strings.CutSuffix(inner, `"`); !ok {
 				return hop{}, errPair
@@ -222,11 +220,10 @@ func parseStandard(element string) (h hop, err error) {
 	return h, err
 }
 
-// parseNode parses an address with or without a port, both as RFC 7239, section
-// 6 has them and as they stand in X-Forwarded-For: IPv6 has brackets, and need
-// not have them if there is no port. Names that hide an address, and unknown,
-// are none; a name in place of the port is as good as no port. There are no
-// zones, for these mean something on the machine only where they are from.
+// parseNode parses an address with or without a port, in the forms of RFC 7239,
+// section 6, and of X-Forwarded-For, where IPv6 without a port needs no brackets.
+// "unknown" and obfuscated names are errors. An obfuscated port counts as no port.
+// Zones are errors, because they have a meaning only on their own machine.
 func parseNode(s string) (netip.AddrPort, error) {
 	address, port, ok := s, "", true
 	inner, brackets := strings.CutPrefix(s, "[")
@@ -246,7 +243,7 @@ func parseNode(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a.Unmap(), number), nil
 }
 
-// parsePort parses the port of a node, a colon in front, or nothing.
+// parsePort parses the port of a node: a colon and the number, or nothing.
 func parsePort(s string) (uint16, bool) {
 	if s == "" {
 		return 0, true

@@ -10,31 +10,34 @@ import (
 	"strings"
 )
 
-// A Header is what a PROXY header says. The addresses are invalid if the client
-// came over a Unix socket.
+// A Header is a parsed PROXY header.
 type Header struct {
-	// Local tells that the header says nothing: the proxy speaks for itself
-	// (LOCAL, as in health checks) or does not know (UNKNOWN, UNSPEC). The
-	// addresses of the socket hold.
+	// Local reports that the header has no client: the connection is the
+	// proxy's own, such as a health check (LOCAL), or the proxy does not know
+	// the client (UNKNOWN, UNSPEC). The addresses of the socket apply.
 	Local bool
 
-	Source, Destination netip.AddrPort // of the connection to the proxy
+	// Source and Destination are the client's and the proxy's end of the
+	// client's connection. They are invalid if Local is set or if the client
+	// used a Unix socket.
+	Source, Destination netip.AddrPort
 
-	// Secure tells that the client spoke TLS to the proxy.
+	// Secure reports whether the client used TLS. Only version 2 can say so.
 	Secure bool
 }
 
-// MaxHeader is the length of the longest header: 16 bytes and 4 KiB, room for
-// the extra fields of load balancers and for a client's certificate.
+// MaxHeader is the length of the longest accepted header in bytes: 16 bytes and
+// 4 KiB, which is enough for the extra fields of load balancers and for a client's
+// certificate.
 const MaxHeader = 16 + 4<<10
 
 // maxLine is the length of the longest header of version 1 (section 2.1).
 const maxLine = 107
 
-// ErrNoHeader says that what comes is no PROXY header.
+// ErrNoHeader means that the bytes do not start a PROXY header.
 var ErrNoHeader = errors.New("no PROXY header")
 
-// What is wrong with a header, without the words of it.
+// Errors of ParseHeader. They do not quote the header.
 var (
 	errLine     = errors.New("bad PROXY header, version 1")
 	errTooLong  = errors.New("PROXY header too long")
@@ -45,22 +48,21 @@ var (
 	errChecksum = errors.New("bad checksum in PROXY header")
 )
 
-// Signatures are what headers of both versions begin with.
+// Signature1 and Signature2 are the first bytes of headers of versions 1 and 2.
 const (
 	Signature1 = "PROXY "
 	Signature2 = "\r\n\r\n\x00\r\nQUIT\n"
 )
 
-// ParseHeader parses the PROXY header that b starts with and returns its
-// length n. If n is 0 and there is no error, it needs more bytes; it never
-// needs more than [MaxHeader] altogether. After an error the connection is of no
-// use: nobody can say where the header ends.
+// ParseHeader parses the PROXY header at the start of b and returns its length n
+// (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt). If n is 0 and err is
+// nil it needs more bytes, [MaxHeader] in all at most. After an error the connection
+// cannot be used, because the end of the header is not known. h does not refer to b.
 //
-// There is a library for this, go-proxyproto, and the tests hold this function
-// against it. It reads from a connection, however, and cannot say that a header
-// is not complete yet; to find the length first is most of the work. Its limits
-// are variables that any package can set, it does not check checksums, and it
-// refuses UNSPEC, with which a proxy says that it does not know the client.
+// The tests compare this function with the library go-proxyproto. The library is not
+// used here because it reads from a connection and cannot report that a header is
+// incomplete, has limits that any package can set, ignores checksums, and refuses
+// UNSPEC, with which a proxy says that it does not know the client.
 func ParseHeader(b []byte) (h Header, n int, err error) {
 	switch {
 	case startsWith(b, Signature1):
