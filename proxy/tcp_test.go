@@ -484,7 +484,7 @@ func TestSlowServer(t *testing.T) {
 	})
 }
 
-// A stream over a Unix socket is no different.
+// A stream over a Unix socket works like one over TCP.
 func TestUnixSocket(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		path := t.TempDir() + "/xmpp.sock"

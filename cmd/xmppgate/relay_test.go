@@ -64,7 +64,7 @@ func startGateway(t *testing.T, environ ...string) *gatewayProcess {
 	return g
 }
 
-// begin runs the program whatever becomes of its log, and waits until it serves.
+// begin runs the program without reading its log, and waits until it serves.
 func (g *gatewayProcess) begin() {
 	g.t.Helper()
 	if err := g.Start(); err != nil {

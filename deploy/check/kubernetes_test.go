@@ -86,7 +86,7 @@ func TestKubernetes(t *testing.T) {
 	}
 	sidecar, server := container(t, pod.InitContainers, "xmppgate"), pod.Containers[0]
 	if sidecar.RestartPolicy == nil || *sidecar.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-		t.Error("the gateway is no sidecar: the server would wait for its end")
+		t.Error("the gateway is not a sidecar: the server would wait for its end")
 	}
 
 	environ := map[string]string{}

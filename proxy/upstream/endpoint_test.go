@@ -52,7 +52,7 @@ func TestOpenPlain(t *testing.T) {
 		if s.Server != e.server {
 			t.Errorf("server %q", s.Server)
 		}
-		// The connection is as good as new.
+		// The connection has no deadline left.
 		p := &peer{Conn: s.Conn}
 		p.send(`<iq id='up'/>`)
 		p.expect(t, `<iq id='down'/>`)

@@ -79,7 +79,7 @@ func TestEjection(t *testing.T) {
 	expect("up again", []string{"2:5222", "1:5222"}, []string{"failed over from tcp://2", "health tcp://1 true"})
 }
 
-// What a client can bring about is no reason to eject a server.
+// A failure that a client can cause must not eject a server.
 func TestClientsEjectNoServer(t *testing.T) {
 	for _, test := range []struct {
 		domain, phase, result string
@@ -286,8 +286,8 @@ func TestProbeWithoutDomain(t *testing.T) {
 }
 
 // One server is checked like any other, though it gets all sessions anyway: the
-// gateway has to know whether it is of any use. What becomes of sessions that
-// connect without the Router counts, too.
+// gateway has to know whether it works. Sessions that connect without the Router
+// count as well.
 func TestOneServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := &world{}, &diary{}

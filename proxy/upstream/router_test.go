@@ -296,9 +296,9 @@ func TestFailover(t *testing.T) {
 		{name: "to avoid", servers: 3, avoid: "tcp://1", want: "tcp://2", tried: "2"},
 		{name: "better than nothing", servers: 2, avoid: "tcp://1", want: "tcp://1", tried: "2 1",
 			script: func(w *world) { w.set("2:5222", fails(PhaseTCP, ResultRefused)) }},
-		{name: "a complaint is no answer", servers: 2, want: "tcp://2", tried: "1 2",
+		{name: "a stream error is not an answer", servers: 2, want: "tcp://2", tried: "1 2",
 			script: func(w *world) { w.set("1:5222", w.complains) }},
-		{name: "a complaint is better than nothing", servers: 3, want: "tcp://2 <complaint/>", tried: "1 2 3",
+		{name: "a stream error is better than nothing", servers: 3, want: "tcp://2 <complaint/>", tried: "1 2 3",
 			script: func(w *world) {
 				w.set("1:5222", fails(PhaseTCP, ResultRefused))
 				w.set("2:5222", w.complains)
@@ -394,7 +394,7 @@ func TestAbandoned(t *testing.T) {
 		}
 		for _, c := range w.conns {
 			if !c.isClosed() {
-				t.Error("the complaint is still open")
+				t.Error("the stream with the error is still open")
 			}
 		}
 		for _, s := range r.Status() {

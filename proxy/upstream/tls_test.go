@@ -400,7 +400,7 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
-// The context of the session ends a handshake, too; see TestCancel. Here it has
+// The context of the session also ends a handshake; see TestCancel. Here it has
 // ended when the stream is open.
 func TestCancelAtTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -114,7 +114,7 @@ func TestDemoFailures(t *testing.T) {
 	}
 }
 
-// Ctrl-C before the server is up must end whatever the server started, too.
+// Ctrl-C before the server is up must also end whatever the server started.
 func TestDemoInterruptedWhileStarting(t *testing.T) {
 	bin := sandbox(t, map[string]string{"prosody": `/bin/sleep 1000 & echo $! >"$PIDFILE"; wait`})
 	pidfile := filepath.Join(bin, "pid")

@@ -111,11 +111,11 @@ func TestDemoDownload(t *testing.T) {
 	}
 }
 
-// Ctrl-C in the terminal of "make demo" is no error of make's.
+// Ctrl-C in the terminal of "make demo" is not an error of make.
 func TestDemoMake(t *testing.T) {
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
-	for _, name := range []string{"MAKEFLAGS", "MAKELEVEL", "MFLAGS"} { // "make test" is no part of it
+	for _, name := range []string{"MAKEFLAGS", "MAKELEVEL", "MFLAGS"} { // those of "make test" must not leak into it
 		t.Setenv(name, "")
 		os.Unsetenv(name)
 	}
