@@ -14,7 +14,7 @@ import (
 	"xmppgate/proxy/internal/session"
 )
 
-// A registry knows the connections of a gateway.
+// A registry has the connections of a gateway and what they have relayed.
 type registry struct {
 	maxSessions int // that may live at once; zero means no limit
 
@@ -38,7 +38,7 @@ func (r *registry) init(maxSessions int) {
 const maxRefused = 256
 
 // Admit implements loop.Acceptor. It is called for each accepted connection, before
-// anything is allocated for it. It returns nil if there is no room even for an HTTP
+// its session is allocated. It returns nil if there is no room even for an HTTP
 // response.
 func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
 	g.mu.Lock()
@@ -52,7 +52,8 @@ func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
 	return &l.s
 }
 
-// A live is a session in the registry. It is the session's host.
+// A live is a session in the registry, from its connection to its end. It is the
+// session's host.
 type live struct {
 	s      session.Session // its Index is that in registry.live
 	handle loop.Handle

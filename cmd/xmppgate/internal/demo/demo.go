@@ -51,7 +51,7 @@ removes everything at Ctrl-C.
 Flags:
 `
 
-// errNoServer says what to do when there is no Prosody to show.
+// errNoServer says what to do if no Prosody is found.
 var errNoServer = errors.New(`no Prosody found. One of these helps:
 
   install it     sudo apt-get install prosody   (or brew, dnf, apk)
@@ -69,14 +69,14 @@ const (
 // It watches for signals itself: a second one must not keep it from ending the
 // server that it started.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	// A closed terminal must not leave a server behind either.
+	// A closed terminal ends the demo as well, so that no server is left.
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 
 	var o options
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.upstream, "upstream", "", "use this `server` instead of an own one: tcp://host:port, or any other URL of XMPPGATE_UPSTREAM but srv:")
+	flags.StringVar(&o.upstream, "upstream", "", "use this `server` instead of starting one: tcp://host:port, or any other URL of XMPPGATE_UPSTREAM except srv:")
 	flags.StringVar(&o.gateway, "gateway", "", "serve only the page, for the gateway at this WebSocket `URL`")
 	flags.StringVar(&o.domain, "domain", "localhost", "XMPP `domain` of the accounts")
 	flags.StringVar(&o.password, "password", "", "`password` that the page fills in, for accounts made to be shown")
