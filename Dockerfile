@@ -19,7 +19,7 @@ ARG REVISION=unknown
 # What faces the internet needs no demo; deploy/compose.yaml builds one with it.
 ARG TAGS=nodemo
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -tags "$TAGS" -ldflags "-s -w -X main.version=$VERSION -X main.revision=$REVISION" -o /out/xmppgate ./cmd/xmppgate
+    go build -trimpath -pgo=cmd/xmppgate/release.pgo -tags "$TAGS" -ldflags "-s -w -X main.version=$VERSION -X main.revision=$REVISION" -o /out/xmppgate ./cmd/xmppgate
 
 FROM ${RUN_IMAGE}
 ARG VERSION=dev

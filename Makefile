@@ -19,11 +19,11 @@ bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 
 microbench: ## what an element costs; compare two runs with benchstat
 	go test -run '^$$' -bench . -count 6 ./framing ./proxy ./proxy/internal/session
 
-profile: ## where the relay spends its time, for the compiler; renew it when that has changed
+profile: ## where the relay spends its time, for the compiler of the image; renew it when that has changed
 	mkdir -p bin
 	go test -trimpath -run '^$$' -bench 'WakeUp|Session' -benchtime 2s -cpuprofile $(CURDIR)/bin/proxy.prof -o /dev/null ./proxy
 	go test -trimpath -run '^$$' -bench Batch -benchtime 2s -cpuprofile $(CURDIR)/bin/session.prof -o /dev/null ./proxy/internal/session
-	go tool pprof -proto bin/proxy.prof bin/session.prof > cmd/xmppgate/default.pgo
+	go tool pprof -proto bin/proxy.prof bin/session.prof > cmd/xmppgate/release.pgo
 
 lint:
 	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || (echo 'gofmt: the files above' >&2; exit 1)

@@ -66,8 +66,7 @@ func TestImports(t *testing.T) {
 }
 
 func testImports(t *testing.T, system string) {
-	// With a profile each package is listed once more, by another name.
-	list := exec.Command("go", "list", "-pgo=off", "-json=ImportPath,Imports,Dir,GoFiles", "xmppgate/...")
+	list := exec.Command("go", "list", "-json=ImportPath,Imports,Dir,GoFiles", "xmppgate/...")
 	list.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
 	out, err := list.Output()
 	if err != nil {

@@ -116,7 +116,7 @@ func run() error {
 	b := &bench{dir: dir, gateway: *gateway}
 	if b.gateway == "" {
 		b.gateway = filepath.Join(dir, gate)
-		build := exec.Command("go", "build", "-o", b.gateway, "./cmd/xmppgate")
+		build := exec.Command("go", "build", "-pgo=cmd/xmppgate/release.pgo", "-o", b.gateway, "./cmd/xmppgate") // as the Dockerfile does
 		build.Dir = "../.."
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("go build: %w: %s", err, out)
