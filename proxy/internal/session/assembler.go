@@ -63,7 +63,8 @@ func (a *assembler) begin(b []byte, u unfinished) {
 // then, errBinary, errFragments, or what is wrong with the header of a frame.
 func (a *assembler) next(limit int) (op ws.OpCode, payload []byte, ok bool, err error) {
 	for {
-		f, size, err := parseFrame(a.b[a.pos:], a.frames > 0)
+		b := a.b[a.pos:]
+		f, size, err := parseFrame(b, a.frames > 0)
 		switch {
 		case err != nil:
 			return 0, nil, false, err
@@ -75,11 +76,11 @@ func (a *assembler) next(limit int) (op ws.OpCode, payload []byte, ok bool, err 
 			return 0, nil, false, sizeError(min(f.length, math.MaxInt-int64(a.size)) + int64(a.size))
 		}
 		n := size + int(f.length)
-		if len(a.b)-a.pos < n {
+		if len(b) < n {
 			return 0, nil, false, nil
 		}
-		payload := a.b[a.pos+size : a.pos+n]
-		unmask(payload, [4]byte(a.b[a.pos+size-4:]))
+		payload := b[size:n]
+		unmask(payload, [4]byte(b[size-4:]))
 		a.pos += n
 
 		switch {
