@@ -282,9 +282,9 @@ func (s *Session) EOF(ev *relay.Event, sd side, err error) {
 	}
 }
 
-// HungUp implements relay.Session. What the client has sent before is relayed as long as the server takes it, and reading
-// that ends with eof; but the server must not wait for the end longer than
-// hangUpTimeout.
+// HungUp implements relay.Session. What the client has sent before is relayed as long
+// as the server takes it, and then EOF comes. But the server must not wait for the end
+// of the session longer than hangUpTimeout.
 func (s *Session) HungUp(ev *relay.Event) {
 	if ev.State[client] == relay.StateOpen && s.ending == endNone && s.ensureExtra().stateDue[client] == 0 {
 		s.setState(ev, client, relay.StateOpen, hangUpTimeout)
@@ -294,7 +294,7 @@ func (s *Session) HungUp(ev *relay.Event) {
 // hangUpExpired acts on a client that has hung up, when the server has had its time.
 func (s *Session) hangUpExpired(ev *relay.Event) {
 	if s.Reads(ev.Conns, client) && !ev.Blocked[server] {
-		s.setState(ev, client, relay.StateOpen, hangUpTimeout) // it is read, until eof
+		s.setState(ev, client, relay.StateOpen, hangUpTimeout) // it is read, until EOF
 		return
 	}
 	s.EOF(ev, client, nil)
@@ -303,7 +303,8 @@ func (s *Session) hangUpExpired(ev *relay.Event) {
 	}
 }
 
-// Taken implements relay.Session. A server that is to get the rest of what a client has left has more time then.
+// Taken implements relay.Session. A server that still takes what a client has left
+// behind gets more time for the rest.
 func (s *Session) Taken(ev *relay.Event, sd side, since time.Duration) {
 	x := s.extra
 	if x == nil || sd == client {
