@@ -191,7 +191,7 @@ const (
 	response = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
 
-	openUp       = `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="localhost" version="1.0"/>`
+	openUp       = `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" from="a@localhost" to="localhost" version="1.0"/>`
 	openDown     = `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" from="localhost" id="1" version="1.0"/>`
 	streamHeader = `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='localhost' id='1' version='1.0'>`
 )
@@ -314,10 +314,10 @@ func (s *system) acceptAny() (fd int, err error) {
 	var header [512]byte
 	for n := 1; n > 0 && err == nil || err == unix.EINTR; {
 		n, _, err = unix.Recvfrom(fd, header[:], unix.MSG_PEEK)
-		if got := header[:max(n, 0)]; bytes.Contains(got, []byte("'localhost'")) || bytes.Contains(got, []byte(`"localhost"`)) {
+		if got := header[:max(n, 0)]; bytes.Contains(got, []byte(`"a@localhost"`)) {
 			return fd, nil
 		} else if _, tag, ok := bytes.Cut(got, []byte("<stream:stream")); ok && bytes.Contains(tag, []byte(">")) {
-			break // names no domain
+			break // names no user
 		}
 	}
 	unix.Read(fd, header[:])
