@@ -14,13 +14,13 @@ import (
 // relay.ReadSize: one read then takes all that a socket has, as a rule, and a batch of
 // stanzas leaves in one write. LargeBuffer holds a message of the usual limit, or what is
 // kept of a server's element (relay.MaxKept), and what surrounds it.
-var bufferSizes = [...]int{4 << 10, 16 << 10, relay.ReadSize, largeRead, LargeBuffer}
+var bufferSizes = [...]int{4 << 10, 16 << 10, relay.ReadSize, mediumBuffer, LargeBuffer}
 
 const (
 	// LargeBuffer is the largest size, in bytes, that a pool keeps.
 	LargeBuffer = 272 << 10
-	// largeRead is the size of a read where elements are larger than relay.ReadSize.
-	largeRead = 2 * relay.ReadSize
+	// mediumBuffer holds relay.MaxKeptScarce and a read behind it.
+	mediumBuffer = 2 * relay.ReadSize
 	// lastRead bounds the reads that complete an element of more than
 	// relay.ReadSize. What comes behind the element may have to be kept beside it,
 	// for a client that does not read.
@@ -43,8 +43,8 @@ func init() { largeAllowed.Store(ManyLargeBuffers) }
 
 // scarce reports whether many large buffers are in use. One server may fill one for each
 // of its sessions and leave it full; 1,000 sessions would keep 300 MiB. While buffers are
-// scarce, sessions keep less of a server's element (relay.Event.Scarce), reads are not
-// large, and a window grows in smaller steps.
+// scarce, sessions keep less of a server's element (relay.Event.Scarce), and a window
+// grows in smaller steps.
 func scarce() bool { return largeInUse.Load() >= largeAllowed.Load() }
 
 // A buffer is memory of which the first n bytes are in use. Each one that getBuffer
@@ -79,7 +79,7 @@ func getGrowing(n int) *buffer {
 	if n > relay.ReadSize/2 {
 		most := LargeBuffer
 		if scarce() {
-			most = largeRead // holds relay.MaxKeptScarce and a read
+			most = mediumBuffer
 		}
 		n = max(n, most)
 	}

@@ -74,7 +74,6 @@ type driver struct {
 	// Reading.
 	win        [2]window // what the session wants again of its input
 	inputWaits [2]bool   // the window is to be given to the session as it is
-	large      [2]bool   // elements are larger than usual
 }
 
 // An input is what a read has brought for the session.
@@ -130,10 +129,6 @@ func (d *driver) run(ev *relay.Event, f func(*relay.Event) input) {
 		} else {
 			ev.Scarce = scarce()
 			rest := d.s.Receive(ev, in.side, in.b)
-			// Large reads save copies where one read does not take a whole
-			// element. Of small elements they would take hundreds at once, at
-			// the expense of other sessions.
-			d.large[in.side] = len(rest) > relay.ReadSize/4 || d.large[in.side] && len(in.b) > relay.ReadSize
 			d.inputWaits[in.side] = len(rest) > 0 && d.s.Waits(&d.conns, in.side)
 			d.settle(ev) // before keep: the outboxes alias in.b
 			d.keep(in, rest)
@@ -285,7 +280,7 @@ func (d *driver) applyState(ev *relay.Event, sd side) {
 // shut closes the connection of sd and drops the input that was kept of it.
 func (d *driver) shut(sd side) {
 	d.conn.shut(sd)
-	d.inputWaits[sd], d.large[sd] = false, false
+	d.inputWaits[sd] = false
 	d.win[sd].release()
 }
 

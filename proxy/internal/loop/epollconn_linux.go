@@ -176,10 +176,7 @@ func (ec *epollConn) ready(sd side, events uint32) (more bool) {
 
 // readOnce reads sd once. It reports whether there may be more to read.
 func (ec *epollConn) readOnce(ev *relay.Event, sd side) (in input, more bool) {
-	scratch := ec.w.buf[:relay.ReadSize]
-	if ec.large[sd] && !scarce() {
-		scratch = ec.w.buf
-	}
+	scratch := ec.w.buf
 	var err error
 	if t := ec.secure(sd); t != nil {
 		// There may be less room behind what is kept than a record needs.

@@ -66,7 +66,7 @@ func newWorker(clock func() time.Duration, keepAlive time.Duration) (*worker, er
 		unix.Close(ep)
 		return nil, err
 	}
-	w := &worker{ep: ep, wakeFD: wakeFD, clock: clock, keepAlive: keepAlive, ctl: epollCtl, buf: make([]byte, largeRead)}
+	w := &worker{ep: ep, wakeFD: wakeFD, clock: clock, keepAlive: keepAlive, ctl: epollCtl, buf: make([]byte, relay.ReadSize)}
 	w.sleeper, err = newSleeper(ep)
 	return w, err
 }
