@@ -41,7 +41,7 @@ func parsePath(s string) (pathPattern, error) {
 			return nil, errPathSegment
 		}
 		if decoded == "." || decoded == ".." || decoded == "" && i < len(p)-1 {
-			return nil, errors.New("no client sends this: remove segments that are empty, . or ..")
+			return nil, errors.New("no client sends this: remove empty segments, . and .. from it")
 		}
 		p[i] = decoded
 	}

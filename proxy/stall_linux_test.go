@@ -230,11 +230,11 @@ func TestHangUpAndSlowServer(t *testing.T) {
 	sent := b.block(client, cl)
 	sent += b.stanzas(client, cl, countdown(100))
 	cl.CloseWrite()
-	// It takes some every three seconds, far longer in all than a server that takes
-	// nothing is given.
+	// It takes some every two seconds, far longer in all than a server that takes
+	// nothing is given. A session looks once a second what was taken.
 	got := 0
 	for range 5 {
-		b.pass(3 * time.Second)
+		b.pass(2 * time.Second)
 		n, err := io.ReadFull(srv, make([]byte, 128<<10))
 		if got += n; err != nil {
 			t.Fatal(err)
