@@ -160,7 +160,7 @@ func TestPaths(t *testing.T) {
 	for in, want := range map[string]string{
 		"ws": "such as /xmpp-websocket", "": "such as", "/a?b": "such as", "/a#b": "such as", "/a b": "such as",
 		"/*x/ws": "one segment", "/**/ws": "one segment", "/x*": "one segment", "/%2A/ws": "one segment",
-		"//ws": "remove segments that are empty", "/a/../ws": "remove segments that are empty", "/./ws": "remove segments that are empty", "/%2e%2e/ws": "remove segments that are empty", "/%zz": "%25",
+		"//ws": "remove empty segments", "/a/../ws": "remove empty segments", "/./ws": "remove empty segments", "/%2e%2e/ws": "remove empty segments", "/%zz": "%25",
 	} {
 		if err := CheckPath(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", in, err, want)
