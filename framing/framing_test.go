@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -478,6 +479,48 @@ func TestMessageIsUTF8(t *testing.T) {
 		for _, out := range runDown(new(FeatureFilter), v.in, func() int { return len(v.in) }).outs {
 			if !utf8.ValidString(out) {
 				t.Errorf("%s: %q", v.path, out)
+			}
+		}
+	}
+}
+
+// TestNameRunes compares what may stand in a name with the productions NameStartChar
+// and NameChar (XML 1.0, section 2.3), for all characters.
+func TestNameRunes(t *testing.T) {
+	start := [][2]rune{
+		{':', ':'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'},
+		{0xc0, 0xd6}, {0xd8, 0xf6}, {0xf8, 0x2ff}, {0x370, 0x37d}, {0x37f, 0x1fff},
+		{0x200c, 0x200d}, {0x2070, 0x218f}, {0x2c00, 0x2fef}, {0x3001, 0xd7ff},
+		{0xf900, 0xfdcf}, {0xfdf0, 0xfffd}, {0x10000, 0xeffff},
+	}
+	rest := [][2]rune{{'-', '-'}, {'.', '.'}, {'0', '9'}, {0xb7, 0xb7}, {0x300, 0x36f}, {0x203f, 0x2040}}
+	in := func(r rune, ranges [][2]rune) bool {
+		return slices.ContainsFunc(ranges, func(x [2]rune) bool { return x[0] <= r && r <= x[1] })
+	}
+	var p MessageParser
+	var m Message
+	accepts := func(s string) bool { return p.Parse([]byte(s), &m) == nil }
+	for r := rune(0); r <= utf8.MaxRune; r++ {
+		if !utf8.ValidRune(r) || isSpace(byte(r)) && r < utf8.RuneSelf || strings.ContainsRune(":/>", r) {
+			continue
+		}
+		first, other := in(r, start), in(r, start) || in(r, rest)
+		c := string(r)
+		if r >= utf8.RuneSelf && (checkRunes([]byte(c)) != first || checkRunes([]byte("a"+c)) != other) {
+			t.Fatalf("%U: not what XML says", r)
+		}
+		if r >= 0x11000 && (r+1)&0xfff > 1 {
+			continue // all alike
+		}
+		for _, x := range []struct {
+			in   string
+			want bool
+		}{
+			{"<" + c + "/>", first}, {"<a" + c + "/>", other}, {"<a " + c + "=''/>", first}, {"<a a" + c + "=''/>", other},
+			{"<stream:" + c + "\n/>", first}, {"<a" + c + "\n/>", other},
+		} {
+			if got := accepts(x.in); got != x.want {
+				t.Fatalf("%U: %q accepted: %t", r, x.in, got)
 			}
 		}
 	}

@@ -3,7 +3,6 @@ package framing
 import (
 	"bytes"
 	"encoding/binary"
-	"unicode/utf8"
 )
 
 // This file holds the walk over a message: one document, one element.
@@ -147,8 +146,10 @@ func checkText(msg []byte, controls bool) error {
 	if controls {
 		control, ascii = checkCharacters(msg)
 	}
-	if !ascii && !utf8.Valid(msg) {
-		return notText(indexInvalid(msg), "invalid UTF-8")
+	if !ascii {
+		if i := validUTF8(msg); i < len(msg) {
+			return notText(i, "invalid UTF-8")
+		}
 	}
 	if control >= 0 {
 		return &Error{CondNotWellFormed, control, errControl}
@@ -159,18 +160,6 @@ func checkText(msg []byte, controls bool) error {
 		}
 	}
 	return nil
-}
-
-// indexInvalid returns the index of the first byte that is not UTF-8.
-func indexInvalid(b []byte) int {
-	for i := 0; i < len(b); {
-		r, n := utf8.DecodeRune(b[i:])
-		if r == utf8.RuneError && n <= 1 {
-			return i
-		}
-		i += n
-	}
-	return -1
 }
 
 // isEndTag reports whether b is the end tag of a stream.

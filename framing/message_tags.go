@@ -2,6 +2,7 @@ package framing
 
 import (
 	"bytes"
+	"unicode/utf8"
 )
 
 // This file checks start tags of messages: plainTag those that nearly all are,
@@ -18,13 +19,16 @@ type qname struct {
 const quotes uint64 = 1<<('"'%64) | 1<<('\''%64)
 
 // plainTag is startTag for a tag as nearly all are: one space before each
-// attribute, none around '='; no quotes and no references in values; no names
-// beyond ASCII and no prefix but xml, which is bound everywhere. It does not
-// keep the attributes. If it says no, anything may be wrong with the tag, or
+// attribute, none around '=', at most one at the end; no quotes and no
+// references in values; no prefix but xml, which is bound everywhere. It does
+// not keep the attributes. If it says no, anything may be wrong with the tag, or
 // nothing: it may just lie across the end of the marker's window.
 func (p *MessageParser) plainTag(msg []byte, i int) (end int, ok bool) {
 	start := uint(i) + 1
 	j := asciiNameEnd(msg, start)
+	if j < uint(len(msg)) && msg[j] >= utf8.RuneSelf {
+		j = wideNameEnd(msg, start)
+	}
 	if j >= uint(len(msg)) || byteClass[msg[start]] != byteName {
 		return 0, false
 	}
@@ -35,7 +39,14 @@ func (p *MessageParser) plainTag(msg []byte, i int) (end int, ok bool) {
 	for n := p.maxAttributes(); msg[j] != '>' && msg[j] != '/'; n-- {
 		name := j + 1
 		k := asciiNameEnd(msg, name)
+		if k < uint(len(msg)) && msg[k] >= utf8.RuneSelf {
+			k = wideNameEnd(msg, name)
+		}
 		if k+1 >= uint(len(msg)) || n == 0 || msg[j] != ' ' || byteClass[msg[name]] != byteName {
+			if msg[j] == ' ' && name < uint(len(msg)) && (msg[name] == '/' || msg[name] == '>') {
+				j = name
+				break
+			}
 			return 0, false
 		}
 		if msg[k] == ':' && string(msg[name:k]) == "xml" && byteClass[msg[k+1]] == byteName {
@@ -90,7 +101,11 @@ func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) 
 	again := false  // one of them may be there twice
 	a := scanAttributes(tag, name.end)
 	for a.next() {
-		if attrs = append(attrs, a.attribute); len(attrs) > limit {
+		// Field by field, see attributeScanner.next.
+		attrs = append(attrs, attribute{})
+		b := &attrs[len(attrs)-1]
+		b.name, b.colon, b.nameEnd, b.value, b.end = a.name, a.colon, a.nameEnd, a.value, a.end
+		if len(attrs) > limit {
 			return 0, &Error{CondPolicyViolation, a.name, errAttributes}
 		}
 		prefixed = prefixed || a.colon >= 0
@@ -116,8 +131,10 @@ func (p *MessageParser) startTag(msg []byte, i, depth int) (end int, err error) 
 			return 0, err
 		}
 	}
-	if err := p.declarePrefixes(tag, depth, limit, references); err != nil {
-		return 0, err
+	if len(attrs) > 0 {
+		if err := p.declarePrefixes(tag, depth, limit, references); err != nil {
+			return 0, err
+		}
 	}
 	if prefixed || again {
 		if err := p.checkPrefixes(tag, name); err != nil {

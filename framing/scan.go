@@ -12,7 +12,7 @@ import (
 // found.
 //
 //	characters   checkCharacters, validUTF8, indexNonCharacter, isChar
-//	names        scanName, asciiNameEnd, checkRunes, hashName
+//	names        scanName, asciiNameEnd, wideNameEnd, checkRunes, hashName
 //	attributes   attribute, attributeScanner
 //	tags         tagEnd
 //	references   checkReferences, unescaped
@@ -56,6 +56,20 @@ func asciiNameEnd(b []byte, i uint) uint {
 		i++
 	}
 	return i
+}
+
+// wideNameEnd is asciiNameEnd for a name beyond ASCII that starts at i. It
+// returns len(b) if the name is improper, or if white space but the space
+// follows, for the tag is no plain one then and its names are checked again.
+func wideNameEnd(b []byte, i uint) uint {
+	end := i
+	for end < uint(len(b)) && byteClass[b[end]]&byteName != 0 {
+		end++
+	}
+	if end < uint(len(b)) && isSpace(b[end]) && b[end] != ' ' || !checkRunes(b[i:end]) {
+		return uint(len(b))
+	}
+	return end
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
@@ -279,35 +293,54 @@ func scanName(b []byte, i int) (colon, end int) {
 	return colon, i
 }
 
-// nameRunes lists the ranges of characters beyond ASCII that may start a name
-// (XML 1.0, section 2.3); nameRestRunes those that may only follow.
-var (
-	nameRunes = [...][2]rune{
-		{0xc0, 0xd6}, {0xd8, 0xf6}, {0xf8, 0x2ff}, {0x370, 0x37d}, {0x37f, 0x1fff},
-		{0x200c, 0x200d}, {0x2070, 0x218f}, {0x2c00, 0x2fef}, {0x3001, 0xd7ff},
-		{0xf900, 0xfdcf}, {0xfdf0, 0xfffd}, {0x10000, 0xeffff},
-	}
-	nameRestRunes = [...][2]rune{{0xb7, 0xb7}, {0x300, 0x36f}, {0x203f, 0x2040}}
-)
-
 // checkRunes reports whether a name that scanName accepted is proper beyond
-// ASCII.
+// ASCII. It decodes characters of two bytes by itself: names may be as short as
+// that, so a call counts.
 func checkRunes(name []byte) bool {
 	head := true
 	for i := 0; i < len(name); {
-		if name[i] < utf8.RuneSelf {
-			head = name[i] == ':'
+		c := name[i]
+		if c < utf8.RuneSelf {
+			head = c == ':'
 			i++
 			continue
 		}
-		r, n := utf8.DecodeRune(name[i:])
-		if !inRanges(r, nameRunes[:]) && (head || !inRanges(r, nameRestRunes[:])) {
+		var r rune
+		var n int
+		if c < 0xe0 && i+1 < len(name) && 0xc2 <= c && name[i+1]&0xc0 == 0x80 {
+			r, n = rune(c&0x1f)<<6|rune(name[i+1]&0x3f), 2
+		} else {
+			r, n = utf8.DecodeRune(name[i:])
+		}
+		if !isNameStart(r) && (head || !isNameRest(r)) {
 			return false
 		}
 		head = false
 		i += n
 	}
 	return true
+}
+
+// isNameStart reports whether r, which is beyond ASCII, may start a name (XML
+// 1.0, section 2.3).
+func isNameStart(r rune) bool {
+	switch {
+	case r < 0x2000:
+		return r >= 0x37f || 0xc0 <= r && r < 0x300 && r != 0xd7 && r != 0xf7 || 0x370 <= r && r <= 0x37d
+	case r < 0x3001:
+		return 0x2c00 <= r && r <= 0x2fef || 0x2070 <= r && r <= 0x218f || r == 0x200c || r == 0x200d
+	case r < 0xd800:
+		return true
+	case r < 0x10000:
+		return 0xf900 <= r && r <= 0xfffd && (r <= 0xfdcf || r >= 0xfdf0)
+	}
+	return r <= 0xeffff
+}
+
+// isNameRest reports whether r, which is beyond ASCII and may not start a name,
+// may follow in one.
+func isNameRest(r rune) bool {
+	return r == 0xb7 || 0x300 <= r && r <= 0x36f || r == 0x203f || r == 0x2040
 }
 
 // seed keeps peers from choosing names that have the same hash.
@@ -334,19 +367,6 @@ func hashName(b []byte, i, end int) uint64 {
 	var last [8]byte
 	copy(last[8-n:], b[i:end])
 	return binary.LittleEndian.Uint64(last[:])
-}
-
-// inRanges reports whether r is in one of the ranges, which are in order.
-func inRanges(r rune, ranges [][2]rune) bool {
-	low, high := 0, len(ranges)
-	for low < high {
-		if mid := (low + high) / 2; ranges[mid][1] < r {
-			low = mid + 1
-		} else {
-			high = mid
-		}
-	}
-	return low < len(ranges) && ranges[low][0] <= r
 }
 
 // An attribute is one attribute of a tag, as indexes into the slice that holds
@@ -423,12 +443,16 @@ func (s *attributeScanner) next() bool {
 	if k == len(tag) || tag[k] != '"' && tag[k] != '\'' {
 		return s.stop(k, errValue)
 	}
-	n := bytes.IndexByte(tag[k+1:], tag[k])
-	if n < 0 {
-		return s.stop(len(tag), errValue)
+	end := k + 1
+	if end == len(tag) || tag[end] != tag[k] { // empty values are not worth a call
+		if end = indexByte(tag, end, tag[k]); end == len(tag) {
+			return s.stop(end, errValue)
+		}
 	}
-	s.pos = k + n + 2
-	s.attribute = attribute{name: j, colon: colon, nameEnd: nameEnd, value: k, end: s.pos}
+	s.pos = end + 1
+	// Field by field: a copy reads two fields at a time, and a processor waits
+	// for that until both have left it for its cache.
+	s.name, s.colon, s.nameEnd, s.value, s.end = j, colon, nameEnd, k, s.pos
 	return true
 }
 
