@@ -61,7 +61,7 @@ func TestBadCertificate(t *testing.T) {
 		{"self-signed", nil, &authority{}, ca, "cert-self-signed", "set ?pin= to its key"},
 		{"unknown CA", nil, unknown, ca, "cert-unknown-ca", "the file of ?ca=; put the certificate of that authority there"},
 		{"unknown to the system", nil, trusted, "", "cert-unknown-ca", "set ?ca= to its file"},
-		{"pin mismatch", nil, trusted, pinOf(good), "cert-pin", "none that ?pin= allows"},
+		{"pin mismatch", nil, trusted, pinOf(good), "cert-pin", "does not match any ?pin="},
 	}
 	for _, c := range cases {
 		for _, scheme := range []string{"starttls", "tls"} {
