@@ -33,12 +33,22 @@ func (s *Session) timeoutCause(end ending) error {
 	return nil // the table of endings says enough
 }
 
+// abandon gives up connecting to a server, if that is under way: the host may have
+// counted it.
+func (s *Session) abandon(ev *relay.Event, cause error) {
+	if a := s.extra.attempt; a != nil {
+		s.extra.attempt = nil
+		s.extra.avoid = cmp.Or(s.host.Abandon(ev, a, cause), s.extra.avoid)
+	}
+}
+
 // Failed implements relay.Session. It ends the session at once, whatever state it is
 // in.
 func (s *Session) Failed(ev *relay.Event, err error) {
 	s.ending = endInternal
 	s.ensureExtra().cause = err
 	s.waitForNothing()
+	s.abandon(ev, context.Canceled)
 	for sd := range ev.State {
 		s.extra.stateDue[sd] = 0
 		if ev.State[sd] != relay.StateNone {
@@ -74,13 +84,12 @@ func (s *Session) endWithError(ev *relay.Event, end ending, condition framing.Co
 	s.waitForNothing()
 	if x := s.extra; x != nil {
 		x.header, x.headerQueued = nil, false
-		if a := x.attempt; a != nil {
+		if x.attempt != nil {
 			cause := context.Canceled
 			if end == endDialFailed {
 				x.cause, cause = errDialTimeout, context.DeadlineExceeded
 			}
-			x.attempt = nil
-			x.avoid = cmp.Or(s.host.Abandon(ev, a, cause), x.avoid)
+			s.abandon(ev, cause)
 		}
 	}
 	info := end.info()

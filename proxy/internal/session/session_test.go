@@ -34,9 +34,10 @@ func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
 
 // A fakeHost lets a session be driven without a loop and a gateway.
 type fakeHost struct {
-	requests []*Request
-	bindings int // offers of channel binding
-	over     bool
+	requests  []*Request
+	bindings  int // offers of channel binding
+	abandoned int // attempts to connect
+	over      bool
 }
 
 func (h *fakeHost) Started() bool                               { return false }
@@ -45,8 +46,11 @@ func (h *fakeHost) Connect(_ *relay.Event, a *Attempt) {
 	h.requests = append(h.requests, &a.Request)
 	a.Patience = 10 * time.Second
 }
-func (h *fakeHost) Connected(*relay.Event, *Attempt, error)               {}
-func (h *fakeHost) Abandon(*relay.Event, *Attempt, error) string          { return "" }
+func (h *fakeHost) Connected(*relay.Event, *Attempt, error) {}
+func (h *fakeHost) Abandon(*relay.Event, *Attempt, error) string {
+	h.abandoned++
+	return ""
+}
 func (h *fakeHost) Pinged(time.Duration)                                  {}
 func (h *fakeHost) ChannelBindingOffered()                                { h.bindings++ }
 func (h *fakeHost) Notice(string, slog.Level, string, func() []slog.Attr) {}
@@ -749,5 +753,16 @@ func TestInputWaitsForTheClient(t *testing.T) {
 	ev.Blocked[client] = false
 	if rest = s.Receive(ev, server, rest); string(rest) != "<message><body>" || ev.Out[client].Size() == 0 || s.Waits(ev.Conns, server) {
 		t.Fatalf("%q is left, %d go to the client", rest, ev.Out[client].Size())
+	}
+}
+
+// A session that fails while it connects gives that up, once: the host has counted it.
+func TestFailureAbandonsConnecting(t *testing.T) {
+	s, ev := newOpening(testSettings())
+	h := s.host.(*fakeHost)
+	s.Failed(ev, io.ErrUnexpectedEOF)
+	s.Failed(ev, io.ErrUnexpectedEOF)
+	if h.abandoned != 1 {
+		t.Errorf("%d attempts were given up", h.abandoned)
 	}
 }
