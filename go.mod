@@ -20,6 +20,11 @@ require (
 )
 
 require (
+	github.com/coreos/go-systemd/v22 v22.7.0
+	github.com/lmittmann/tint v1.2.1
+)
+
+require (
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/gobwas/httphead v0.1.0 // indirect

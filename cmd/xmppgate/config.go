@@ -52,7 +52,7 @@ type config struct {
 	Loop                   string        `env:"LOOP" envDefault:"auto" help:"what drives the sessions: auto (epoll on Linux) or goroutine, to compare"`
 	Profile                bool          `env:"PROFILE" envDefault:"false" help:"serve Go profiles below /debug/pprof/ of the admin address"`
 	LogLevel               slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
-	LogFormat              string        `env:"LOG_FORMAT" envDefault:"auto" help:"text, json, or auto: text on a terminal and JSON elsewhere"`
+	LogFormat              string        `env:"LOG_FORMAT" envDefault:"auto" help:"text (for people), journal (with priorities), json, or auto: text on a terminal, journal where systemd reads it, JSON elsewhere"`
 	UnsafeAdmin            bool          `env:"UNSAFE_ADMIN" envDefault:"false" help:"accept an ADMIN_LISTEN that other machines can reach, where a container or firewall keeps them out"`
 	UnsafeUpstream         bool          `env:"UNSAFE_UPSTREAM" envDefault:"false" help:"accept servers without encryption on another machine, where the network is trusted: compose, Kubernetes"`
 
@@ -175,7 +175,7 @@ func (c *config) check(r *report) {
 	}{
 		{"UPSTREAM_POLICY", c.UpstreamPolicy, upstream.Policies()},
 		{"CHANNEL_BINDING", c.ChannelBinding, slices.Sorted(maps.Keys(channelBindings))},
-		{"LOG_FORMAT", c.LogFormat, []string{"auto", "text", "json"}},
+		{"LOG_FORMAT", c.LogFormat, []string{logAuto, logText, logJournal, logJSON}},
 		{"CLIENT_ADDRESS_HEADER", c.clientAddress.Header, clientaddr.Headers()},
 		{"LOOP", c.Loop, []string{proxy.LoopAuto, proxy.LoopGoroutine}},
 	} {

@@ -317,7 +317,7 @@ func TestRefused(t *testing.T) {
 		{"LOG_LEVEL", "error+1", `must be one of debug, info, warn, error`},
 		{"LOG_LEVEL", "loud", `must be one of debug, info, warn, error`},
 		{"CLIENT_ADDRESS_HEADER", "X-Client", `must be one of X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP, Fly-Client-IP`},
-		{"LOG_FORMAT", "xml", `must be one of auto, text, json`},
+		{"LOG_FORMAT", "xml", `must be one of auto, text, journal, json`},
 		{"LOOP", "kqueue", `must be one of auto, goroutine`},
 	} {
 		_, err := loadConfig(prefixed(map[string]string{c.name: c.value}))

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -344,21 +343,5 @@ func TestSecondSignal(t *testing.T) {
 		if took := time.Since(start); took > 3*time.Second {
 			t.Errorf("%v: the end took %v", signal, took)
 		}
-	}
-}
-
-func TestLogger(t *testing.T) {
-	var out strings.Builder
-	logger := func(format string, level slog.Level) *slog.Logger {
-		return slog.New(logHandlers(&out, format, level)(&out))
-	}
-	logger("auto", slog.LevelInfo).Info("ended", "age", 90*time.Second)
-	if got := out.String(); !strings.HasSuffix(got, `"level":"INFO","msg":"ended","age_seconds":90}`+"\n") {
-		t.Error(got)
-	}
-	out.Reset()
-	logger("text", slog.LevelWarn).Info("ended")
-	if got := out.String(); got != "" {
-		t.Error(got)
 	}
 }

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"os/signal"
 	"runtime"
 	"sync"
@@ -29,7 +26,7 @@ func serve(ctx context.Context, p process) int {
 	}
 	// A log whose reader is gone must not end the process.
 	signal.Ignore(syscall.SIGPIPE)
-	newHandler := logHandlers(p.stderr, c.LogFormat, c.LogLevel)
+	newHandler := logHandlers(logFormatOf(c.LogFormat, p), c.LogLevel, terminal(p.stderr) && p.environ["NO_COLOR"] == "")
 	lines := logqueue.New(p.stderr, func(lost uint64) []byte { return lostReport(newHandler, lost) })
 	defer lines.Close(logTimeout)
 	log := slog.New(newHandler(lines))
@@ -184,47 +181,4 @@ func sessionLimit(configured int, descriptors uint64) int {
 		return 1
 	}
 	return int((descriptors - reserve) / 2)
-}
-
-// logTimeout is how long the end of the process waits for a log that is not
-// read.
-const logTimeout = 500 * time.Millisecond
-
-// logHandlers returns a function that creates handlers in the given format. auto is
-// text if w is a terminal. Attribute names are lower_snake. No level logs content
-// or credentials.
-func logHandlers(w io.Writer, format string, level slog.Level) func(io.Writer) slog.Handler {
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds}
-	if format == "text" || format == "auto" && terminal(w) {
-		return func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
-	}
-	return func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
-}
-
-// lostReport returns the line that reports lost lines. It is written at any log
-// level, because the lost ones may have been important.
-func lostReport(newHandler func(io.Writer) slog.Handler, lines uint64) []byte {
-	var b bytes.Buffer
-	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were lost: whatever reads the log was too slow or gone, or the disk was full", 0)
-	r.Add("lines", lines)
-	_ = newHandler(&b).Handle(context.Background(), r) // a buffer does not fail
-	return b.Bytes()
-}
-
-// inSeconds writes durations in seconds, as in metrics, and adds the unit to the
-// name. JSON would show a bare number of nanoseconds.
-func inSeconds(_ []string, a slog.Attr) slog.Attr {
-	if a.Value.Kind() == slog.KindDuration {
-		return slog.Float64(a.Key+"_seconds", a.Value.Duration().Seconds())
-	}
-	return a
-}
-
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -296,7 +296,7 @@ var effects = map[string]func(*testing.T){
 		}
 	},
 	"LOG_FORMAT": func(t *testing.T) {
-		for value, want := range map[string]string{"auto": `"msg":"serving"`, "text": "msg=serving", "json": `"msg":"serving"`} {
+		for value, want := range map[string]string{"auto": `"msg":"serving"`, "text": "INF serving          version=", "journal": "<6>msg=serving", "json": `"msg":"serving"`} {
 			if log := wholeLog(t, "XMPPGATE_LOG_FORMAT="+value); !strings.Contains(log, want) {
 				t.Errorf("%s: %s", value, log)
 			}
