@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 )
 
@@ -32,7 +33,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(pause):
+			case <-time.After(jittered(pause)):
 			}
 		}
 	}
@@ -45,6 +46,10 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 
 // maxDrainPause keeps the drain of a few sessions short.
 const maxDrainPause = 10 * time.Millisecond
+
+// jittered returns a random time that is d on average, from half of it on. Gateways
+// that are drained together do not send their clients elsewhere in step.
+func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // drainPause returns the time between the closing of two sessions: half of the time
 // that ctx leaves is for closing, the rest for the answers.

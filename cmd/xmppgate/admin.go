@@ -108,11 +108,6 @@ func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, "ok\n")
 }
 
-func (a *admin) beginDrain(w http.ResponseWriter, _ *http.Request) {
-	a.drain.begin()
-	answer(w, http.StatusAccepted, "draining\n")
-}
-
 // A listedTraffic is one direction of a listed session.
 type listedTraffic struct {
 	Messages  uint64 `json:"messages"`

@@ -56,7 +56,7 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/readyz", 200, "ok\n"},
 		{"POST", "/healthz", 405, ""},
 		{"DELETE", "/drain", 405, ""},
-		{"POST", "/drain", 202, "draining\n"},
+		{"POST", "/drain", 202, `{"state":"waiting","sessions":0}` + "\n"},
 		{"GET", "/drain", 405, ""},
 		{"HEAD", "/drain", 405, ""},
 		{"GET", "/connections", 200, "[]\n"},

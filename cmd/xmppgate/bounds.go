@@ -23,6 +23,7 @@ var bounds = map[string]bound{
 	"MAX_SERVER_STANZA_BYTES":  {10000, proxy.LargestServerStanza, ""},
 	"MAX_SESSIONS":             {0, proxy.MostSessions, "0 means what the limit of open files allows"},
 	"PING_INTERVAL":            {int64(time.Second), int64(proxy.LongestPingInterval), "a client that is gone is noticed after two intervals"},
+	"DRAIN_DELAY":              {0, int64(time.Hour), ""},
 	"DRAIN_TIMEOUT":            {int64(time.Second), int64(24 * time.Hour), ""},
 	"CONNECTION_METRICS_LIMIT": {0, 100000, "each costs some series at every scrape"},
 }

@@ -12,30 +12,22 @@ import (
 )
 
 func healthcheck(ctx context.Context, p process) int {
-	return p.ask(ctx, http.MethodGet, "/healthz")
-}
-
-func requestDrain(ctx context.Context, p process) int {
-	return p.ask(ctx, http.MethodPost, "/drain")
-}
-
-// ask sends a request to the admin endpoints of the gateway that runs with
-// the same configuration.
-func (p process) ask(ctx context.Context, method, path string) int {
 	c, err := loadConfig(p.environ)
 	if err != nil {
 		return p.misconfigured(err)
 	}
-	if err := askAdmin(ctx, c.adminListeners, method, path); err != nil {
+	if _, err := askAdmin(ctx, c.adminListeners, http.MethodGet, "/healthz"); err != nil {
 		fmt.Fprintf(p.stderr, "xmppgate: %v\n", err)
 		return exitFailed
 	}
 	return exitOK
 }
 
-func askAdmin(ctx context.Context, addresses []listenAddress, method, path string) error {
+// askAdmin sends a request to the admin endpoints of the gateway that runs with the
+// same configuration, and returns its answer.
+func askAdmin(ctx context.Context, addresses []listenAddress, method, path string) (body []byte, err error) {
 	if len(addresses) == 0 {
-		return errors.New(prefix + "ADMIN_LISTEN is empty: there is no admin listener to ask")
+		return nil, errors.New(prefix + "ADMIN_LISTEN is empty: there is no admin listener to ask")
 	}
 	admin := addresses[0]
 	client := &http.Client{
@@ -51,19 +43,19 @@ func askAdmin(ctx context.Context, addresses []listenAddress, method, path strin
 	}
 	request, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	body, err = io.ReadAll(io.LimitReader(response.Body, 1<<10))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if response.StatusCode/100 != 2 {
-		return fmt.Errorf("%s: %s: %s", path, response.Status, strings.TrimSpace(string(body)))
+		return nil, fmt.Errorf("%s: %s: %s", path, response.Status, strings.TrimSpace(string(body)))
 	}
-	return nil
+	return body, nil
 }

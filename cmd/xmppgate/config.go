@@ -47,6 +47,7 @@ type config struct {
 	MaxServerStanzaBytes   int           `env:"MAX_SERVER_STANZA_BYTES" envDefault:"16777216" help:"largest element of a server in bytes; above 256 KiB it reaches the client in fragments of one message, while it comes; at least XMPPGATE_MAX_STANZA_BYTES"`
 	MaxSessions            int           `env:"MAX_SESSIONS" envDefault:"0" help:"sessions that may live at once; 0 means what the limit of open files allows, at 2 a session"`
 	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends"`
+	DrainDelay             time.Duration `env:"DRAIN_DELAY" envDefault:"0s" help:"how long a drain still accepts clients while /readyz fails, for load balancers to notice"`
 	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end"`
 	ConnectionMetricsLimit int           `env:"CONNECTION_METRICS_LIMIT" envDefault:"1000" help:"most sessions that /metrics/connections and /connections show"`
 	Loop                   string        `env:"LOOP" envDefault:"auto" help:"what drives the sessions: auto (epoll on Linux) or goroutine, to compare"`

@@ -142,7 +142,7 @@ func TestAccepted(t *testing.T) {
 		{"SEE_OTHER": "[2001:db8::1]:5222=WSS://node1.example.org:8443/ws,node1=ws://[::1]/"},
 		{"SEE_OTHER": "node2.example.org:5222=wss://node2.example.org/ws?a=b"},
 		{"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json"},
-		{"MAX_STANZA_BYTES": "10000", "PING_INTERVAL": "1s", "DRAIN_TIMEOUT": "1s", "CONNECTION_METRICS_LIMIT": "0"},
+		{"MAX_STANZA_BYTES": "10000", "PING_INTERVAL": "1s", "DRAIN_DELAY": "0s", "DRAIN_TIMEOUT": "1s", "CONNECTION_METRICS_LIMIT": "0"},
 		// What Kubernetes adds when services are called xmppgate and
 		// xmppgate-admin.
 		{"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "5290", "SERVICE_PORT_XMPP_WS": "5290", "PORT": "tcp://10.0.0.1:5290", "PORT_5290_TCP": "tcp://10.0.0.1:5290",
@@ -302,6 +302,7 @@ func TestRefused(t *testing.T) {
 		{"MAX_SESSIONS", "2147483647", `at most 500000000`},
 		{"PING_INTERVAL", "2540400h", `at most 24h`},
 		{"PING_INTERVAL", "-30s", `at least 1s`},
+		{"DRAIN_DELAY", "1h1s", `at least 0s and at most 1h`},
 		{"DRAIN_TIMEOUT", "24h0m1s", `at least 1s and at most 24h`},
 		{"CONNECTION_METRICS_LIMIT", "2147483647", `at most 100000`},
 		{"PING_INTERVAL", "30", `not a duration: write one with its unit, such as 30s or 2m`},

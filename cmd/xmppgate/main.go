@@ -4,9 +4,9 @@
 // It is configured by environment variables only. xmppgate --help lists them,
 // the subcommands and the exit codes.
 //
-// The first SIGINT or SIGTERM drains: /readyz fails at once, no client is
-// accepted, and the sessions are closed one after another, spread over
-// XMPPGATE_DRAIN_TIMEOUT. The second one ends the process at once.
+// The first SIGINT or SIGTERM drains: /readyz fails at once, after
+// XMPPGATE_DRAIN_DELAY no client is accepted any more, and the sessions are closed
+// one after another, spread over XMPPGATE_DRAIN_TIMEOUT. The second one ends the process at once.
 package main
 
 import (
@@ -77,7 +77,7 @@ func commands() []command {
 		{name: "serve", help: "relay until SIGTERM; the default", run: serve},
 		{name: "check-config", help: "print the configuration, or what is wrong with it", run: checkConfig},
 		{name: "healthcheck", help: "ask a running gateway for /healthz; for HEALTHCHECK of a container", run: healthcheck},
-		{name: "drain", help: "tell a running gateway to drain; for preStop of a pod", run: requestDrain},
+		{name: "drain", help: "tell a running gateway to drain; --wait stays until it is done", run: requestDrain, ownFlags: true},
 	}, demoCommand, []command{
 		{name: "version", help: "print the version", run: printVersion},
 		{name: "help", help: "print this", run: printHelp},

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
-	"time"
 
 	"xmppgate/cmd/xmppgate/internal/logqueue"
 	"xmppgate/proxy"
@@ -112,13 +111,15 @@ func runGateway(ctx context.Context, c *config, log *slog.Logger, logLinesLost f
 		"admin", addresses(adminListeners), "max_sessions", gateway.MaxSessions, "open_files", files)
 
 	var failure error
+	delay := c.DrainDelay
 	select {
 	case <-d.started:
 	case err := <-ended:
 		failure = fmt.Errorf("a listener ended: %w", err)
+		delay = 0 // nobody comes any more
 		d.begin()
 	}
-	drainErr := drainGateway(ctx, gateway, c.DrainTimeout, log)
+	drainErr := d.run(ctx, gateway, delay, c.DrainTimeout, log)
 	// After /drain the process stays until a signal comes: if it exited by
 	// itself, its supervisor would start it again.
 	if failure == nil {
@@ -129,42 +130,6 @@ func runGateway(ctx context.Context, c *config, log *slog.Logger, logLinesLost f
 	stop()
 	running.Wait()
 	return errors.Join(failure, drainErr)
-}
-
-// drainGateway closes all sessions. It returns nil when they have ended in time.
-func drainGateway(ctx context.Context, g *proxy.Gateway, timeout time.Duration, log *slog.Logger) error {
-	reason := "asked to"
-	if ctx.Err() != nil {
-		reason = context.Cause(ctx).Error()
-	}
-	log.Info("draining", "reason", reason, "timeout", timeout)
-	start := time.Now()
-	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
-	defer cancel()
-	if err := g.Shutdown(within); err != nil {
-		return fmt.Errorf("sessions did not end within %v: %w", timeout, err)
-	}
-	log.Info("drained", "took", time.Since(start))
-	return nil
-}
-
-// A drain begins once, by a signal or by /drain.
-type drain struct {
-	once    sync.Once
-	started chan struct{}
-}
-
-func newDrain() *drain { return &drain{started: make(chan struct{})} }
-
-func (d *drain) begin() { d.once.Do(func() { close(d.started) }) }
-
-func (d *drain) begun() bool {
-	select {
-	case <-d.started:
-		return true
-	default:
-		return false
-	}
 }
 
 // sessionLimit returns how many sessions may live at once: as configured, or half

@@ -247,6 +247,12 @@ var effects = map[string]func(*testing.T){
 			t.Errorf("%v %q", op, payload)
 		}
 	},
+	"DRAIN_DELAY": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_DRAIN_DELAY=1h")
+		g.signal(syscall.SIGTERM)
+		g.logs("draining")
+		g.open()
+	},
 	"DRAIN_TIMEOUT": func(t *testing.T) {
 		g := startGateway(t, "XMPPGATE_DRAIN_TIMEOUT=1s")
 		g.open() // never answers; the gateway itself gives it 5 s

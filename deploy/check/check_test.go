@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func run(t *testing.T, name string, args ...string) {
 }
 
 // checkConfig asks the binary whether it would start with these variables.
-func checkConfig(t *testing.T, environ map[string]string) {
+func checkConfig(t *testing.T, environ map[string]string) (printed string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), xmppgate, "check-config")
 	cmd.Env = []string{}
@@ -54,9 +55,29 @@ func checkConfig(t *testing.T, environ map[string]string) {
 	for name, value := range environ {
 		cmd.Env = append(cmd.Env, name+"="+strings.ReplaceAll(value, "/run/xmppgate/", runtime+"/"))
 	}
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
 		t.Errorf("check-config with %v: %v\n%s", environ, err, out)
 	}
+	return string(out)
+}
+
+// drainTime returns the longest time from SIGTERM to the end.
+func drainTime(t *testing.T, environ map[string]string) (sum time.Duration) {
+	t.Helper()
+	printed := checkConfig(t, environ)
+	for _, name := range []string{"XMPPGATE_DRAIN_DELAY", "XMPPGATE_DRAIN_TIMEOUT"} {
+		value := regexp.MustCompile(`(?m)^` + name + ` +(\S+)$`).FindStringSubmatch(printed)
+		if value == nil {
+			t.Fatalf("no %s in %s", name, printed)
+		}
+		d, err := time.ParseDuration(value[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += d
+	}
+	return sum
 }
 
 func read(t *testing.T, path string) []byte {

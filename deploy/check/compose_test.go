@@ -3,6 +3,7 @@ package check
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -49,5 +50,8 @@ func TestCompose(t *testing.T) {
 	for name, value := range project.Services["xmppgate"].Environment {
 		environ[name] = *value
 	}
-	checkConfig(t, environ)
+	gateway := project.Services["xmppgate"]
+	if grace := time.Duration(*gateway.StopGracePeriod); grace <= drainTime(t, environ) {
+		t.Errorf("stop_grace_period is %v: SIGKILL comes before the end of the drain", grace)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
@@ -81,4 +82,9 @@ func TestSystemd(t *testing.T) {
 	run(t, "systemd-analyze", "verify", "--man=no", path)
 	// 1.5 of 10 is "OK"; a service without any hardening has 9.6.
 	run(t, "systemd-analyze", "security", "--offline=yes", "--threshold=15", path)
+
+	stop := regexp.MustCompile(`(?m)^TimeoutStopSec=(.+)$`).FindStringSubmatch(unit)
+	if grace, err := time.ParseDuration(stop[1]); err != nil || grace <= drainTime(t, nil) {
+		t.Errorf("TimeoutStopSec=%v (%v): SIGKILL comes before the end of the drain", grace, err)
+	}
 }

@@ -94,7 +94,7 @@ func TestKubernetes(t *testing.T) {
 		environ[v.Name] = v.Value
 	}
 	delete(environ, "GOMEMLIMIT")
-	checkConfig(t, environ)
+	drain := drainTime(t, environ)
 
 	// The gateway takes a drain by POST only, which a hook cannot send.
 	if hook := sidecar.Lifecycle.PreStop; hook.Exec == nil || !slices.Equal(hook.Exec.Command, []string{"/xmppgate", "drain"}) {
@@ -102,10 +102,6 @@ func TestKubernetes(t *testing.T) {
 	}
 
 	// The server waits until the drain is over, the pod until both are.
-	drain, err := time.ParseDuration(environ["XMPPGATE_DRAIN_TIMEOUT"])
-	if err != nil {
-		t.Error(err)
-	}
 	wait := time.Duration(server.Lifecycle.PreStop.Sleep.Seconds) * time.Second
 	grace := time.Duration(*pod.TerminationGracePeriodSeconds) * time.Second
 	if drain >= wait || wait >= grace {
