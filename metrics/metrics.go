@@ -17,6 +17,7 @@ import (
 	"iter"
 	"net/http"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,7 +70,7 @@ type Connection struct {
 // bytes is what connections are ranked by.
 func (c *Connection) bytes() uint64 { return c.Up.Bytes + c.Down.Bytes }
 
-// Options do not change while the gateway runs. The lists are all values that a
+// Options do not change while the gateway runs, except by SetServers. The lists are all values that a
 // label may have: an event with another value is not counted, so that no mistake
 // elsewhere can add series.
 type Options struct {
@@ -115,12 +116,14 @@ type Metrics struct {
 	opens       *prometheus.CounterVec
 	filesRead   *prometheus.CounterVec
 	openTimes   *prometheus.HistogramVec
-	failovers   map[string]prometheus.Counter
-	redirects   map[string]prometheus.Counter
+	failovers   *prometheus.CounterVec
+	redirects   *prometheus.CounterVec
 	certificate *prometheus.GaugeVec
-	servers     set
 	openPhases  set
 	openResults set
+
+	mu      sync.RWMutex
+	servers set // guarded by mu, which also keeps series from being made for a server that goes
 }
 
 // A set holds the values that a label may have.
@@ -167,8 +170,14 @@ func New(source Source, o Options) *Metrics {
 			Help:    "Time that a phase of opening a stream to an XMPP server took.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
 		}, []string{"server", "phase"}),
-		failovers: counters(totals, "xmppgate_upstream_failovers_total", "Sessions that went on to another XMPP server, by the server that failed.", "server", o.Servers),
-		redirects: counters(totals, "xmppgate_upstream_redirects_total", "Redirects of XMPP servers that the gateway followed.", "server", o.Servers),
+		failovers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "xmppgate_upstream_failovers_total",
+			Help: "Sessions that went on to another XMPP server, by the server that failed.",
+		}, []string{"server"}),
+		redirects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "xmppgate_upstream_redirects_total",
+			Help: "Redirects of XMPP servers that the gateway followed.",
+		}, []string{"server"}),
 		filesRead: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "xmppgate_upstream_files_read_total",
 			Help: "How often the files that the URL of an XMPP server names were read again because they had changed, by outcome.",
@@ -177,7 +186,6 @@ func New(source Source, o Options) *Metrics {
 			Name: "xmppgate_upstream_certificate_expiry_timestamp_seconds",
 			Help: "Expiry of the last certificate that an XMPP server presented, in seconds since 1970.",
 		}, []string{"server"}),
-		servers:     newSet(o.Servers),
 		openPhases:  newSet(o.OpenPhases),
 		openResults: newSet(o.OpenResults),
 	}
@@ -207,12 +215,34 @@ func New(source Source, o Options) *Metrics {
 		&trafficCollector{source},
 		&phaseCollector{source, o.Phases},
 		&serverCollector{source},
-		m.opens, m.openTimes, m.filesRead, m.certificate,
+		m.opens, m.openTimes, m.failovers, m.redirects, m.filesRead, m.certificate,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	connections.MustRegister(&connectionCollector{source, o.ConnectionsLimit})
+	m.SetServers(o.Servers)
 	return m
+}
+
+// SetServers replaces Options.Servers. The series of servers that are gone end, and
+// later events of theirs are not counted.
+func (m *Metrics) SetServers(names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := newSet(names)
+	for name := range m.servers {
+		if !now.has(name) {
+			gone := prometheus.Labels{"server": name}
+			for _, v := range []*prometheus.MetricVec{m.opens.MetricVec, m.openTimes.MetricVec, m.failovers.MetricVec, m.redirects.MetricVec, m.filesRead.MetricVec, m.certificate.MetricVec} {
+				v.DeletePartialMatch(gone)
+			}
+		}
+	}
+	m.servers = now
+	for _, name := range names {
+		m.failovers.WithLabelValues(name)
+		m.redirects.WithLabelValues(name)
+	}
 }
 
 // Handler serves the first registry, for /metrics.
@@ -259,6 +289,8 @@ func (m *Metrics) Ended(ending string, age time.Duration) {
 // Opened counts a phase of opening a stream to an XMPP server: server, phase and
 // result are of Options.Servers, OpenPhases and OpenResults.
 func (m *Metrics) Opened(server, phase, result string, took time.Duration) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	if m.servers.has(server) && m.openPhases.has(phase) && m.openResults.has(result) {
 		m.opens.WithLabelValues(server, phase, result).Inc()
 		m.openTimes.WithLabelValues(server, phase).Observe(took.Seconds())
@@ -267,14 +299,28 @@ func (m *Metrics) Opened(server, phase, result string, took time.Duration) {
 
 // FailedOver counts a session that went on to another server after the server
 // from had failed.
-func (m *Metrics) FailedOver(from string) { increment(m.failovers, from) }
+func (m *Metrics) FailedOver(from string) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.servers.has(from) {
+		m.failovers.WithLabelValues(from).Inc()
+	}
+}
 
 // Redirected counts a redirect that the gateway followed.
-func (m *Metrics) Redirected(server string) { increment(m.redirects, server) }
+func (m *Metrics) Redirected(server string) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.servers.has(server) {
+		m.redirects.WithLabelValues(server).Inc()
+	}
+}
 
 // FilesRead counts that the files of a server were read again, by outcome, one of
 // Options.OpenResults.
 func (m *Metrics) FilesRead(server, result string) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	if m.servers.has(server) && m.openResults.has(result) {
 		m.filesRead.WithLabelValues(server, result).Inc()
 	}
@@ -282,6 +328,8 @@ func (m *Metrics) FilesRead(server, result string) {
 
 // CertificateExpires records until when the certificate of a server is valid.
 func (m *Metrics) CertificateExpires(server string, at time.Time) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	if m.servers.has(server) {
 		m.certificate.WithLabelValues(server).Set(float64(at.Unix()))
 	}

@@ -183,6 +183,36 @@ func TestClosedSets(t *testing.T) {
 	}
 }
 
+// The series of a server end when it goes; those of the others go on counting.
+func TestSetServers(t *testing.T) {
+	m := New(&fakeSource{}, options)
+	happens := func(server string) {
+		m.Opened(server, "tcp", "ok", time.Millisecond)
+		m.FailedOver(server)
+		m.Redirected(server)
+		m.FilesRead(server, "ok")
+		m.CertificateExpires(server, time.Unix(1800000000, 0))
+	}
+	lines := func(server string) int {
+		return strings.Count(scrape(m.Handler()), `server="`+server+`"`)
+	}
+	happens("tcp://a:5222")
+	happens("srv:example.org")
+	all := lines("srv:example.org")
+	m.SetServers([]string{"tcp://a:5222", "tcp://new:5222"})
+	happens("tcp://a:5222")
+	happens("srv:example.org")
+	happens("tcp://new:5222")
+	for server, want := range map[string]int{"tcp://a:5222": all, "tcp://new:5222": all, "srv:example.org": 0} {
+		if got := lines(server); got != want || all == 0 {
+			t.Errorf("%s: %d lines, want %d", server, got, want)
+		}
+	}
+	if want := `xmppgate_upstream_opens_total{phase="tcp",result="ok",server="tcp://a:5222"} 2`; !strings.Contains(scrape(m.Handler()), want) {
+		t.Errorf("no %s", want)
+	}
+}
+
 func TestConnectionsLimit(t *testing.T) {
 	source := &fakeSource{}
 	for i := range 5000 {

@@ -48,14 +48,15 @@ func (o *observer) Encrypted(server string) {
 
 // Health implements upstream.Observer. The metrics ask the router.
 func (o *observer) Health(server string, down *upstream.Error) {
-	switch {
-	case o.Metrics == nil: // the start, when every server counts as up
-	case down == nil:
+	if down == nil {
 		o.log.Info("server is up", "server", server)
-	default:
+	} else {
 		o.log.Warn("server is down", "server", server, "phase", down.Phase, "result", down.Result, "error", down.Err)
 	}
 }
+
+// Updated implements upstream.Observer.
+func (o *observer) Updated(servers []string) { o.SetServers(servers) }
 
 // newRouter returns a router that tells o what it does.
 func (c *config) newRouter(o *observer) (*upstream.Router, error) {

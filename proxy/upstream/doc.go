@@ -8,5 +8,6 @@
 //
 // [Router.Connect] blocks: each session that connects needs a goroutine until it
 // has the Stream. [Router.Static] names the server that needs none. [Router.Run]
-// checks the health of all servers.
+// checks the health of all servers. [Router.Update] replaces the servers while all of
+// this goes on.
 package upstream

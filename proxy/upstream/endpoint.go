@@ -313,4 +313,8 @@ type Observer interface {
 	// CertificateExpires is called for each verified certificate, with its
 	// expiry.
 	CertificateExpires(server string, at time.Time)
+	// Updated is called by Router.Update with the names of all servers, before
+	// anything happens at a new one. What comes afterwards from other servers is
+	// of attempts that were under way. Health does not come from them.
+	Updated(servers []string)
 }

@@ -93,6 +93,13 @@ func (f *files) credentials(read func(error)) *credentials {
 	return f.current.Load()
 }
 
+// checkSoon makes the next connection check the files.
+func (f *files) checkSoon() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checked = time.Time{}
+}
+
 // reload reads the files again. What went wrong is told once.
 func (f *files) reload(changed bool, read func(error)) {
 	c, problems := f.load()

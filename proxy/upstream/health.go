@@ -34,15 +34,21 @@ const (
 
 // A node is the state of a server: all that changes.
 type node struct {
-	name     string       // Server.Name, with the domain behind it for srv:
-	service  *service     // finds the endpoints of srv:; else nil
-	domain   string       // what health checks name in to; empty when the operator named none
-	sessions atomic.Int64 // those being opened included
+	name     string        // Server.Name, with the domain behind it for srv:
+	sessions *atomic.Int64 // those being opened included; shared with the node that had the name before
+	retired  context.Context
+	retire   context.CancelFunc // ends its health check, and what the observer is told
 
 	mu          sync.Mutex
 	served      string // the last domain for which the server has sent usable features
 	tlsRequired string // the first domain for which it required TLS
 	health
+}
+
+func newNode(name string, sessions *atomic.Int64) *node {
+	n := &node{name: name, sessions: sessions}
+	n.retired, n.retire = context.WithCancel(context.Background())
+	return n
 }
 
 // A health is a state machine. Its event is the outcome of an attempt to open a
@@ -143,7 +149,7 @@ func (s *search) report(n *node, failure *Error) {
 		failure = &kept
 	}
 	n.mu.Lock()
-	changed := n.note(time.Now(), failure, s.probe)
+	changed := n.note(time.Now(), failure, s.probe) && n.retired.Err() == nil
 	if changed {
 		// Under the lock, so that the observer sees changes in order.
 		s.observer.Health(n.name, failure)
@@ -187,21 +193,19 @@ func (s *search) countsAgainst(c candidate, failure *Error, domain string, took 
 	return true
 }
 
-// opened notes how a phase of opening a stream went, PhaseTCP or PhaseHeader, at
-// the Static server, where sessions connect without Connect. result is ResultOK or
-// what went wrong.
-func (r *Router) opened(phase, result string) {
-	c := r.all[0]
-	s := &search{Router: r}
+// noteOpened notes how a phase of opening a stream went, PhaseTCP or PhaseHeader, where
+// sessions connect without Connect. result is ResultOK or what went wrong.
+func (s *Static) noteOpened(phase, result string) {
+	search := s.router.newSearch(nil)
 	switch {
 	case result == ResultAbandoned, result == ResultOK && phase == PhaseTCP: // the answer is yet to come
 	case result == ResultOK:
-		s.report(c.node, nil)
+		search.report(s.node, nil)
 	case result == ResultTimeout, phase == PhaseTCP:
-		s.report(c.node, &Error{Server: c.name, Phase: phase, Result: result, Err: errors.New(result)})
+		search.report(s.node, &Error{Server: s.Server, Phase: phase, Result: result, Err: errors.New(result)})
 	default:
-		c.checkSoon()
-		r.wake()
+		s.node.checkSoon()
+		s.router.wake()
 	}
 }
 
@@ -214,17 +218,18 @@ func (r *Router) Run(ctx context.Context) {
 		running  sync.WaitGroup
 		finished = make(chan struct{}, maxProbes)
 		free     = maxProbes
-		next     int // index in all, because not all may be checked at once
+		next     int // index of a server, because not all may be checked at once
 	)
 	defer running.Wait()
 	for ctx.Err() == nil {
 		now, wait := time.Now(), probeInterval
-		for range r.all {
+		all := r.table().all
+		for range all {
 			if free == 0 {
 				break
 			}
-			c := r.all[next]
-			next = (next + 1) % len(r.all)
+			c := all[next%len(all)]
+			next++
 			if left := c.begin(now); left > 0 {
 				wait = min(wait, left)
 				continue
@@ -253,7 +258,9 @@ func (r *Router) Run(ctx context.Context) {
 func (r *Router) check(ctx context.Context, c candidate) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	s := &search{Router: r, request: candidate.probe, probe: true}
+	defer context.AfterFunc(c.retired, cancel)()
+	s := r.newSearch(candidate.probe)
+	s.probe = true
 	if stream := s.servers(ctx, []candidate{c}); stream != nil {
 		stream.closeProbe()
 	}

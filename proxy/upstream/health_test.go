@@ -31,9 +31,6 @@ func connect(r *Router, q *Request) error {
 func TestEjection(t *testing.T) {
 	w, o := &world{}, &diary{}
 	r := newTestRouter(t, Config{Default: parse(t, "tcp://1", "tcp://2"), Policy: PolicyFirst, Observer: o}, w)
-	if got := o.take(); !slices.Equal(got, []string{"health tcp://1 true", "health tcp://2 true"}) {
-		t.Errorf("at the start: %q", got)
-	}
 	expect := func(step string, tried, events []string) {
 		t.Helper()
 		if got := w.take(); !slices.Equal(got, tried) {
@@ -292,7 +289,7 @@ func TestOneServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := &world{}, &diary{}
 		r := newTestRouter(t, Config{Default: parse(t, "tcp://192.0.2.1"), Observer: o}, w)
-		if r.static.target == nil {
+		if r.table().static.target == nil {
 			t.Error("a server at a fixed address needs no Connect")
 		}
 		if r.Status()[0].Checked {
@@ -306,8 +303,8 @@ func TestOneServer(t *testing.T) {
 		w.take()
 		for range 3600 {
 			time.Sleep(time.Second)
-			r.opened(PhaseTCP, ResultOK)
-			r.opened(PhaseHeader, ResultOK)
+			r.table().static.target.noteOpened(PhaseTCP, ResultOK)
+			r.table().static.target.noteOpened(PhaseHeader, ResultOK)
 		}
 		if tried := w.take(); tried != nil {
 			t.Errorf("the busy server was probed %d times", len(tried))
@@ -319,7 +316,7 @@ func TestOneServer(t *testing.T) {
 			{PhaseTCP, ResultRefused, true}, {PhaseHeader, ResultTimeout, true}, {PhaseTCP, ResultAbandoned, true},
 			{PhaseTCP, ResultOK, true}, {PhaseTCP, ResultRefused, false}, {PhaseTCP, ResultOK, false}, {PhaseHeader, ResultOK, true},
 		} {
-			if r.opened(step.phase, step.result); anyUp(r) != step.up {
+			if r.table().static.target.noteOpened(step.phase, step.result); anyUp(r) != step.up {
 				t.Errorf("%d: up is %v after %s %s", i, anyUp(r), step.phase, step.result)
 			}
 		}
@@ -379,7 +376,7 @@ func TestSuspicion(t *testing.T) {
 		synctest.Wait()
 		w.set("192.0.2.1:5222", fails(PhaseHeader, ResultClosed))
 		w.take()
-		r.opened(PhaseHeader, ResultClosed)
+		r.table().static.target.noteOpened(PhaseHeader, ResultClosed)
 		synctest.Wait()
 		if tried := w.take(); len(tried) != 1 {
 			t.Errorf("%d probes", len(tried))
@@ -390,7 +387,7 @@ func TestSuspicion(t *testing.T) {
 		w.set("192.0.2.1:5222", nil)
 		for range 1000 {
 			connect(r, &Request{Domain: "any.example"})
-			r.opened(PhaseHeader, ResultClosed)
+			r.table().static.target.noteOpened(PhaseHeader, ResultClosed)
 			time.Sleep(time.Millisecond)
 		}
 		w.take()

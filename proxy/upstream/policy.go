@@ -44,7 +44,7 @@ func Policies() []string { return slices.Sorted(maps.Keys(policies)) }
 // order returns the servers in the order in which q tries them: those that are up;
 // those that are down, because if all are down trying is better than refusing; the
 // one to avoid.
-func (r *Router) order(group []candidate, q *Request) []candidate {
+func (s *search) order(group []candidate, q *Request) []candidate {
 	const up, down, avoid = 0, 1, 2
 	var classes [3][]candidate
 	for _, c := range group {
@@ -57,9 +57,9 @@ func (r *Router) order(group []candidate, q *Request) []candidate {
 		}
 		classes[class] = append(classes[class], c)
 	}
-	sequence := r.sequence.Add(1) - 1
+	sequence := s.sequence.Add(1) - 1
 	for _, class := range classes {
-		r.policy(class, sequence, q)
+		s.policy(class, sequence, q)
 	}
 	return slices.Concat(classes[:]...)
 }

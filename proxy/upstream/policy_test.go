@@ -13,7 +13,7 @@ import (
 // orderOf returns the names of the servers in the order for q.
 func orderOf(r *Router, q *Request) string {
 	var names []string
-	for _, c := range r.order(r.fallback, q) {
+	for _, c := range r.newSearch(nil).order(r.table().fallback, q) {
 		names = append(names, c.server.host)
 	}
 	return strings.Join(names, " ")
@@ -21,7 +21,7 @@ func orderOf(r *Router, q *Request) string {
 
 // knock takes a server down.
 func knock(r *Router, name string) {
-	for _, c := range r.all {
+	for _, c := range r.table().all {
 		if c.name == name {
 			s := search{Router: r, probe: true}
 			s.report(c.node, &Error{Server: name, Phase: PhaseTCP, Result: ResultRefused})
@@ -56,7 +56,7 @@ func TestPolicies(t *testing.T) {
 	} {
 		r := newTestRouter(t, Config{Default: parse(t, "tcp://a", "tcp://b", "tcp://c"), Policy: test.policy}, nil)
 		for i, n := range test.sessions {
-			r.all[i].sessions.Store(n)
+			r.table().all[i].sessions.Store(n)
 		}
 		for _, host := range strings.Fields(test.down) {
 			knock(r, "tcp://"+host)
@@ -97,7 +97,7 @@ func TestHashIsStable(t *testing.T) {
 	} {
 		for range 2 { // in any order of the servers
 			r := newTestRouter(t, Config{Default: parse(t, urls...)}, nil)
-			if got := r.order(r.fallback, test.q)[0].name; got != test.want {
+			if got := r.newSearch(nil).order(r.table().fallback, test.q)[0].name; got != test.want {
 				t.Errorf("%+v: got %s, want %s", test.q, got, test.want)
 			}
 			slices.Reverse(urls)
@@ -113,7 +113,7 @@ func TestHashMovesLittle(t *testing.T) {
 	share := map[string]int{}
 	for i := range users {
 		q := &Request{JID: fmt.Sprintf("user%d@example.org", i)}
-		before, after := all.order(all.fallback, q), fewer.order(fewer.fallback, q)
+		before, after := all.newSearch(nil).order(all.table().fallback, q), fewer.newSearch(nil).order(fewer.table().fallback, q)
 		share[before[0].name]++
 		want := before[0].name
 		if want == urls[4] {

@@ -207,7 +207,7 @@ func TestRedirectOverTCP(t *testing.T) {
 	last := serve(features)
 	first := serve("<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>" + last + "</see-other-host></stream:error></stream:stream>")
 	r := newTestRouter(t, Config{Default: parse(t, "tcp://"+first)}, nil)
-	s, err := r.Connect(t.Context(), r.all[0].probe())
+	s, err := r.Connect(t.Context(), r.table().all[0].probe())
 	if err != nil {
 		t.Fatal(err)
 	}

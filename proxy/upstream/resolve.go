@@ -27,20 +27,25 @@ const (
 	defaultPort = 5222
 )
 
-// NewResolver returns a resolver that asks the DNS server at address, host:port,
-// instead of the system's servers. The port may be left out and is 53 then.
+// NewResolver returns the resolver that asks the DNS server at address, host:port,
+// instead of the system's servers. The port may be left out and is 53 then. For the
+// same address it returns the same resolver, so that Router.Update keeps the answers.
 func NewResolver(address string) *net.Resolver {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		address = net.JoinHostPort(address, "53")
 	}
-	return &net.Resolver{
+	r, _ := resolvers.LoadOrStore(address, &net.Resolver{
 		PreferGo: true,
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, network, address)
 		},
-	}
+	})
+	return r.(*net.Resolver)
 }
+
+// resolvers are those of NewResolver, by address. The operator names them.
+var resolvers sync.Map
 
 // anyDomain reports whether the session's domain is looked up in DNS.
 func (s *Server) anyDomain() bool { return s.scheme.name == "srv" && s.host == "" }

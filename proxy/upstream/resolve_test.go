@@ -175,7 +175,7 @@ func TestResolve(t *testing.T) {
 			o := &diary{}
 			r := srvRouter(t, nil, o, resolver, "")
 			o.take()
-			c := r.routes["d.example"][0]
+			c := r.table().routes["d.example"][0]
 			endpoints, err := c.endpoints(t.Context(), o, func(all []record) { inOrder(all, rand.IntN) })
 			var got []string
 			word := map[security]string{startTLS: "starttls ", directTLS: "tls "}
@@ -278,7 +278,7 @@ func TestAnswersAreShared(t *testing.T) {
 	if asked := z.take(); len(asked) != 2 {
 		t.Errorf("asked %q", asked)
 	}
-	s := r.all[0].service
+	s := r.table().all[0].service
 	ttl := func() time.Duration { return time.Until(s.last.expires).Round(time.Second) }
 	if ttl() != answerTTL {
 		t.Errorf("kept for %v", ttl())

@@ -1,15 +1,12 @@
 package upstream
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,29 +46,24 @@ type Config struct {
 // [NewRouter]. Its methods may be called by several goroutines at once.
 type Router struct {
 	observer Observer
-	resolver *net.Resolver
-	policy   policy
-	hashes   bool                   // PolicyHash
-	routes   map[string][]candidate // by domain
-	fallback []candidate            // of any other domain
-	all      []candidate            // one for each node
-	sequence atomic.Uint32          // sessions so far
-	changed  chan struct{}          // wakes Run
-	static   staticRoute
+	sequence atomic.Uint32 // sessions so far
+	changed  chan struct{} // wakes Run
+	current  atomic.Pointer[table]
+	updates  sync.Mutex // held by Update
 
 	open func(context.Context, *endpoint, *Request) (*Stream, error) // (*endpoint).open but in tests
 }
 
 // NewRouter returns a Router. All servers count as up until Run or a session finds
-// otherwise. It starts nothing: call Run for health checks. The error says what is
-// wrong with c.
-func NewRouter(c Config) (r *Router, err error) {
-	r = &Router{
+// otherwise. It starts nothing: call Run for health checks. The error joins
+// everything that is wrong with c.
+func NewRouter(c Config) (*Router, error) {
+	t, err := newTable(c, &table{})
+	if err != nil {
+		return nil, err
+	}
+	r := &Router{
 		observer: c.Observer,
-		resolver: c.Resolver,
-		policy:   policies[cmp.Or(c.Policy, PolicyHash)],
-		routes:   map[string][]candidate{},
-		hashes:   cmp.Or(c.Policy, PolicyHash) == PolicyHash,
 		changed:  make(chan struct{}, 1),
 		open: func(ctx context.Context, e *endpoint, q *Request) (*Stream, error) {
 			return e.open(ctx, q)
@@ -80,85 +72,50 @@ func NewRouter(c Config) (r *Router, err error) {
 	if r.observer == nil {
 		r.observer = nopObserver{}
 	}
-	if r.policy == nil {
-		return nil, fmt.Errorf("unknown policy %q; there are %s", c.Policy, strings.Join(Policies(), ", "))
-	}
-	for _, s := range c.Default {
-		if s.anyDomain() && len(c.AllowList) == 0 {
-			return nil, fmt.Errorf("server %s: needs a list of the domains that DNS may be asked about", s.Name)
-		}
-	}
-	nodes := map[string]*node{}
-	for _, domain := range slices.Concat(c.AllowList, slices.Sorted(maps.Keys(c.Routes))) {
-		servers, routed := c.Routes[domain]
-		if routed && len(servers) == 0 {
-			return nil, fmt.Errorf("the route of %s has no server", domain)
-		}
-		if !routed {
-			servers = c.Default
-		}
-		if r.routes[domain], err = r.newGroup(c, nodes, domain, servers); err != nil {
-			return nil, err
-		}
-	}
-	if r.fallback, err = r.newGroup(c, nodes, "", c.Default); err != nil {
-		return nil, err
-	}
-	if len(r.all) == 0 {
-		return nil, errors.New("no server configured")
-	}
-	if address := r.onlyAddress(); address != nil {
-		r.static.target = &Static{address, r.all[0].name, r}
-	}
-	for _, n := range r.all {
-		r.observer.Health(n.name, nil)
-	}
+	r.publish(t)
 	return r, nil
 }
 
-// newGroup returns the servers that sessions of one domain are sent to. An empty
-// domain stands for those that the operator did not name. srv: does not apply to
-// them, because then clients would choose what is looked up.
-func (r *Router) newGroup(c Config, nodes map[string]*node, domain string, servers []*Server) (group []candidate, err error) {
-	for _, s := range servers {
-		if s.anyDomain() && !inDNS(domain) {
-			continue
-		}
-		name, about := s.nodeFor(domain)
-		n := nodes[name]
-		if n == nil {
-			n = &node{name: name, domain: domain}
-			if about != "" {
-				n.service = &service{domain: about, resolver: c.Resolver}
-			}
-			nodes[name] = n
-			r.all = append(r.all, candidate{n, s})
-		}
-		if slices.ContainsFunc(group, func(c candidate) bool { return c.node == n }) {
-			return nil, fmt.Errorf("server %s is listed twice", name)
-		}
-		group = append(group, candidate{n, s})
+// Update replaces the configuration; c.Observer is ignored. The error joins everything
+// that is wrong with c, and then nothing has changed.
+//
+// Connect, Static and health checks go by c as soon as Update returns; attempts under
+// way go on at the servers they have found. A server that stays, with the same URL and
+// options, keeps all that is known of it: its health and when it is checked next, its
+// sessions, what DNS said, TLS sessions, and for which domains it needs no TLS. New
+// servers count as up and are checked at once. A check of a server that is gone is
+// cancelled; sessions at it live on.
+func (r *Router) Update(c Config) error {
+	r.updates.Lock()
+	defer r.updates.Unlock()
+	old := r.table()
+	t, err := newTable(c, old)
+	if err != nil {
+		return err
 	}
-	if len(group) == 0 && len(servers) > 0 && domain != "" {
-		return nil, fmt.Errorf("no server for %s: it is an address, which srv: cannot look up", domain)
+	r.observer.Updated(t.names())
+	r.publish(t)
+	for _, c := range old.all {
+		if !t.has(c.node) {
+			c.retire()
+		}
 	}
-	return group, nil
+	for _, s := range t.servers {
+		s.options.files.checkSoon()
+	}
+	r.wake()
+	return nil
 }
 
-// A candidate is a server that a session may be sent to. Servers with the same
-// name, which can differ only in their options, share one node.
-type candidate struct {
-	*node
-	server *Server
-}
+// table returns the current configuration. What needs a consistent one calls it once.
+func (r *Router) table() *table { return r.current.Load() }
 
-// endpoints returns the places where the server listens, in the order in which
-// they are to be tried.
-func (c candidate) endpoints(ctx context.Context, o Observer, order func([]record)) ([]endpoint, error) {
-	if c.service != nil {
-		return c.service.endpoints(ctx, c, o, order)
+// publish makes t the current configuration.
+func (r *Router) publish(t *table) {
+	if s := t.static.target; s != nil && s.router == nil {
+		s.router = r
 	}
-	return []endpoint{c.server.endpoint(o)}, nil
+	r.current.Store(t)
 }
 
 // Connect opens a stream for one session at the first server that answers, in the
@@ -174,15 +131,12 @@ func (c candidate) endpoints(ctx context.Context, o Observer, order func([]recor
 // that the client can read it. If ctx is cancelled, the error is one *Error with
 // ResultAbandoned.
 func (r *Router) Connect(ctx context.Context, q *Request) (*Stream, error) {
-	group, ok := r.routes[q.Domain]
-	if !ok {
-		group = r.fallback
-	}
+	s := r.newSearch(func(candidate) *Request { return q })
+	group := s.group(q.Domain)
 	if len(group) == 0 {
 		return nil, &Error{Server: noServer, Phase: PhaseResolve, Result: ResultNoServer, Err: errors.New("no server for this domain")}
 	}
-	s := &search{Router: r, request: func(candidate) *Request { return q }}
-	stream := s.servers(ctx, r.order(group, q))
+	stream := s.servers(ctx, s.order(group, q))
 	switch {
 	case stream != nil:
 		s.failed.discard()
@@ -214,11 +168,11 @@ type ServerStatus struct {
 	Err *Error
 }
 
-// Status returns the state of each server, always in the same order.
+// Status returns the state of each server, in the same order until Update is called.
 func (r *Router) Status() []ServerStatus {
-	all := make([]ServerStatus, 0, len(r.all))
-	for _, n := range r.all {
-		all = append(all, n.status())
+	var all []ServerStatus
+	for _, c := range r.table().all {
+		all = append(all, c.status())
 	}
 	return all
 }
@@ -244,20 +198,26 @@ func (r *Router) Ready() error {
 // Check checks the health of all servers once, and returns the result of Ready.
 func (r *Router) Check(ctx context.Context) error {
 	var all sync.WaitGroup
-	for _, c := range r.all {
+	for _, c := range r.table().all {
 		all.Go(func() { r.check(ctx, c) })
 	}
 	all.Wait()
 	return r.Ready()
 }
 
-// A search is the attempt to open one stream.
+// A search is the attempt to open one stream. It goes by one table from its beginning
+// to its end.
 type search struct {
 	*Router
+	*table
 	request   func(candidate) *Request
 	probe     bool // a health check, not a session
 	redirects int  // how many were followed
 	failed    failures
+}
+
+func (r *Router) newSearch(request func(candidate) *Request) *search {
+	return &search{Router: r, table: r.table(), request: request}
 }
 
 // servers tries servers until one answers.
@@ -433,3 +393,4 @@ func (nopObserver) Health(server string, down *Error)                       {}
 func (nopObserver) Encrypted(server string)                                 {}
 func (nopObserver) FilesRead(server string, err error)                      {}
 func (nopObserver) CertificateExpires(server string, at time.Time)          {}
+func (nopObserver) Updated(servers []string)                                {}

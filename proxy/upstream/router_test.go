@@ -84,6 +84,7 @@ func (r *diary) Health(server string, down *Error)             { r.add("health %
 func (r *diary) Encrypted(server string)                       { r.add("encrypted %s", server) }
 func (r *diary) FilesRead(server string, err error)            { r.add("files of %s: %v", server, err) }
 func (r *diary) CertificateExpires(server string, _ time.Time) { r.add("certificate %s", server) }
+func (r *diary) Updated(servers []string)                      { r.add("updated %s", servers) }
 
 // A world is what the endpoints of a test do: the answer of each, by address.
 // An address without one answers with a stream.
@@ -445,7 +446,7 @@ func TestReady(t *testing.T) {
 		t.Errorf("at the start: %v", err)
 	}
 	w.set("1:5222", fails(PhaseTCP, ResultRefused))
-	r.check(t.Context(), r.all[0])
+	r.check(t.Context(), r.table().all[0])
 	if err := r.Ready(); err == nil || err.Error() != refused+"; server tcp://2: not checked yet" {
 		t.Errorf("one is down: %v", err)
 	}
@@ -473,7 +474,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	w.set("1:5222", fails(PhaseTCP, ResultRefused))
-	for _, c := range r.all {
+	for _, c := range r.table().all {
 		r.check(t.Context(), c)
 	}
 	if s := r.Status(); s[0].Up || !s[1].Up || !s[0].Checked || !s[1].Checked {
@@ -489,7 +490,7 @@ func TestCheck(t *testing.T) {
 	}
 	// A server that says it cannot serve is not one to be content with.
 	w.set("2:5222", w.complains)
-	for _, c := range r.all {
+	for _, c := range r.table().all {
 		r.check(t.Context(), c)
 	}
 	if s := r.Status(); s[1].Up || s[1].Err.Error() != "server tcp://2: header: stream error system-shutdown" {

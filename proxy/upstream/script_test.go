@@ -185,6 +185,7 @@ func (r *recorder) FilesRead(_ string, err error) {
 func (r *recorder) FailedOver(string)     {}
 func (r *recorder) Redirected(string)     {}
 func (r *recorder) Health(string, *Error) {}
+func (r *recorder) Updated([]string)      {}
 
 func (r *recorder) String() string {
 	r.mu.Lock()

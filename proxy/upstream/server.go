@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -17,6 +18,7 @@ type Server struct {
 	// query.
 	Name string
 
+	url     string // Name and the options, in an order of their own
 	scheme  *scheme
 	host    string // without brackets; for srv: the name to ask for, empty for the session's domain
 	port    string
@@ -69,7 +71,7 @@ var schemes = []*scheme{
 // everything that is wrong, and says what to write instead.
 func ParseServer(s string) (*Server, error) {
 	name, query, _ := strings.Cut(s, "?")
-	srv := &Server{Name: name}
+	srv := &Server{Name: name, url: name}
 	var problems []error
 	word, rest, _ := strings.Cut(name, ":")
 	for _, sc := range schemes {
@@ -95,6 +97,9 @@ func ParseServer(s string) (*Server, error) {
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
+	}
+	if values, err := url.ParseQuery(query); err == nil && len(values) > 0 {
+		srv.url += "?" + values.Encode()
 	}
 	return srv, nil
 }

@@ -26,6 +26,7 @@ type Static struct {
 	Server string
 
 	router *Router // nil in tests
+	node   *node
 }
 
 // Opened reports the end of a phase of opening a stream: phase is PhaseTCP or
@@ -34,21 +35,21 @@ type Static struct {
 func (s *Static) Opened(phase, result string, took time.Duration) {
 	if s.router != nil {
 		s.router.observer.Opened(s.Server, phase, result, took)
-		s.router.opened(phase, result)
+		s.noteOpened(phase, result)
 	}
 }
 
 // Begin counts a session at the server, until Done is called.
 func (s *Static) Begin() {
 	if s.router != nil {
-		s.router.all[0].sessions.Add(1)
+		s.node.sessions.Add(1)
 	}
 }
 
 // Done ends the count of a session that Begin started.
 func (s *Static) Done() {
 	if s.router != nil {
-		s.router.all[0].sessions.Add(-1)
+		s.node.sessions.Add(-1)
 	}
 }
 
@@ -61,13 +62,26 @@ type staticRoute struct {
 	plain map[string]time.Time // domains without required TLS, and until when that counts
 }
 
+// newStatic returns the staticRoute of t: that of old if the server stays.
+func (t *table) newStatic(old *table) *staticRoute {
+	address := t.onlyAddress()
+	if address == nil {
+		return &staticRoute{}
+	}
+	only := t.all[0].node
+	if s := old.static; s != nil && s.target != nil && s.target.node == only {
+		return s
+	}
+	return &staticRoute{target: &Static{Addr: address, Server: only.name, node: only}}
+}
+
 // onlyAddress returns the address of the only server if a plain connection to it is
 // all that a stream needs, else nil.
-func (r *Router) onlyAddress() net.Addr {
-	if len(r.all) != 1 || r.all[0].service != nil {
+func (t *table) onlyAddress() net.Addr {
+	if len(t.all) != 1 || t.all[0].service != nil {
 		return nil
 	}
-	s := r.all[0].server
+	s := t.all[0].server
 	if s.scheme.security != plain || s.options.proxy != 0 {
 		return nil
 	}
@@ -86,7 +100,7 @@ func (r *Router) onlyAddress() net.Addr {
 // server does not require TLS for the domain. Once a minute it returns nil for one
 // session, so that Connect checks this again.
 func (r *Router) Static(domain string) *Static {
-	d := &r.static
+	d := r.table().static
 	if d.target == nil {
 		return nil
 	}

@@ -223,12 +223,12 @@ func TestStatic(t *testing.T) {
 		for i := range 2 * maxPlainDomains {
 			connect(r, &Request{Domain: fmt.Sprintf("%d.example", i)})
 		}
-		if n := len(r.static.plain); n > maxPlainDomains {
+		if n := len(r.table().static.plain); n > maxPlainDomains {
 			t.Errorf("%d domains are remembered", n)
 		}
 		routed := newTestRouter(t, Config{Default: parse(t, "tcp://a", "tcp://b")}, w)
 		connect(routed, q)
-		if routed.Static(q.Domain) != nil || len(routed.static.plain) != 0 {
+		if routed.Static(q.Domain) != nil || len(routed.table().static.plain) != 0 {
 			t.Error("several servers have a Static")
 		}
 	})
