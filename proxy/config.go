@@ -43,8 +43,8 @@ const (
 
 // A Config has the settings of a Gateway. Only Dial is required; the zero value of
 // every other field is a working default. Slices, maps and functions are shared with
-// the sessions and must not change once the first connection is served. Functions
-// may be called by several goroutines at once.
+// the sessions and must not change once the Gateway has the Config. Functions may be
+// called by several goroutines at once.
 type Config struct {
 	// Dial opens a stream to the XMPP server of one session, as
 	// upstream.Router.Connect does. It may block, and is called on a goroutine
@@ -140,8 +140,8 @@ type Config struct {
 }
 
 // settings returns the settings of sessions that c describes.
-func (c *Config) settings(streamID func() string, owner *Gateway) *session.Settings {
-	s := &session.Settings{
+func (c *Config) settings(streamID func() string, owner *settings) session.Settings {
+	s := session.Settings{
 		PathServed:          c.servedPaths(),
 		ClientAddress:       c.ClientAddress,
 		Domain:              c.domains(),

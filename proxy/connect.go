@@ -31,12 +31,12 @@ type dialing struct {
 // Connect implements session.Host. The loop connects to a Static server, because it
 // needs no goroutine for that. Everything else goes through Dial.
 func (l *live) Connect(ev *relay.Event, a *session.Attempt) {
-	g, r := l.gateway(), &a.Request
+	c, r := l.settings(), &a.Request
 	domain := NormalDomain(r.Domain)
 	d := &dialing{began: ev.Now}
 	a.State = d
-	if g.Static != nil && r.Number == 1 {
-		if d.static = g.Static(domain); d.static != nil {
+	if c.Static != nil && r.Number == 1 {
+		if d.static = c.Static(domain); d.static != nil {
 			a.Patience = staticTimeout
 			d.static.Begin()
 			if l.handle.Connect(ev, d.static.Addr) {
@@ -63,7 +63,7 @@ func (l *live) Connect(ev *relay.Event, a *session.Attempt) {
 func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upstream.Request) {
 	defer cancel(nil)
 	begun := time.Now()
-	stream, err := l.gateway().callDial(ctx, q)
+	stream, err := l.settings().callDial(ctx, q)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -89,9 +89,9 @@ func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upst
 }
 
 // callDial calls Dial. A panic becomes the error.
-func (g *Gateway) callDial(ctx context.Context, q *upstream.Request) (stream *upstream.Stream, err error) {
+func (c *Config) callDial(ctx context.Context, q *upstream.Request) (stream *upstream.Stream, err error) {
 	defer upstream.CatchPanic(&err)
-	return g.Dial(ctx, q)
+	return c.Dial(ctx, q)
 }
 
 // failed reports to the session that connecting has failed.
@@ -123,7 +123,7 @@ type staticServer struct {
 }
 
 // serverOf returns the description of a server for sessions. It caches one, because
-// there is usually a single Static.
+// there is a single Static at a time; after a change sessions keep the one they have.
 func (g *Gateway) serverOf(of *upstream.Static) *session.Server {
 	s := g.static.Load()
 	if s == nil || s.of != of {

@@ -77,7 +77,9 @@
 //	which elements are recognised      framing/names.go
 //	how a server is reached            connect.go here, then upstream
 //	a setting                          config.go: a field of Config and, if sessions need
-//	                                   it, of session.Settings
+//	                                   it, of session.Settings; what changes at once by
+//	                                   Gateway.Update and what for new sessions only,
+//	                                   gateway.go
 //
 // Where features belong that do not exist yet:
 //

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,9 +20,10 @@ import (
 
 // A Gateway accepts WebSocket connections with the subprotocol xmpp (RFC 7395) and
 // relays each of them to an XMPP server over a stream of its own (RFC 6120). Set
-// Config, then call Serve; Config must not change after that. A Gateway must not be
-// copied. Its methods may be called by several goroutines at once.
+// Config, then call Serve; after that only Update changes the configuration. A Gateway
+// must not be copied. Its methods may be called by several goroutines at once.
 type Gateway struct {
+	// Config is the configuration at the start. Update does not change it.
 	Config
 
 	once     sync.Once
@@ -30,7 +32,7 @@ type Gateway struct {
 	clock    func() time.Duration
 	streamID func() string
 	observer Observer
-	settings atomic.Pointer[session.Settings] // of new sessions
+	settings atomic.Pointer[settings] // of new sessions
 	notices  notices
 	warned   atomic.Bool                  // by live.ChannelBindingOffered
 	static   atomic.Pointer[staticServer] // see serverOf
@@ -54,9 +56,57 @@ func (g *Gateway) init() {
 		if g.loop == nil {
 			g.loop = loop.New(g.Loop, g.clock, upstream.KeepAlive.Idle)
 		}
-		g.settings.Store(g.Config.settings(g.streamID, g))
-		g.registry.init(g.MaxSessions)
+		g.registry.init()
+		g.publish(&g.Config)
 	})
+}
+
+// settings are a Config and what was made of it once. They never change: a session
+// keeps those with which it has begun.
+type settings struct {
+	*Config
+	gateway *Gateway
+	session session.Settings
+}
+
+// publish makes c the configuration of new sessions.
+func (g *Gateway) publish(c *Config) {
+	s := &settings{Config: c, gateway: g}
+	s.session = c.settings(g.streamID, s)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.maxSessions = max(0, min(c.MaxSessions, MostSessions))
+	g.settings.Store(s)
+}
+
+// Update replaces the configuration while the gateway runs. Sessions that begin
+// afterwards go by c; live ones keep the settings with which they have begun, such as
+// the MaxStanza that their client may have been told (XEP-0478). MaxSessions and Log
+// apply to all at once: if more sessions live than c allows, none is ended, but no
+// client is accepted until enough have left.
+//
+// c.Observer is ignored: the gateway keeps the first. The error joins everything that
+// is wrong with c, such as a Loop that differs from that of the start; then nothing has
+// changed.
+func (g *Gateway) Update(c Config) error {
+	g.init()
+	var errs []error
+	if c.Dial == nil {
+		errs = append(errs, errors.New("no Dial: nothing connects to a server"))
+	}
+	if now, start := cmp.Or(c.Loop, LoopAuto), cmp.Or(g.Loop, LoopAuto); now != start {
+		errs = append(errs, fmt.Errorf("the loop cannot change from %s to %s while the gateway runs", start, now))
+	}
+	for _, path := range c.Paths {
+		if err := CheckPath(path); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	g.publish(&c)
+	return nil
 }
 
 // Bounds of the pause after an accept that failed, for example because no
@@ -121,8 +171,8 @@ func (g *Gateway) Degraded(err error) {
 
 // log writes a record, see Config.Log.
 func (g *Gateway) log(level slog.Level, message string, attrs []slog.Attr) {
-	if g.Log != nil {
-		g.Log.LogAttrs(context.Background(), level, message, attrs...)
+	if l := g.settings.Load().Log; l != nil {
+		l.LogAttrs(context.Background(), level, message, attrs...)
 	}
 }
 

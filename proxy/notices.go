@@ -29,7 +29,7 @@ type pendingNotice struct {
 // notice logs a cause: at once, or with others like it at the end of the minute.
 // attrs is called only if its result is logged.
 func (g *Gateway) notice(cause string, level slog.Level, message string, attrs func() []slog.Attr) {
-	if g.Log == nil || !g.Log.Enabled(context.Background(), level) {
+	if l := g.settings.Load().Log; l == nil || !l.Enabled(context.Background(), level) {
 		return
 	}
 	q := &g.notices

@@ -16,20 +16,18 @@ import (
 
 // A registry has the connections of a gateway and what they have relayed.
 type registry struct {
-	maxSessions int // that may live at once; zero means no limit
-
-	mu        sync.Mutex // guards all below
-	listeners map[loop.Listener]struct{}
-	conns     int // accepted and not over, upgraded or not
-	draining  bool
-	empty     sync.Cond // conns has become zero
-	lastID    uint64
-	live      []*live
-	relayed   [2]Traffic // to servers and to clients, by sessions that are over
+	mu          sync.Mutex // guards all below
+	maxSessions int        // that may live at once; zero means no limit
+	listeners   map[loop.Listener]struct{}
+	conns       int // accepted and not over, upgraded or not
+	draining    bool
+	empty       sync.Cond // conns has become zero
+	lastID      uint64
+	live        []*live
+	relayed     [2]Traffic // to servers and to clients, by sessions that are over
 }
 
-func (r *registry) init(maxSessions int) {
-	r.maxSessions = max(0, min(maxSessions, MostSessions))
+func (r *registry) init() {
 	r.listeners = make(map[loop.Listener]struct{})
 	r.empty.L = &r.mu
 }
@@ -48,7 +46,7 @@ func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
 	}
 	g.conns++
 	l := &live{handle: h}
-	l.s.Init(g.settings.Load(), l, remote, g.maxSessions > 0 && g.conns > g.maxSessions)
+	l.s.Init(&g.settings.Load().session, l, remote, g.maxSessions > 0 && g.conns > g.maxSessions)
 	return &l.s
 }
 
@@ -59,7 +57,10 @@ type live struct {
 	handle loop.Handle
 }
 
-func (l *live) gateway() *Gateway { return l.s.Settings().Owner.(*Gateway) }
+// settings returns those with which the session has begun.
+func (l *live) settings() *settings { return l.s.Settings().Owner.(*settings) }
+
+func (l *live) gateway() *Gateway { return l.settings().gateway }
 
 var _ session.Host = (*live)(nil)
 
