@@ -72,6 +72,7 @@
 //	how sessions end                   session/ending.go, a constant and a row
 //	which handshakes are refused       session/handshake.go, a rule; what the client is
 //	                                   told, session/reject.go
+//	what plain HTTP requests get       session/resource.go, a row; the page is page.html
 //	how messages to clients are framed session/writer.go
 //	which features cross               framing/features.go
 //	which elements are recognised      framing/names.go

@@ -346,6 +346,13 @@ func env(t *testing.T, src []byte) *Gateway {
 				}
 				g.AllowedOrigins = append(g.AllowedOrigins, p)
 			}
+		case "XMPPGATE_PUBLIC_URL":
+			g.PublicURL = v
+			defer func() {
+				if err := g.CheckPublicURL(); err != nil {
+					t.Fatal(err)
+				}
+			}()
 		case "XMPPGATE_PATH":
 			g.Paths = strings.Split(v, ",")
 		case "XMPPGATE_MAX_STANZA_BYTES":

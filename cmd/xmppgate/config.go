@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"net/url"
 	"path"
 	"reflect"
 	"regexp"
@@ -31,6 +32,7 @@ const prefix = "XMPPGATE_"
 type config struct {
 	Listen                 list          `env:"LISTEN" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated; unix:/path?mode=0660&group=www-data lets others connect"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated; * stands for one segment, as in /*/xmpp-websocket"`
+	PublicURL              string        `env:"PUBLIC_URL" help:"the URL by which clients reach a WebSocket from outside, such as wss://xmpp.example.org/xmpp-websocket; clients find it by their domain then, from /.well-known/host-meta; {domain} in it stands for each of XMPPGATE_DOMAINS"`
 	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
 	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`
 	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; domain=URL or domain=URL|URL gives one servers of its own; empty leaves it to the server"`
@@ -152,6 +154,7 @@ func (c *config) check(r *report) {
 		}
 	}
 	c.checkServers(r)
+	c.checkPublicURL(r)
 	c.checkClientAddress(r)
 	c.checkSeeOther(r)
 	for _, origin := range c.Origins {
@@ -211,6 +214,9 @@ func (c *config) warnings() (warnings []string) {
 		if fit := sessionLimit(0, files); fit > 0 && c.MaxSessions > fit {
 			warn("MAX_SESSIONS", c.MaxSessions, fmt.Sprintf("the limit of open files is too low for so many: %d are enough for %d sessions; raise it (ulimit -n, LimitNOFILE=), or write 0", files, fit))
 		}
+	}
+	if u, err := url.Parse(c.PublicURL); err == nil && strings.EqualFold(u.Scheme, "ws") && !local(net.JoinHostPort(u.Hostname(), "80")) {
+		warn("PUBLIC_URL", c.PublicURL, "pages from https:// cannot use it, and other clients do not trust it: write wss://")
 	}
 	if c.unused {
 		warn("UPSTREAM", c.Upstream, "not used: every domain has servers of its own")

@@ -227,6 +227,15 @@ func parseNetwork(s string) (netip.Prefix, error) {
 // mappedBits are those in front of an IPv4 address that is written as IPv6.
 const mappedBits = 96
 
+// checkPublicURL reports a URL that clients cannot use. An error of the domains or the
+// paths has been reported already.
+func (c *config) checkPublicURL(r *report) {
+	p := proxy.Config{PublicURL: c.PublicURL, Paths: c.Path, Domains: c.domains}
+	if err := p.CheckPublicURL(); err != nil {
+		r.addError("PUBLIC_URL", err)
+	}
+}
+
 // checkSeeOther parses the URLs that replace addresses in redirects.
 func (c *config) checkSeeOther(r *report) {
 	c.seeOther = map[string]string{}

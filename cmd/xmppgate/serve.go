@@ -61,6 +61,8 @@ func runGateway(ctx context.Context, c *config, log *slog.Logger, logLinesLost f
 		ClientAddress:       c.clientAddress,
 		Domains:             c.domains,
 		Paths:               c.Path,
+		PublicURL:           c.PublicURL,
+		Ready:               func() bool { return !d.begun() && router.Ready() == nil },
 		AllowedOrigins:      c.allowedOrigins,
 		MaxSessions:         sessionLimit(c.MaxSessions, files),
 		MaxStanza:           c.MaxStanzaBytes,

@@ -44,6 +44,18 @@ var effects = map[string]func(*testing.T){
 		g.upgrades(101, "/chat", "")
 		g.upgrades(404, "/ws", "")
 	},
+	"PUBLIC_URL": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_LISTEN=127.0.0.1:0", "XMPPGATE_PUBLIC_URL=wss://chat.{domain}/ws", "XMPPGATE_DOMAINS=example.org")
+		address, err := net.ResolveTCPAddr("tcp", g.serving.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for host, status := range map[string]int{"example.org": 200, "example.net": 404} {
+			if got := ask(t, address, "GET /.well-known/host-meta HTTP/1.1\r\nHost: "+host+"\r\n\r\n"); got != status {
+				t.Errorf("%s: %d", host, got)
+			}
+		}
+	},
 	"UPSTREAM": func(t *testing.T) {
 		server := filepath.Join(t.TempDir(), "other")
 		serveStreamsAs(t, "unix", server, "other", noFeatures)

@@ -24,7 +24,7 @@
 //
 //	session.go     Receive
 //	accept.go      the stages before the first frame: PROXY header, preface,
-//	handshake.go   HTTP request
+//	handshake.go   HTTP request; resource.go answers one that asks for no WebSocket
 //	assembler.go   frames become messages and control frames; websocket.go has the
 //	               format of a frame
 //	client.go      a message is checked by framing.MessageParser, counts for the

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/internal/http1"
 	"xmppgate/proxy/internal/relay"
 )
@@ -15,22 +16,23 @@ import (
 // subprotocol is what a client has to offer (RFC 7395, section 3.1).
 const subprotocol = "xmpp"
 
-// handshakeRules is RFC 6455, section 4.2.1, and RFC 7395, section 3.1, in the
-// order in which they are checked.
-var handshakeRules = []struct {
+// A rule is what a request has to keep.
+type rule struct {
 	violated  func(*Settings, *http1.Head) bool
 	rejection *rejection
 	cause     string // for the log, where there are several for one rejection
-}{
+}
+
+// handshakeRules is RFC 6455, section 4.2.1, and RFC 7395, section 3.1, in the
+// order in which they are checked.
+var handshakeRules = []rule{
 	{func(_ *Settings, h *http1.Head) bool { return h.Major > 1 }, &rejectHTTP2, ""},
 	{func(_ *Settings, h *http1.Head) bool { return h.Major < 1 || h.Minor < 1 }, &rejectOldHTTP, ""},
 	{func(_ *Settings, h *http1.Head) bool { v, _ := h.Value("Host"); return len(v) == 0 }, &rejectBad, "no Host"},
 	{func(_ *Settings, h *http1.Head) bool { return string(h.Method) != http.MethodGet }, &rejectMethod, ""},
 	{func(set *Settings, h *http1.Head) bool { return !set.PathServed(h.Path) }, &rejectPath, ""},
-	{func(_ *Settings, h *http1.Head) bool {
-		return h.Count("Upgrade") == 0 && h.Count("Sec-WebSocket-Key") > 0
-	}, &rejectDropped, ""},
-	{func(_ *Settings, h *http1.Head) bool { return h.Token("Upgrade", "websocket") == nil }, &rejectPlain, ""},
+	{func(_ *Settings, h *http1.Head) bool { return h.Count("Upgrade") == 0 }, &rejectDropped, ""},
+	{func(_ *Settings, h *http1.Head) bool { return h.Token("Upgrade", "websocket") == nil }, &rejectOther, ""},
 	{func(_ *Settings, h *http1.Head) bool { return h.Token("Connection", "Upgrade") == nil }, &rejectConnection, ""},
 	{func(_ *Settings, h *http1.Head) bool {
 		v, ok := h.Value("Sec-WebSocket-Version")
@@ -81,8 +83,12 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 	} else {
 		head.Parse(b) // as far as it goes, for the log
 	}
-	if r, cause := s.checkHandshake(head, err); r != nil {
+	if r, cause := s.checkRequest(head, err); r != nil {
 		s.reject(ev, r, head, cause)
+		return 0, false
+	}
+	if isPlain(head) {
+		s.serve(ev, head)
 		return 0, false
 	}
 	o := &ev.Out[client]
@@ -95,9 +101,9 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 	return size, true
 }
 
-// checkHandshake returns why a request is refused, if it is. err is what the parser
+// checkRequest returns why a request is refused, if it is. err is what the parser
 // has found.
-func (s *Session) checkHandshake(head *http1.Head, err error) (r *rejection, cause error) {
+func (s *Session) checkRequest(head *http1.Head, err error) (r *rejection, cause error) {
 	switch {
 	case errors.Is(err, http1.ErrTooLarge):
 		return &rejectTooLarge, err
@@ -106,8 +112,12 @@ func (s *Session) checkHandshake(head *http1.Head, err error) (r *rejection, cau
 	case s.overLimit:
 		return &rejectBusy, nil
 	}
-	for i := range handshakeRules {
-		rule := &handshakeRules[i]
+	rules := handshakeRules
+	if isPlain(head) {
+		rules = plainRules
+	}
+	for i := range rules {
+		rule := &rules[i]
 		switch {
 		case !rule.violated(s.set, head):
 		case rule.cause != "":
@@ -116,7 +126,9 @@ func (s *Session) checkHandshake(head *http1.Head, err error) (r *rejection, cau
 			return rule.rejection, nil
 		}
 	}
-	if err := s.findClient(head); err != nil {
+	// What a proxy asks by itself, to check the gateway's health, has no client.
+	err = s.findClient(head)
+	if err != nil && !(isPlain(head) && errors.Is(err, clientaddr.ErrMissing)) {
 		return &rejectAddress, err
 	}
 	return nil, nil

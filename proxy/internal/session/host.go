@@ -19,6 +19,14 @@ type Settings struct {
 	PathServed    func(path []byte) bool
 	OriginAllowed func(origin []byte) bool
 
+	// RootPage and SocketPage are what people get who open the root or the path
+	// of a WebSocket in a browser. HostMeta returns the documents for a value of
+	// Host, or nil; if it is nil there are none. Ready reports whether sessions
+	// find a server now; nil means that they do. It must not block.
+	RootPage, SocketPage Document
+	HostMeta             func(host []byte) *HostMeta
+	Ready                func() bool
+
 	// ClientAddress says who tells the address of a client.
 	ClientAddress clientaddr.Policy
 
