@@ -266,7 +266,7 @@ func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
 	case framing.ClassSASLAuth, framing.ClassSASL2Authenticate:
 		// EXTERNAL would prove to the server who the gateway is, not who
 		// the client is.
-		if m.External {
+		if m.Mechanism == framing.MechanismExternal {
 			s.reply(ev, externalFailure[m.Class])
 			return
 		}
