@@ -75,6 +75,7 @@
 //	what plain HTTP requests get       session/resource.go, a row; the page is page.html
 //	how messages to clients are framed session/writer.go
 //	which features cross               framing/features.go
+//	what moves to another process      session/state.go, loop/move_linux.go, handover.go
 //	which elements are recognised      framing/names.go
 //	how a server is reached            connect.go here, then upstream
 //	a setting                          config.go: a field of Config and, if sessions need

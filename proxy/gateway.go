@@ -116,15 +116,15 @@ const (
 	maxAcceptPause = time.Second
 )
 
-// Serve accepts connections from l until Shutdown is called or l fails. It returns
-// nil after Shutdown, and otherwise the error of l. Errors that concern one
+// Serve accepts connections from l until Shutdown or StopAccepting is called or l fails.
+// It returns nil after these, and otherwise the error of l. Errors that concern one
 // connection, or pass, do not end it: it logs them, pauses and goes on. Serve owns l:
 // only Shutdown may close it. Call Serve once for each of several listeners.
 func (g *Gateway) Serve(l net.Listener) error {
 	g.init()
 	from := g.loop.Listen(l, g)
 	g.mu.Lock()
-	if g.draining {
+	if g.stopped {
 		g.mu.Unlock()
 		from.Close()
 		return nil
@@ -141,7 +141,7 @@ func (g *Gateway) Serve(l net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			if g.draining {
+			if g.stopped {
 				return nil
 			}
 			return err

@@ -19,8 +19,9 @@ type registry struct {
 	mu          sync.Mutex // guards all below
 	maxSessions int        // that may live at once; zero means no limit
 	listeners   map[loop.Listener]struct{}
-	conns       int // accepted and not over, upgraded or not
-	draining    bool
+	conns       int       // accepted and not over, upgraded or not
+	stopped     bool      // no client is accepted any more
+	draining    bool      // sessions are ended, and those that begin all the same
 	empty       sync.Cond // conns has become zero
 	lastID      uint64
 	live        []*live
@@ -106,16 +107,7 @@ func (l *live) ChannelBindingOffered() {
 func (l *live) Over(ev *relay.Event) {
 	g := l.gateway()
 	r := &g.registry
-	toServer, toClient := l.s.Traffic()
-	r.mu.Lock()
-	last := len(r.live) - 1
-	r.live[l.s.Index] = r.live[last]
-	r.live[l.s.Index].s.Index = l.s.Index
-	r.live[last] = nil
-	r.live = r.live[:last]
-	r.relayed[0].Add(toServer)
-	r.relayed[1].Add(toClient)
-	r.mu.Unlock()
+	r.remove(l)
 	defer r.connOver()
 
 	record := l.s.Record()
@@ -126,6 +118,26 @@ func (l *live) Over(ev *relay.Event) {
 	}
 	g.observer.Ended(record.Ending.Name, age)
 	g.logEnd(&record, age)
+}
+
+// remove takes a session out of the registry, which keeps what it has relayed.
+func (r *registry) remove(l *live) {
+	toServer, toClient := l.s.Traffic()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := len(r.live) - 1
+	r.live[l.s.Index] = r.live[last]
+	r.live[l.s.Index].s.Index = l.s.Index
+	r.live[last] = nil
+	r.live = r.live[:last]
+	r.relayed[0].Add(toServer)
+	r.relayed[1].Add(toClient)
+}
+
+func (r *registry) isEmpty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conns == 0
 }
 
 func (r *registry) connOver() {

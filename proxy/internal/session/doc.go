@@ -48,5 +48,5 @@
 // The rest of session.go is what time and the connections do: timeouts, pings, ends,
 // stalls. State that few sessions need at a time is in extra, so that a quiet session
 // is small. traffic.go counts; record.go and probe.go describe a session to the
-// gateway, the log and tests.
+// gateway, the log and tests; state.go does to another process.
 package session
