@@ -53,7 +53,7 @@ var mayNotImport = []struct {
 	{`proxy/internal/http1|proxy/clientaddr`, `net|os|syscall|time`, "it is pure"},
 	{`proxy/internal/loop(/.*)?`, `net/http|encoding/xml|github\.com/gobwas/.*`, "a loop knows no XMPP, HTTP or WebSocket"},
 	{`(framing|proxy|cmd|deploy)(/.*)?`, `github\.com/prometheus/.*`, "only metrics knows Prometheus"},
-	{`(framing|proxy|metrics|deploy)(/.*)?`, `github\.com/caarlos0/.*`, "only cmd reads the environment"},
+	{`(framing|proxy|metrics|deploy)(/.*)?`, `github\.com/(caarlos0|joho)/.*`, "only cmd reads the environment"},
 }
 
 var environment = regexp.MustCompile(`\b(os|syscall)\.(Getenv|LookupEnv|Environ|ExpandEnv|Exit)\(`)

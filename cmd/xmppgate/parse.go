@@ -20,6 +20,8 @@ import (
 
 // parsed holds the variables that need more parsing than a word or a number.
 type parsed struct {
+	settings // that it was made of
+
 	listeners, adminListeners []listenAddress
 
 	domains        []string        // clients may name; nil means any
@@ -89,7 +91,7 @@ func (c *config) checkServers(r *report) {
 	// A server that no session gets to must not count for readiness.
 	if n := len(c.upstream.Routes); n > 0 && n == len(c.domains) {
 		c.upstream.Default = nil
-		c.unused = r.environ[prefix+"UPSTREAM"] != ""
+		c.unused = r.values[prefix+"UPSTREAM"] != ""
 	}
 	if c.DNS != "" {
 		if err := checkDNS(c.DNS); err != nil {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -26,6 +27,13 @@ import (
 // wire, at the admin listener, in the log. A variable that is parsed and goes
 // nowhere fails here, and so does a new one without an entry.
 var effects = map[string]func(*testing.T){
+	"CONFIG": func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "xmppgate.env")
+		if err := os.WriteFile(file, []byte("XMPPGATE_UPSTREAM=unix:/nowhere\nXMPPGATE_PATH=/from-file\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		newGateway(t, "XMPPGATE_CONFIG="+file).serves().upgrades(101, "/from-file", "")
+	},
 	"LISTEN": func(t *testing.T) {
 		dir := t.TempDir()
 		g := startGateway(t, "XMPPGATE_LISTEN=unix:"+dir+"/a,unix:"+dir+"/b,127.0.0.1:0")
@@ -513,6 +521,14 @@ func wholeLog(t *testing.T, environ ...string) string {
 // refuses checks that a configuration is wrong.
 func refuses(t *testing.T, environ ...string) {
 	t.Helper()
+	if isReloadTest(t) {
+		g := reloadedGateway(t, nil)
+		g.configure(environ)
+		if status, body := g.post("/reload"); status != http.StatusUnprocessableEntity {
+			t.Errorf("%v: %d %s", environ, status, body)
+		}
+		return
+	}
 	g := newGateway(t, environ...)
 	out, err := g.CombinedOutput()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != exitConfig {
