@@ -248,7 +248,8 @@ func (d *StreamSplitter) element(u *StreamUnit, b []byte) error {
 			u.addDecl(i, d.rootDecls)
 		}
 	}
-	if u.Class == ClassFeatures || u.Class == ClassStreamError {
+	switch u.Class {
+	case ClassFeatures, ClassStreamError, ClassSASLFailure, ClassSASL2Failure: // those that the gateway looks into
 		return d.checkTree(u)
 	}
 	return nil

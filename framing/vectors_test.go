@@ -170,7 +170,7 @@ func parseUp(p *MessageParser, msg []byte) *result {
 		return r
 	}
 	kind := kindName(m.Kind, m.Class)
-	if m.Mechanism == MechanismExternal {
+	if m.External {
 		kind += " External"
 	}
 	r.kinds = []string{kind}

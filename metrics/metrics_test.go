@@ -32,8 +32,6 @@ func (f *fakeSource) Totals() (up, down Traffic)        { return f.up, f.down }
 func (f *fakeSource) Servers() []Server                 { return f.servers }
 func (f *fakeSource) Connections() iter.Seq[Connection] { return slices.Values(f.connections) }
 
-func always(n int) func() int { return func() int { return n } }
-
 var options = Options{
 	Version: "v1.2.3", Revision: "abc",
 	Endings:        []string{"client-closed", "shutdown"},
@@ -43,7 +41,7 @@ var options = Options{
 	Servers:        []string{"tcp://a:5222", "srv:example.org"},
 	OpenPhases:     []string{"tcp", "tls"},
 	OpenResults:    []string{"ok", "refused"},
-	SessionsLimit:  always(500), ConnectionsLimit: always(2),
+	SessionsLimit:  500, ConnectionsLimit: 2,
 }
 
 // gateway returns a source with three sessions that have relayed something.
@@ -222,7 +220,7 @@ func TestConnectionsLimit(t *testing.T) {
 	}
 	for _, limit := range []int{0, 1, 1000, 4999, 5000, 9999} {
 		o := options
-		o.ConnectionsLimit = always(limit)
+		o.ConnectionsLimit = limit
 		m := New(source, o)
 		shown := min(limit, 5000)
 		got, err := testutil.GatherAndCount(m.connections, "xmppgate_connection_idle_seconds")

@@ -57,7 +57,6 @@ type bench struct {
 	g        *Gateway
 	gate     net.Listener
 	upstream net.Listener
-	others   []*Gateway // to be shut down, too
 }
 
 // dialTo is the option to use another server than the bench's own.
@@ -170,10 +169,8 @@ func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		for _, g := range append(b.others, b.g) {
-			if err := g.Shutdown(ctx); err != nil {
-				t.Errorf("shutdown: %v", err)
-			}
+		if err := b.g.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
 		}
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
@@ -215,14 +212,6 @@ func (b *bench) connectWith(header string) (cl *net.TCPConn, srv serverConn) {
 		b.t.Fatalf("got %q instead of <open/>", m)
 	}
 	return cl, srv
-}
-
-// relays tells whether a session works, and ends it.
-func (b *bench) relays(cl *net.TCPConn, srv serverConn) {
-	b.send(cl, "<presence/>")
-	b.expect(srv, "<presence/>")
-	cl.Close()
-	srv.Close()
 }
 
 func (b *bench) send(cl net.Conn, m string) {
@@ -672,8 +661,8 @@ type busyListener struct{ g *Gateway }
 func (l busyListener) Accept() error { return net.ErrClosed }
 
 func (l busyListener) Close() {
-	if l.g.admit() != nil {
-		l.g.connOver()
+	if s := l.g.admit(); s != nil {
+		l.g.leave(s, l.g.clock())
 	}
 }
 
@@ -793,7 +782,8 @@ func TestRefusedClientsAreBounded(t *testing.T) {
 		if n, err := far.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 			t.Errorf("one more reads %d bytes, %v", n, err)
 		}
-		g.connOver()
+		g.refused--
+		g.conns--
 		if g.admit() == nil {
 			t.Error("there is room, and no client is admitted")
 		}

@@ -122,9 +122,6 @@ func (ec *epollConn) ready(sd side, events uint32) (more bool) {
 	ev := &ec.w.ev
 	ec.mu.Lock()
 	defer ec.mu.Unlock()
-	if ec.suspended {
-		return false
-	}
 	if sd == server && ec.connecting() {
 		ec.run(ev, func(ev *relay.Event) input {
 			ec.connected(ev)
@@ -244,7 +241,7 @@ func (ec *epollConn) buffered(sd side) bool {
 func (ec *epollConn) runAgain() {
 	ec.mu.Lock()
 	defer ec.mu.Unlock()
-	if !ec.over && !ec.suspended {
+	if !ec.over {
 		ec.run(&ec.w.ev, nothing)
 	}
 }
@@ -253,7 +250,7 @@ func (ec *epollConn) runAgain() {
 func (ec *epollConn) fired() {
 	ec.mu.Lock()
 	defer ec.mu.Unlock()
-	if ec.over || ec.suspended {
+	if ec.over {
 		return
 	}
 	ec.armed = 0
