@@ -29,15 +29,14 @@ var mayImport = map[string][]string{
 	"deploy":                         {},
 	"framing":                        {},
 	"metrics":                        {},
-	"proxy":                          {"framing", "proxy/clientaddr", "proxy/internal/limit", "proxy/internal/loop", "proxy/internal/relay", "proxy/internal/session", "proxy/upstream"},
+	"proxy":                          {"framing", "proxy/clientaddr", "proxy/internal/loop", "proxy/internal/relay", "proxy/internal/session", "proxy/upstream"},
 	"proxy/clientaddr":               {},
 	"proxy/internal/http1":           {},
-	"proxy/internal/limit":           {},
 	"proxy/internal/loop":            {"proxy/internal/loop/polltls", "proxy/internal/loop/socket", "proxy/internal/relay"},
 	"proxy/internal/loop/polltls":    {"proxy/internal/loop/socket"},
 	"proxy/internal/loop/socket":     {},
 	"proxy/internal/relay":           {},
-	"proxy/internal/session":         {"framing", "proxy/clientaddr", "proxy/internal/http1", "proxy/internal/limit", "proxy/internal/relay"},
+	"proxy/internal/session":         {"framing", "proxy/clientaddr", "proxy/internal/http1", "proxy/internal/relay"},
 	"proxy/internal/wstest":          {}, // for tests: no package may import it
 	"proxy/upstream":                 {"framing", "proxy/internal/loop/polltls"},
 }
@@ -52,10 +51,9 @@ var mayNotImport = []struct {
 	{`proxy/internal/relay`, `[^t].*|t[^i].*`, "relay is the contract only, of which moments are a part"},
 	{`proxy/internal/session`, `net|os|syscall|os/.*|golang\.org/x/sys/.*|crypto/tls`, "a session does no I/O"},
 	{`proxy/internal/http1|proxy/clientaddr`, `net|os|syscall|time`, "it is pure"},
-	{`proxy/internal/limit`, `net|os|os/.*|syscall`, "it does no I/O"},
 	{`proxy/internal/loop(/.*)?`, `net/http|encoding/xml|github\.com/gobwas/.*`, "a loop knows no XMPP, HTTP or WebSocket"},
 	{`(framing|proxy|cmd|deploy)(/.*)?`, `github\.com/prometheus/.*`, "only metrics knows Prometheus"},
-	{`(framing|proxy|metrics|deploy)(/.*)?`, `github\.com/caarlos0/.*`, "only cmd reads the environment"},
+	{`(framing|proxy|metrics|deploy)(/.*)?`, `github\.com/(caarlos0|joho)/.*`, "only cmd reads the environment"},
 }
 
 var environment = regexp.MustCompile(`\b(os|syscall)\.(Getenv|LookupEnv|Environ|ExpandEnv|Exit)\(`)

@@ -61,7 +61,7 @@ var (
 	errTrailing     = errors.New("more than one element")
 	errUnfinished   = errors.New("unfinished element")
 	errHeaderSize   = fmt.Errorf("stream header above %d bytes: %w", maxHeader, ErrTooLarge)
-	errTreeSize     = fmt.Errorf("stream features, stream error or SASL failure above %d bytes: %w", maxTree, ErrTooLarge)
+	errTreeSize     = fmt.Errorf("stream features or stream error above %d bytes: %w", maxTree, ErrTooLarge)
 	errTagSize      = fmt.Errorf("start tag: %w", ErrTooLarge)
 	errUTF8         = errors.New("invalid UTF-8")
 	errValue        = errors.New("bad attribute value")

@@ -174,6 +174,8 @@ func checkUp(t *testing.T, used *usedUp, msg []byte) {
 	if m.Kind == KindNone || m.Local == nil || m.Raw == nil {
 		t.Fatalf("incomplete: %+v", m)
 	}
+	m.AsksToResume()
+	m.StreamErrorCondition()
 	if isEndTag(m.Raw) {
 		return
 	}
@@ -289,6 +291,12 @@ func checkDown(t *testing.T, in []byte, seed uint64) {
 				t.Fatalf("a host of %d bytes", len(host))
 			}
 			u.StreamErrorCondition()
+			u.SASLCondition()
+			for range u.SMAnswers() {
+			}
+			if jid := u.BoundJID(); len(jid) > maxJID {
+				t.Fatalf("a JID of %d bytes", len(jid))
+			}
 			filter.AppendMessage(nil, &u) // whatever the class
 		}
 		b = b[n:]

@@ -65,9 +65,9 @@ type Message struct {
 	// Header has the attributes of a KindHeader.
 	Header Header
 
-	// External is set for ClassSASLAuth and ClassSASL2Authenticate if they
-	// choose the SASL mechanism EXTERNAL, however that is written.
-	External bool
+	// Mechanism is what a ClassSASLAuth or ClassSASL2Authenticate chooses, however
+	// that is written.
+	Mechanism Mechanism
 }
 
 // Parse checks that msg is exactly one well-formed element of restricted XML
@@ -88,7 +88,7 @@ func (p *MessageParser) Parse(msg []byte, m *Message) error {
 	if m.Kind == KindHeader {
 		m.Header = Header{}
 	}
-	m.Kind, m.Class, m.Local, m.Raw, m.External = KindNone, ClassOther, nil, nil, false
+	m.Kind, m.Class, m.Local, m.Raw, m.Mechanism = KindNone, ClassOther, nil, nil, MechanismNone
 	if len(msg) == 0 {
 		return notText(0, "empty")
 	}
@@ -356,9 +356,10 @@ func (p *MessageParser) identifyRoot(m *Message, msg []byte, plain bool) error {
 	}
 	m.Class = classify(m.Local, space)
 	if m.Class == ClassSASLAuth || m.Class == ClassSASL2Authenticate {
+		m.Mechanism = MechanismOther
 		for _, a := range p.rootAttributes(msg, plain) {
 			if string(msg[a.name:a.nameEnd]) == "mechanism" {
-				m.External = bytes.EqualFold(bytes.TrimSpace(a.text(msg)), []byte("EXTERNAL"))
+				m.Mechanism = mechanismOf(a.text(msg))
 			}
 		}
 	}

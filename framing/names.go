@@ -22,6 +22,9 @@ const (
 	nsCompress        = "http://jabber.org/protocol/compress"
 	nsCompressFeature = "http://jabber.org/features/compress"
 	nsSM              = "urn:xmpp:sm:3"
+	nsBind            = "urn:ietf:params:xml:ns:xmpp-bind"
+	nsBind2           = "urn:xmpp:bind:0"
+	nsStanzas         = "urn:ietf:params:xml:ns:xmpp-stanzas"
 	nsFAST            = "urn:xmpp:fast:0"
 	nsBinding         = "urn:xmpp:sasl-cb:0"
 	nsLimits          = "urn:xmpp:stream-limits:0"
@@ -101,7 +104,9 @@ const (
 
 	// Stream management (XEP-0198).
 	ClassSMEnabled
+	ClassSMResume
 	ClassSMResumed
+	ClassSMFailed
 )
 
 var classNames = [...]string{
@@ -113,7 +118,7 @@ var classNames = [...]string{
 	ClassSASL2Authenticate: "SASL2Authenticate", ClassSASL2Success: "SASL2Success", ClassSASL2Failure: "SASL2Failure",
 	ClassStartTLS: "StartTLS", ClassTLSProceed: "TLSProceed",
 	ClassCompress: "Compress", ClassCompressed: "Compressed",
-	ClassSMEnabled: "SMEnabled", ClassSMResumed: "SMResumed",
+	ClassSMEnabled: "SMEnabled", ClassSMResume: "SMResume", ClassSMResumed: "SMResumed", ClassSMFailed: "SMFailed",
 }
 
 // String returns the name of the constant without its prefix.
@@ -150,7 +155,9 @@ var classes = [...]struct {
 	{"compress", nsCompress, ClassCompress},
 	{"compressed", nsCompress, ClassCompressed},
 	{"enabled", nsSM, ClassSMEnabled},
+	{"resume", nsSM, ClassSMResume},
 	{"resumed", nsSM, ClassSMResumed},
+	{"failed", nsSM, ClassSMFailed},
 }
 
 // classify returns the class of an element.

@@ -114,37 +114,3 @@ func (u *StreamUnit) StreamErrorCondition() Condition {
 	}
 	return ""
 }
-
-// SASLCondition returns the name of the condition of u if it is a <failure/> of SASL (RFC
-// 6120, section 6.5) or SASL2 (XEP-0388). It is empty for all other units, for a failure
-// without a condition, and for one that RFC 6120 does not define, so the result
-// is one of SASLConditions and can be the label of a metric.
-func (u *StreamUnit) SASLCondition() string {
-	if u.Class != ClassSASLFailure && u.Class != ClassSASL2Failure {
-		return ""
-	}
-	for e := range u.tree().children() {
-		prefix, local := e.name()
-		if string(local) == "text" || !e.in(prefix, nsSASL) {
-			continue
-		}
-		for _, c := range saslConditions {
-			if string(local) == c {
-				return c
-			}
-		}
-		return ""
-	}
-	return ""
-}
-
-// SASLConditions returns all conditions that SASLCondition may return, but not the empty
-// one.
-func SASLConditions() []string { return saslConditions[:] }
-
-// saslConditions are those of RFC 6120, section 6.5.
-var saslConditions = [...]string{
-	"aborted", "account-disabled", "credentials-expired", "encryption-required", "incorrect-encoding",
-	"invalid-authzid", "invalid-mechanism", "malformed-request", "mechanism-too-weak", "not-authorized",
-	"temporary-auth-failure",
-}

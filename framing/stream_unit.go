@@ -248,8 +248,7 @@ func (d *StreamSplitter) element(u *StreamUnit, b []byte) error {
 			u.addDecl(i, d.rootDecls)
 		}
 	}
-	switch u.Class {
-	case ClassFeatures, ClassStreamError, ClassSASLFailure, ClassSASL2Failure: // those that the gateway looks into
+	if u.Class == ClassFeatures || u.Class == ClassStreamError {
 		return d.checkTree(u)
 	}
 	return nil

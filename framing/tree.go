@@ -49,6 +49,19 @@ func (u *StreamUnit) tree() *element {
 	}
 }
 
+// Limits in bytes of a unit that is looked into although checkTree has not seen it. Each
+// child asks what its parent declares, so that the start tag has to be small for the work to
+// be linear.
+const (
+	maxRead    = 16 << 10
+	maxReadTag = 1 << 10
+)
+
+// readable reports whether u is a whole element within these limits.
+func (u *StreamUnit) readable() bool {
+	return u.Kind == KindElement && len(u.Raw) <= maxRead && u.rootEnd <= maxReadTag
+}
+
 // checkTree checks that u, whose elements the gateway is to look at, is no
 // larger than such a unit may be, nor any of its tags.
 func (d *StreamSplitter) checkTree(u *StreamUnit) error {
@@ -149,6 +162,16 @@ func (e *element) children() iter.Seq[*element] {
 			}
 		}
 	}
+}
+
+// find returns the first child of that name, nil if there is none.
+func (e *element) find(local, space string) *element {
+	for child := range e.children() {
+		if child.is(local, space) {
+			return child
+		}
+	}
+	return nil
 }
 
 // name returns the prefix, which may be empty, and the local name of e.

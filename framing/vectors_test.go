@@ -170,7 +170,7 @@ func parseUp(p *MessageParser, msg []byte) *result {
 		return r
 	}
 	kind := kindName(m.Kind, m.Class)
-	if m.External {
+	if m.Mechanism == MechanismExternal {
 		kind += " External"
 	}
 	r.kinds = []string{kind}

@@ -110,7 +110,7 @@ var (
 // A connectionCollector reports the limit sessions with the most bytes.
 type connectionCollector struct {
 	source Source
-	limit  int
+	limit  func() int // nil means none
 }
 
 func (c *connectionCollector) Describe(ch chan<- *prometheus.Desc) {
@@ -126,7 +126,11 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 	all := slices.SortedFunc(c.source.Connections(), func(a, b Connection) int {
 		return cmp.Or(cmp.Compare(b.bytes(), a.bytes()), cmp.Compare(a.ID, b.ID))
 	})
-	shown := all[:min(len(all), c.limit)]
+	limit := 0
+	if c.limit != nil {
+		limit = c.limit()
+	}
+	shown := all[:min(len(all), limit)]
 	for i := range shown {
 		s := &shown[i]
 		ch <- counter(connectionBytesDesc, s.Up.Bytes, s.ID, s.Remote, s.Server, up)

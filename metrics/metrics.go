@@ -14,7 +14,6 @@
 package metrics
 
 import (
-	"cmp"
 	"iter"
 	"net/http"
 	"runtime"
@@ -77,21 +76,21 @@ func (c *Connection) bytes() uint64 { return c.Up.Bytes + c.Down.Bytes }
 type Options struct {
 	Version, Revision string // of the program, for xmppgate_build_info
 
-	Endings         []string // of sessions, see Ended
-	UpgradeResults  []string // see Upgraded
-	LoginConditions []string // see LoginFailed
-	DialResults     []string // see Dialed
-	Phases          []string // of sessions, see Connection.Phase
-	Servers         []string // names of servers
-	OpenPhases      []string // of opening a stream, see Opened
-	OpenResults     []string // of these phases, and of FilesRead
+	Endings        []string // of sessions, see Ended
+	UpgradeResults []string // see Upgraded
+	DialResults    []string // see Dialed
+	Phases         []string // of sessions, see Connection.Phase
+	Servers        []string // names of servers
+	OpenPhases     []string // of opening a stream, see Opened
+	OpenResults    []string // of these phases, and of FilesRead
 
-	// SessionsLimit is the number of sessions that may live at once. Zero
-	// means no limit.
-	SessionsLimit int
-	// ConnectionsLimit is the number of sessions that ConnectionsHandler
-	// shows at most. Zero means none.
-	ConnectionsLimit int
+	// SessionsLimit returns the number of sessions that may live at once. Zero
+	// means no limit, and so does nil. It is called at every scrape.
+	SessionsLimit func() int
+	// ConnectionsLimit returns the number of sessions that ConnectionsHandler
+	// shows at most. Zero means none, and so does nil. It is called at every
+	// scrape.
+	ConnectionsLimit func() int
 	// Draining reports whether the gateway is stopping. Nil means never. It
 	// is called at every scrape.
 	Draining func() bool
@@ -108,7 +107,6 @@ type Metrics struct {
 	upgrades map[string]prometheus.Counter
 	dials    map[string]prometheus.Counter
 	ended    map[string]prometheus.Counter
-	logins   map[string]prometheus.Counter
 
 	upgradeDuration prometheus.Histogram
 	dialDuration    prometheus.Histogram
@@ -116,6 +114,8 @@ type Metrics struct {
 	pingRoundTrip   prometheus.Histogram
 	sessionDuration prometheus.Histogram
 
+	reloads     map[string]prometheus.Counter
+	reloaded    prometheus.Gauge
 	opens       *prometheus.CounterVec
 	filesRead   *prometheus.CounterVec
 	openTimes   *prometheus.HistogramVec
@@ -156,8 +156,6 @@ func New(source Source, o Options) *Metrics {
 		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),
 		ended:    counters(totals, "xmppgate_sessions_ended_total", "Sessions that have ended, by reason.", "ending", o.Endings),
 
-		logins: counters(totals, "xmppgate_login_failures_total", "Logins that XMPP servers have refused, by the condition of SASL.", "condition", append([]string{otherCondition}, o.LoginConditions...)),
-
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
 		acceptErrors:    newCounter(totals, "xmppgate_accept_errors_total", "Attempts to accept a connection that have failed; the log has the cause."),
@@ -166,6 +164,11 @@ func New(source Source, o Options) *Metrics {
 		// About a factor of four, at the boundaries that people ask about.
 		sessionDuration: histogram(totals, "xmppgate_session_duration_seconds", "Age of sessions at their end.", []float64{0.1, 0.5, 2, 10, 60, 300, 1200, 3600, 14400, 43200, 86400}),
 
+		reloads: counters(totals, "xmppgate_config_reloads_total", "How often the configuration was read again, by outcome.", "result", []string{reloadOK, reloadError}),
+		reloaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "xmppgate_config_last_reload_successful",
+			Help: "0 if the configuration was wrong when it was read last, so that an older one is in force.",
+		}),
 		opens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "xmppgate_upstream_opens_total",
 			Help: "Completed phases of opening a stream to an XMPP server, by outcome; health checks included.",
@@ -201,7 +204,12 @@ func New(source Source, o Options) *Metrics {
 		"goversion": runtime.Version(),
 	}, totals).MustRegister(gauge("xmppgate_build_info", "Always 1; the labels identify the build.", func() float64 { return 1 }))
 	totals.MustRegister(
-		gauge("xmppgate_sessions_limit", "Sessions that may live at once; 0 means no limit.", func() float64 { return float64(o.SessionsLimit) }),
+		gauge("xmppgate_sessions_limit", "Sessions that may live at once; 0 means no limit.", func() float64 {
+			if o.SessionsLimit == nil {
+				return 0
+			}
+			return float64(o.SessionsLimit())
+		}),
 		gauge("xmppgate_draining", "1 while the gateway accepts no clients and closes its sessions.", func() float64 {
 			if o.Draining != nil && o.Draining() {
 				return 1
@@ -220,11 +228,12 @@ func New(source Source, o Options) *Metrics {
 		&trafficCollector{source},
 		&phaseCollector{source, o.Phases},
 		&serverCollector{source},
-		m.opens, m.openTimes, m.failovers, m.redirects, m.filesRead, m.certificate,
+		m.reloaded, m.opens, m.openTimes, m.failovers, m.redirects, m.filesRead, m.certificate,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	connections.MustRegister(&connectionCollector{source, o.ConnectionsLimit})
+	m.reloaded.Set(1)
 	m.SetServers(o.Servers)
 	return m
 }
@@ -284,20 +293,29 @@ func (m *Metrics) Pinged(roundTrip time.Duration) {
 	m.pingRoundTrip.Observe(roundTrip.Seconds())
 }
 
-// otherCondition is the label of a condition that is none of Options.LoginConditions.
-const otherCondition = "other"
-
-// LoginFailed counts a login that a server has refused, by the condition, one of
-// Options.LoginConditions or empty.
-func (m *Metrics) LoginFailed(condition string) {
-	increment(m.logins, cmp.Or(condition, otherCondition))
-}
-
 // Ended counts a session that has ended, by its ending, one of Options.Endings,
 // and its age.
 func (m *Metrics) Ended(ending string, age time.Duration) {
 	increment(m.ended, ending)
 	m.sessionDuration.Observe(age.Seconds())
+}
+
+// Results of Reloaded.
+const (
+	reloadOK    = "ok"
+	reloadError = "error"
+)
+
+// Reloaded counts that the configuration was read again: it is in force if ok is true,
+// and was wrong otherwise.
+func (m *Metrics) Reloaded(ok bool) {
+	if ok {
+		m.reloaded.Set(1)
+		increment(m.reloads, reloadOK)
+	} else {
+		m.reloaded.Set(0)
+		increment(m.reloads, reloadError)
+	}
 }
 
 // Opened counts a phase of opening a stream to an XMPP server: server, phase and

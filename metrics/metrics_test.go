@@ -32,6 +32,8 @@ func (f *fakeSource) Totals() (up, down Traffic)        { return f.up, f.down }
 func (f *fakeSource) Servers() []Server                 { return f.servers }
 func (f *fakeSource) Connections() iter.Seq[Connection] { return slices.Values(f.connections) }
 
+func always(n int) func() int { return func() int { return n } }
+
 var options = Options{
 	Version: "v1.2.3", Revision: "abc",
 	Endings:        []string{"client-closed", "shutdown"},
@@ -41,7 +43,7 @@ var options = Options{
 	Servers:        []string{"tcp://a:5222", "srv:example.org"},
 	OpenPhases:     []string{"tcp", "tls"},
 	OpenResults:    []string{"ok", "refused"},
-	SessionsLimit:  500, ConnectionsLimit: 2,
+	SessionsLimit:  always(500), ConnectionsLimit: always(2),
 }
 
 // gateway returns a source with three sessions that have relayed something.
@@ -220,7 +222,7 @@ func TestConnectionsLimit(t *testing.T) {
 	}
 	for _, limit := range []int{0, 1, 1000, 4999, 5000, 9999} {
 		o := options
-		o.ConnectionsLimit = limit
+		o.ConnectionsLimit = always(limit)
 		m := New(source, o)
 		shown := min(limit, 5000)
 		got, err := testutil.GatherAndCount(m.connections, "xmppgate_connection_idle_seconds")

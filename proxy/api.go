@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"time"
 
-	"xmppgate/framing"
 	"xmppgate/proxy/internal/session"
 )
 
@@ -23,9 +22,6 @@ type Observer interface {
 	AcceptFailed()
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
-	// LoginFailed is called for every login that a server has refused. condition is
-	// one of LoginConditions, or empty for none of them.
-	LoginFailed(condition string)
 	// Ended is called once for every session, which is an upgraded
 	// connection. ending is the Name of one of Endings.
 	Ended(ending string, age time.Duration)
@@ -44,10 +40,6 @@ func Endings() []EndingInfo { return session.Endings() }
 
 // UpgradeResults returns all results that Observer.Upgraded gets.
 func UpgradeResults() []string { return session.UpgradeResults() }
-
-// LoginConditions returns all conditions that Observer.LoginFailed gets, but not the
-// empty one.
-func LoginConditions() []string { return framing.SASLConditions() }
 
 // Phases returns all values of SessionInfo.Phase, in the order in which sessions
 // pass through them.

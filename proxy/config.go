@@ -99,6 +99,17 @@ type Config struct {
 	// means DefaultPaths.
 	Paths []string
 
+	// PublicURL is the URL by which clients on the Internet reach the WebSocket,
+	// such as wss://xmpp.example.org/xmpp-websocket. {domain} in it stands for
+	// each of Domains. The gateway tells it to clients that ask for
+	// /.well-known/host-meta of one of Domains (XEP-0156); if Domains is nil, of
+	// any. Empty, or one that CheckPublicURL refuses, means that it does not.
+	PublicURL string
+
+	// Ready reports whether sessions find a server now. /healthz says so to load
+	// balancers. It must not block. Nil means that they do.
+	Ready func() bool
+
 	// AllowedOrigins match the header field Origin of the browsers that may
 	// connect; others get status 403. A request without Origin is not from a
 	// browser and is accepted. Nil allows all.
@@ -108,27 +119,6 @@ type Config struct {
 	// connections get status 503. Zero means no limit; the largest value is
 	// MostSessions.
 	MaxSessions int
-
-	// MaxUnauthenticated is the number of connections that may live at once without
-	// being authenticated, those that have yet to send a request included. More get
-	// status 503. Zero means no limit.
-	MaxUnauthenticated int
-
-	// NetworkLimits bound what the clients of one network may have. Clients beyond them
-	// get status 429. They do not concern the proxies of ClientAddress, but the clients
-	// behind these. The zero value has no limits.
-	NetworkLimits NetworkLimits
-
-	// AuthTimeout is how long after the upgrade a client must be authenticated; else
-	// its session ends as auth-timeout. A server that offers features without SASL
-	// authenticates nobody, and its sessions are not concerned. Zero means no limit.
-	AuthTimeout time.Duration
-
-	// MaxSessionAge is the age at which a session ends as max-age, so that the
-	// sessions of several gateways spread anew; its client may resume its stream
-	// (XEP-0198). Sessions end up to a fifth earlier, so that those which began together
-	// do not end together. Zero means no limit.
-	MaxSessionAge time.Duration
 
 	// MaxStanza is the size in bytes of the largest message of a client. A
 	// larger one ends the session as too-large. Zero means DefaultMaxStanza;
@@ -164,6 +154,10 @@ type Config struct {
 func (c *Config) settings(streamID func() string, owner *settings) session.Settings {
 	s := session.Settings{
 		PathServed:          c.servedPaths(),
+		RootPage:            page("." + c.firstPath()), // relative, because a proxy may have moved it
+		SocketPage:          page(""),
+		HostMeta:            c.hostMeta(),
+		Ready:               c.Ready,
 		ClientAddress:       c.ClientAddress,
 		Domain:              c.domains(),
 		SeeOther:            c.SeeOther,
@@ -173,8 +167,6 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 		MaxStanza:           bounded(c.MaxStanza, DefaultMaxStanza, LargestStanza),
 		MaxServerStanza:     bounded(c.MaxServerStanza, DefaultMaxServerStanza, LargestServerStanza),
 		PingInterval:        bounded(c.PingInterval, DefaultPingInterval, LongestPingInterval),
-		AuthTimeout:         max(0, c.AuthTimeout),
-		MaxAge:              max(0, c.MaxSessionAge),
 		StreamID:            streamID,
 		Owner:               owner,
 	}
@@ -186,12 +178,8 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 
 // servedPaths returns a function that reports whether a path matches one of Paths.
 func (c *Config) servedPaths() func(path []byte) bool {
-	paths := c.Paths
-	if paths == nil {
-		paths = DefaultPaths
-	}
 	var patterns []pathPattern
-	for _, path := range paths {
+	for _, path := range c.paths() {
 		if p, err := parsePath(path); err == nil {
 			patterns = append(patterns, p)
 		}
@@ -199,6 +187,14 @@ func (c *Config) servedPaths() func(path []byte) bool {
 	return func(path []byte) bool {
 		return slices.ContainsFunc(patterns, func(p pathPattern) bool { return p.matches(path) })
 	}
+}
+
+// paths returns Paths or its default.
+func (c *Config) paths() []string {
+	if c.Paths == nil {
+		return DefaultPaths
+	}
+	return c.Paths
 }
 
 // bounded returns the effective value of a field of Config: defaultValue if v is not

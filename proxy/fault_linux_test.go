@@ -156,14 +156,6 @@ func TestWatchFails(t *testing.T) {
 	}
 }
 
-// relays tells whether a session works, and ends it.
-func (b *bench) relays(cl *net.TCPConn, srv serverConn) {
-	b.send(cl, "<presence/>")
-	b.expect(srv, "<presence/>")
-	cl.Close()
-	srv.Close()
-}
-
 // A connection that takes nothing any more ends the session although its other
 // direction stays silent; what was to be written was not relayed.
 func TestWriteFails(t *testing.T) {

@@ -76,15 +76,13 @@ func (g *Gateway) publish(c *Config) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.maxSessions = max(0, min(c.MaxSessions, MostSessions))
-	g.maxUnauthenticated = max(0, c.MaxUnauthenticated)
-	g.networks.SetPolicy(g.clock(), c.NetworkLimits)
 	g.settings.Store(s)
 }
 
 // Update replaces the configuration while the gateway runs. Sessions that begin
 // afterwards go by c; live ones keep the settings with which they have begun, such as
-// the MaxStanza that their client may have been told (XEP-0478). MaxSessions,
-// MaxUnauthenticated, NetworkLimits and Log apply to all at once: if more sessions live than c allows, none is ended, but no
+// the MaxStanza that their client may have been told (XEP-0478). MaxSessions and Log
+// apply to all at once: if more sessions live than c allows, none is ended, but no
 // client is accepted until enough have left.
 //
 // c.Observer is ignored: the gateway keeps the first. The error joins everything that
@@ -118,15 +116,15 @@ const (
 	maxAcceptPause = time.Second
 )
 
-// Serve accepts connections from l until Shutdown is called or l fails. It returns
-// nil after Shutdown, and otherwise the error of l. Errors that concern one
+// Serve accepts connections from l until Shutdown or StopAccepting is called or l fails.
+// It returns nil after these, and otherwise the error of l. Errors that concern one
 // connection, or pass, do not end it: it logs them, pauses and goes on. Serve owns l:
 // only Shutdown may close it. Call Serve once for each of several listeners.
 func (g *Gateway) Serve(l net.Listener) error {
 	g.init()
 	from := g.loop.Listen(l, g)
 	g.mu.Lock()
-	if g.draining {
+	if g.stopped {
 		g.mu.Unlock()
 		from.Close()
 		return nil
@@ -143,7 +141,7 @@ func (g *Gateway) Serve(l net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			if g.draining {
+			if g.stopped {
 				return nil
 			}
 			return err
@@ -185,5 +183,4 @@ func (nopObserver) Upgraded(string, time.Duration) {}
 func (nopObserver) Dialed(string, time.Duration)   {}
 func (nopObserver) AcceptFailed()                  {}
 func (nopObserver) Pinged(time.Duration)           {}
-func (nopObserver) LoginFailed(string)             {}
 func (nopObserver) Ended(string, time.Duration)    {}

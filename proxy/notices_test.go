@@ -56,7 +56,6 @@ func TestRefusalsAreLogged(t *testing.T) {
 		{"HTTP/1.0", strings.Replace(goodRequest, "HTTP/1.1", "HTTP/1.0", 1), clientaddr.Policy{}, logged{Result: "old-http", Path: "/xmpp-websocket"}, "proxy_http_version 1.1"},
 		{"no Upgrade", without("Upgrade"), clientaddr.Policy{}, logged{Result: "upgrade-dropped", Path: "/xmpp-websocket"}, "proxy_set_header Upgrade"},
 		{"no Connection", without("Connection"), clientaddr.Policy{}, logged{Result: "upgrade-dropped", Path: "/xmpp-websocket"}, "proxy_set_header Connection"},
-		{"plain GET", "GET /ws HTTP/1.1\r\nHost: gw\r\n", clientaddr.Policy{}, logged{Result: "no-upgrade", Path: "/ws"}, ""},
 		{"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", clientaddr.Policy{}, logged{Result: "tls"}, "TLS"},
 		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n", clientaddr.Policy{}, logged{Result: "http2"}, "HTTP/1.1"},
 		{"PROXY v1", "PROXY TCP4 203.0.113.7 198.51.100.1 54321 443\r\n" + goodRequest, clientaddr.Policy{}, logged{Result: "proxy-header"}, "XMPPGATE_PROXY_PROTOCOL"},

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/session"
@@ -17,51 +16,38 @@ import (
 
 // A registry has the connections of a gateway and what they have relayed.
 type registry struct {
-	networks *limit.Table // of the clients
-
-	mu                 sync.Mutex // guards all below
-	maxSessions        int        // that may live at once; zero means no limit
-	maxUnauthenticated int        // of these, that have yet to authenticate; zero means no limit
-	listeners          map[loop.Listener]struct{}
-	conns              int // accepted and not over, upgraded or not
-	refused            int // of these, that only wait for an HTTP response
-	unauthenticated    int // of the others, that have yet to authenticate
-	overload           string
-	draining           bool
-	empty              sync.Cond // conns has become zero
-	lastID             uint64
-	live               []*live
-	relayed            [2]Traffic // to servers and to clients, by sessions that are over
+	mu          sync.Mutex // guards all below
+	maxSessions int        // that may live at once; zero means no limit
+	listeners   map[loop.Listener]struct{}
+	conns       int       // accepted and not over, upgraded or not
+	stopped     bool      // no client is accepted any more
+	draining    bool      // sessions are ended, and those that begin all the same
+	empty       sync.Cond // conns has become zero
+	lastID      uint64
+	live        []*live
+	relayed     [2]Traffic // to servers and to clients, by sessions that are over
 }
 
 func (r *registry) init() {
-	r.networks = limit.NewTable(limit.Policy{})
 	r.listeners = make(map[loop.Listener]struct{})
 	r.empty.L = &r.mu
 }
 
-// Bounds of the connections that get an HTTP response although they are refused. More are
-// disconnected.
-const (
-	maxRefused           = 256
-	maxRefusedOverloaded = 16
-)
+// maxRefused bounds the connections beyond MaxSessions that get an HTTP response.
+const maxRefused = 256
 
 // Admit implements loop.Acceptor. It is called for each accepted connection, before
-// its session is allocated. It returns nil if the client is denied, or if there is no room
-// even for an HTTP response.
+// its session is allocated. It returns nil if there is no room even for an HTTP
+// response.
 func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
-	network, reason, room := g.enter(remote.Addr())
-	if reason != limit.None {
-		g.limited(remote.Addr(), reason)
-	}
-	if !room {
-		g.observer.Upgraded(session.LimitResult(reason), 0)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.maxSessions > 0 && g.conns >= g.maxSessions+maxRefused {
 		return nil
 	}
+	g.conns++
 	l := &live{handle: h}
-	l.s.Init(&g.settings.Load().session, l, remote, reason)
-	l.s.Network = network
+	l.s.Init(&g.settings.Load().session, l, remote, g.maxSessions > 0 && g.conns > g.maxSessions)
 	return &l.s
 }
 
@@ -78,40 +64,6 @@ func (l *live) settings() *settings { return l.s.Settings().Owner.(*settings) }
 func (l *live) gateway() *Gateway { return l.settings().gateway }
 
 var _ session.Host = (*live)(nil)
-
-// ClientFound implements session.Host.
-func (l *live) ClientFound(_ *relay.Event, client netip.Addr) (reason limit.Reason) {
-	g := l.gateway()
-	if l.s.Network, reason = g.networks.Enter(g.clock(), client); reason != limit.None {
-		g.limited(client, reason)
-	}
-	return reason
-}
-
-// HandshakeAllowed implements session.Host.
-func (l *live) HandshakeAllowed(ev *relay.Event) bool {
-	return l.gateway().networks.Handshake(ev.Now, l.s.Network)
-}
-
-// LoggedIn implements session.Host.
-func (l *live) LoggedIn(*relay.Event) {
-	r := &l.gateway().registry
-	r.networks.Authenticated(l.s.Network)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.unauthenticated--
-}
-
-// LoginFailed implements session.Host.
-func (l *live) LoginFailed(ev *relay.Event, condition string) (tooMany bool) {
-	g := l.gateway()
-	g.observer.LoginFailed(condition)
-	if harmlessFailures[condition] || g.networks.LoginFailed(ev.Now, l.s.Network) {
-		return false
-	}
-	g.limited(l.s.Remote().Addr(), limit.FailedLogins)
-	return true
-}
 
 // Started implements session.Host.
 func (l *live) Started() (draining bool) {
@@ -155,17 +107,8 @@ func (l *live) ChannelBindingOffered() {
 func (l *live) Over(ev *relay.Event) {
 	g := l.gateway()
 	r := &g.registry
-	toServer, toClient := l.s.Traffic()
-	r.mu.Lock()
-	last := len(r.live) - 1
-	r.live[l.s.Index] = r.live[last]
-	r.live[l.s.Index].s.Index = l.s.Index
-	r.live[last] = nil
-	r.live = r.live[:last]
-	r.relayed[0].Add(toServer)
-	r.relayed[1].Add(toClient)
-	r.mu.Unlock()
-	defer r.leave(l, ev.Now)
+	r.remove(l)
+	defer r.connOver()
 
 	record := l.s.Record()
 	age := ev.Now - record.Began
@@ -177,17 +120,29 @@ func (l *live) Over(ev *relay.Event) {
 	g.logEnd(&record, age)
 }
 
-// leave takes back what Gateway.enter has counted.
-func (r *registry) leave(l *live, now time.Duration) {
-	r.networks.Leave(now, l.s.Network, l.s.LoggedIn())
+// remove takes a session out of the registry, which keeps what it has relayed.
+func (r *registry) remove(l *live) {
+	toServer, toClient := l.s.Traffic()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case l.s.Refused() != limit.None:
-		r.refused--
-	case !l.s.LoggedIn():
-		r.unauthenticated--
-	}
+	last := len(r.live) - 1
+	r.live[l.s.Index] = r.live[last]
+	r.live[l.s.Index].s.Index = l.s.Index
+	r.live[last] = nil
+	r.live = r.live[:last]
+	r.relayed[0].Add(toServer)
+	r.relayed[1].Add(toClient)
+}
+
+func (r *registry) isEmpty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conns == 0
+}
+
+func (r *registry) connOver() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.conns--; r.conns == 0 {
 		r.empty.Broadcast()
 	}

@@ -17,13 +17,8 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	defer g.flushNotices()
 	g.mu.Lock()
 	g.draining = true
-	listeners := g.listeners
-	g.listeners = nil
 	g.mu.Unlock()
-	// Without mu, because Close waits for an accept under way, which needs it.
-	for l := range listeners {
-		l.Close()
-	}
+	g.StopAccepting()
 
 	all := g.sessions()
 	pause := drainPause(ctx, len(all))

@@ -57,6 +57,7 @@ type bench struct {
 	g        *Gateway
 	gate     net.Listener
 	upstream net.Listener
+	others   []*Gateway // to be shut down, too
 }
 
 // dialTo is the option to use another server than the bench's own.
@@ -169,8 +170,10 @@ func newBench(t testing.TB, loop string, options ...func(*Gateway)) *bench {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		if err := b.g.Shutdown(ctx); err != nil {
-			t.Errorf("shutdown: %v", err)
+		for _, g := range append(b.others, b.g) {
+			if err := g.Shutdown(ctx); err != nil {
+				t.Errorf("shutdown: %v", err)
+			}
 		}
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
@@ -212,6 +215,14 @@ func (b *bench) connectWith(header string) (cl *net.TCPConn, srv serverConn) {
 		b.t.Fatalf("got %q instead of <open/>", m)
 	}
 	return cl, srv
+}
+
+// relays tells whether a session works, and ends it.
+func (b *bench) relays(cl *net.TCPConn, srv serverConn) {
+	b.send(cl, "<presence/>")
+	b.expect(srv, "<presence/>")
+	cl.Close()
+	srv.Close()
 }
 
 func (b *bench) send(cl net.Conn, m string) {
@@ -661,8 +672,8 @@ type busyListener struct{ g *Gateway }
 func (l busyListener) Accept() error { return net.ErrClosed }
 
 func (l busyListener) Close() {
-	if s := l.g.admit(); s != nil {
-		l.g.leave(s, l.g.clock())
+	if l.g.admit() != nil {
+		l.g.connOver()
 	}
 }
 
@@ -782,8 +793,7 @@ func TestRefusedClientsAreBounded(t *testing.T) {
 		if n, err := far.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 			t.Errorf("one more reads %d bytes, %v", n, err)
 		}
-		g.refused--
-		g.conns--
+		g.connOver()
 		if g.admit() == nil {
 			t.Error("there is room, and no client is admitted")
 		}

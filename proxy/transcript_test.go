@@ -56,8 +56,6 @@ var update = flag.Bool("update", false, "rewrite the effects in testdata with wh
 //	server refuses                 the next dial fails
 //	server hangs                   the next dial does not come to an end
 //	gateway stops                  Shutdown is called
-//	gateway denies NETWORK         Deny is called
-//	gateway sheds                  SetOverload is called
 //	30s pass
 //	client receives …, client sees EOF, server receives BYTES, server sees EOF
 //	session opens, session logs in the usual steps
@@ -261,7 +259,7 @@ func parseTranscript(t *testing.T, src string) (lines []line) {
 		switch l.actor + " " + l.verb {
 		case "client receives", "server receives", "client sees", "server sees":
 			l.effect = true
-		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops", "gateway denies", "gateway sheds":
+		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops":
 		default:
 			t.Fatalf("line %d: %q is not an event; testdata/README.md lists them", i+1, row)
 		}
@@ -348,6 +346,13 @@ func env(t *testing.T, src []byte) *Gateway {
 				}
 				g.AllowedOrigins = append(g.AllowedOrigins, p)
 			}
+		case "XMPPGATE_PUBLIC_URL":
+			g.PublicURL = v
+			defer func() {
+				if err := g.CheckPublicURL(); err != nil {
+					t.Fatal(err)
+				}
+			}()
 		case "XMPPGATE_PATH":
 			g.Paths = strings.Split(v, ",")
 		case "XMPPGATE_MAX_STANZA_BYTES":
@@ -366,13 +371,6 @@ func env(t *testing.T, src []byte) *Gateway {
 		case "XMPPGATE_UPSTREAM": // see stage.upstream
 		case "XMPPGATE_PING_INTERVAL":
 			g.PingInterval, err = time.ParseDuration(v)
-		case "XMPPGATE_AUTH_TIMEOUT":
-			g.AuthTimeout, err = time.ParseDuration(v)
-		case "XMPPGATE_MAX_SESSION_AGE":
-			g.MaxSessionAge, err = time.ParseDuration(v)
-		case "XMPPGATE_NETWORK_FAILED_LOGINS":
-			r := &g.NetworkLimits.FailedLogins
-			_, err = fmt.Sscanf(v, "%g/s:%d", &r.PerSecond, &r.Burst)
 		default:
 			t.Fatalf("env: unknown variable %q; add it to env in transcript_test.go", k)
 		}
@@ -596,14 +594,6 @@ func (st *stage) perform(batch []line) {
 			st.mu.Unlock()
 		case "gateway stops":
 			go st.g.Shutdown(context.Background())
-		case "gateway denies":
-			list, err := ParseDenyList([]byte(l.payload))
-			if err != nil {
-				st.t.Fatal(err)
-			}
-			st.g.Deny(list)
-		case "gateway sheds":
-			st.g.SetOverload("memory")
 		case "time pass":
 			d, err := time.ParseDuration(l.payload)
 			if err != nil {

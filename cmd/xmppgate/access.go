@@ -23,8 +23,8 @@ import (
 // 127.0.0.1; Origin and Sec-Fetch-Site identify the page. Metrics and profiles
 // are protected like /drain.
 type access struct {
-	hosts []string // names that Host may have, in the form of proxy.NormalDomain
-	log   *slog.Logger
+	config func() *config
+	log    *slog.Logger
 
 	mu      sync.Mutex          // guards all below
 	refused map[string]*refusal // by cause, of which there are few
@@ -36,19 +36,19 @@ type refusal struct {
 	unlogged int       // how often it was seen since then
 }
 
-// newAccess admits the names of the configuration beside IP addresses and
-// localhost.
-func (c *config) newAccess(log *slog.Logger) *access {
-	a := &access{hosts: []string{"localhost"}, log: log}
+// adminNames are what Host may be beside an IP address, in the form of
+// proxy.NormalDomain.
+func (c *config) adminNames() []string {
+	names := []string{"localhost"}
 	for _, name := range c.AdminHosts {
-		a.hosts = append(a.hosts, proxy.NormalDomain(name))
+		names = append(names, proxy.NormalDomain(name))
 	}
 	for _, address := range c.adminListeners {
 		if host, _, err := net.SplitHostPort(address.name); address.network == "tcp" && err == nil && host != "" {
-			a.hosts = append(a.hosts, proxy.NormalDomain(host))
+			names = append(names, proxy.NormalDomain(host))
 		}
 	}
-	return a
+	return names
 }
 
 // guard lets h answer only requests that no foreign page can have caused.
@@ -112,7 +112,7 @@ func (a *access) knows(value string) bool {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return ip.Is4()
 	}
-	return host != "" && slices.Contains(a.hosts, proxy.NormalDomain(host))
+	return host != "" && slices.Contains(a.config().adminNames(), proxy.NormalDomain(host))
 }
 
 const (

@@ -110,8 +110,9 @@ func TestAccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := newAdmin(&fakeGateway{})
-	a.profile = true
-	a.access = (&config{AdminHosts: list{"xmppgate", "xmpp_gate"}, parsed: parsed{adminListeners: parseAll(t, "admin.example:9280", ":9280", "unix:/s")}}).newAccess(slog.New(slog.DiscardHandler))
+	a.config = always(&config{Profile: true, AdminHosts: list{"xmppgate", "xmpp_gate"}, parsed: parsed{adminListeners: parseAll(t, "admin.example:9280", ":9280", "unix:/s")}})
+	a.access.config = a.config
+	a.reload = func() ([]string, error) { return nil, nil }
 	for _, l := range listeners {
 		serveAdmin(t, a, l)
 	}
@@ -126,6 +127,7 @@ func TestAccess(t *testing.T) {
 				{"GET", "/", 200}, {"GET", "/metrics", 200}, {"GET", "/metrics/connections", 200}, {"GET", "/connections", 200},
 				{"GET", "/healthz", 200}, {"GET", "/readyz", 200}, {"GET", "/debug/pprof/", 200}, {"GET", "/debug/pprof/heap", 200},
 				{"HEAD", "/metrics", 200}, {"GET", "/drain", 405}, {"HEAD", "/drain", 405}, {"PUT", "/drain", 405}, {"GET", "/nothing", 404},
+				{"GET", "/reload", 405}, {"POST", "/reload", 200},
 			} {
 				want := http.StatusForbidden
 				if allowed {
@@ -179,7 +181,7 @@ func TestOnlyPostDrains(t *testing.T) {
 func TestRefusalsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		a := new(config).newAccess(slog.New(slog.NewTextHandler(&log, nil)))
+		a := &access{config: always(new(config)), log: slog.New(slog.NewTextHandler(&log, nil))}
 		refuse := func(host string) {
 			r, _ := http.NewRequest("GET", "/", nil)
 			r.Host = host

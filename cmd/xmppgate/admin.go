@@ -34,9 +34,9 @@ type admin struct {
 	drain                *drain
 	access               *access
 	metrics, connections http.Handler
-	limit                int  // most sessions that are listed
-	profile              bool // serve /debug/pprof/
 	servers              servers
+	config               func() *config
+	reload               func() (notes []string, err error)
 }
 
 const adminIndex = `xmppgate
@@ -46,6 +46,7 @@ const adminIndex = `xmppgate
 /connections          sessions as JSON: ?sort=bytes|age|idle|messages&limit=100
 /healthz              200 while the process lives
 /readyz               200 while an XMPP server answers and no drain has begun
+/reload               POST: read the configuration again
 /drain                POST: accept no clients, close sessions
 `
 
@@ -64,12 +65,16 @@ func (a *admin) handler() http.Handler {
 	// Not GET: it changes state, and browsers fetch links and images with
 	// GET. A preStop hook runs "xmppgate drain".
 	mux.HandleFunc("POST /drain", a.beginDrain)
-	if a.profile {
-		// Without cmdline, which may show more than a profile needs.
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("POST /reload", a.handleReload)
+	// Without cmdline, which may show more than a profile needs.
+	for path, show := range map[string]http.HandlerFunc{"": pprof.Index, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
+		mux.HandleFunc("GET /debug/pprof/"+path, func(w http.ResponseWriter, r *http.Request) {
+			if a.config().Profile {
+				show(w, r)
+			} else {
+				http.NotFound(w, r)
+			}
+		})
 	}
 	return a.access.guard(mux)
 }
@@ -164,7 +169,7 @@ func (a *admin) listConnections(w http.ResponseWriter, r *http.Request) {
 		return cmp.Or(order(x, y), cmp.Compare(x.ID, y.ID))
 	})
 	list := []listedSession{}
-	for _, i := range all[:min(len(all), limit, a.limit)] {
+	for _, i := range all[:min(len(all), limit, a.config().ConnectionMetricsLimit)] {
 		list = append(list, listedSession{
 			ID:          i.ID,
 			Remote:      remote(i),

@@ -31,8 +31,12 @@ func newAdmin(g *fakeGateway) *admin {
 	text := func(s string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s) })
 	}
-	return &admin{access: new(config).newAccess(slog.New(slog.DiscardHandler)), gateway: g, servers: g, drain: newDrain(), metrics: text("totals"), connections: text("single"), limit: 3}
+	c := always(&config{ConnectionMetricsLimit: 3})
+	return &admin{access: &access{config: c, log: slog.New(slog.DiscardHandler)}, gateway: g, servers: g, drain: newDrain(), metrics: text("totals"), connections: text("single"), config: c}
 }
+
+// always is a configuration that does not change.
+func always(c *config) func() *config { return func() *config { return c } }
 
 func request(a *admin, method, target string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, nil)
@@ -78,7 +82,7 @@ func TestEndpoints(t *testing.T) {
 
 func TestProfileHasNoCommandLine(t *testing.T) {
 	a := newAdmin(&fakeGateway{})
-	a.profile = true
+	a.config = always(&config{Profile: true})
 	for target, status := range map[string]int{"/debug/pprof/": 200, "/debug/pprof/heap?debug=1": 200, "/debug/pprof/cmdline": 404} {
 		if w := request(a, "GET", target); w.Code != status {
 			t.Errorf("%s: %d", target, w.Code)

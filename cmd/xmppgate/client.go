@@ -17,11 +17,34 @@ func healthcheck(ctx context.Context, p process) int {
 		return p.misconfigured(err)
 	}
 	if _, err := askAdmin(ctx, c.adminListeners, http.MethodGet, "/healthz"); err != nil {
-		fmt.Fprintf(p.stderr, "xmppgate: %v\n", err)
-		return exitFailed
+		return p.failed(err)
 	}
 	return exitOK
 }
+
+// requestReload tells the gateway that runs with the same configuration to reload, and
+// prints its answer.
+func requestReload(ctx context.Context, p process) int {
+	c, err := loadConfig(p.environ)
+	if err != nil {
+		return p.misconfigured(err)
+	}
+	body, err := askAdmin(ctx, c.adminListeners, http.MethodPost, "/reload")
+	if err != nil {
+		return p.failed(err)
+	}
+	_, _ = p.stdout.Write(body)
+	return exitOK
+}
+
+// failed prints an error of a command.
+func (p process) failed(err error) int {
+	fmt.Fprintf(p.stderr, "xmppgate: %v\n", err)
+	return exitFailed
+}
+
+// maxAnswer bounds what is read of an answer, in bytes.
+const maxAnswer = 64 << 10
 
 // askAdmin sends a request to the admin endpoints of the gateway that runs with the
 // same configuration, and returns its answer.
@@ -50,7 +73,7 @@ func askAdmin(ctx context.Context, addresses []listenAddress, method, path strin
 		return nil, err
 	}
 	defer response.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"net/url"
 	"path"
 	"reflect"
 	"regexp"
@@ -25,12 +26,19 @@ import (
 
 const prefix = "XMPPGATE_"
 
+// emptyMeansNone is the variable whose empty value is one. For the others it is the same
+// as none, because that is what compose files write for it.
+const emptyMeansNone = prefix + "ADMIN_LISTEN"
+
 // A config is the environment, parsed. The tags of a field are the only
-// definition of its variable: name (env), default (envDefault) and meaning
-// (help) feed the parser, --help and the table in docs/configuration.md.
+// definition of its variable: name (env), default (envDefault), meaning (help)
+// and, if a reload does not change it, reload:"start" feed the parser, reload,
+// --help and the table in docs/configuration.md.
 type config struct {
-	Listen                 list          `env:"LISTEN" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated; unix:/path?mode=0660&group=www-data lets others connect"`
+	Config                 string        `env:"CONFIG" reload:"start" help:"a file with more of these variables, KEY=value a line; the environment wins over it, and a reload reads it again"`
+	Listen                 list          `env:"LISTEN" reload:"start" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated; unix:/path?mode=0660&group=www-data lets others connect"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated; * stands for one segment, as in /*/xmpp-websocket"`
+	PublicURL              string        `env:"PUBLIC_URL" help:"the URL by which clients reach a WebSocket from outside, such as wss://xmpp.example.org/xmpp-websocket; clients find it by their domain then, from /.well-known/host-meta; {domain} in it stands for each of XMPPGATE_DOMAINS"`
 	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
 	UpstreamPolicy         string        `env:"UPSTREAM_POLICY" envDefault:"hash" help:"which server a session tries first: first, hash (by user), least-sessions or round-robin"`
 	Domains                list          `env:"DOMAINS" help:"domains that clients may name, comma separated; domain=URL or domain=URL|URL gives one servers of its own; empty leaves it to the server"`
@@ -41,31 +49,20 @@ type config struct {
 	ClientAddressHeader    string        `env:"CLIENT_ADDRESS_HEADER" envDefault:"X-Forwarded-For" help:"the one header field in which they say so: X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, True-Client-IP or Fly-Client-IP; a request of theirs without it is refused"`
 	SeeOther               list          `env:"SEE_OTHER" help:"where clients go that a server sends elsewhere and the gateway cannot follow: host:port=wss://host/path, comma separated"`
 	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, comma separated: https://chat.example.org, https://*.example.org for its subdomains, null, file://, or those of apps such as capacitor://localhost; empty means any"`
-	AdminListen            list          `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
+	AdminListen            list          `env:"ADMIN_LISTEN" reload:"start" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
 	AdminHosts             list          `env:"ADMIN_HOSTS" help:"names by which the admin address is called, comma separated; IP addresses and localhost always are"`
 	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message of a client in bytes"`
 	MaxServerStanzaBytes   int           `env:"MAX_SERVER_STANZA_BYTES" envDefault:"16777216" help:"largest element of a server in bytes; above 256 KiB it reaches the client in fragments of one message, while it comes; at least XMPPGATE_MAX_STANZA_BYTES"`
 	MaxSessions            int           `env:"MAX_SESSIONS" envDefault:"0" help:"sessions that may live at once; 0 means what the limit of open files allows, at 2 a session"`
-	MaxUnauthenticated     int           `env:"MAX_UNAUTHENTICATED" envDefault:"0" help:"sessions that may live at once without being logged in; 0 means three quarters of the sessions"`
-	LimitsExempt           list          `env:"LIMITS_EXEMPT" envDefault:"loopback,private" help:"networks or addresses that the limits below do not concern, comma separated; loopback stands for this machine, private for addresses that are not of the internet, none for no network"`
-	NetworkIPv4Bits        int           `env:"NETWORK_IPV4_BITS" envDefault:"32" help:"leading bits of IPv4 addresses that make a network"`
-	NetworkIPv6Bits        int           `env:"NETWORK_IPV6_BITS" envDefault:"64" help:"leading bits of IPv6 addresses that make a network"`
-	NetworkSessions        int           `env:"NETWORK_SESSIONS" envDefault:"0" help:"sessions of one network; 0 means half of the sessions"`
-	NetworkUnauthenticated int           `env:"NETWORK_UNAUTHENTICATED" envDefault:"0" help:"sessions of one network that are not logged in; 0 means a quarter of the sessions"`
-	NetworkRequests        rateText      `env:"NETWORK_REQUESTS" envDefault:"100/s:1000" help:"HTTP requests of one network: 100/s:1000 means 100 a second and 1000 at once, off any number"`
-	NetworkHandshakes      rateText      `env:"NETWORK_HANDSHAKES" envDefault:"100/s:1000" help:"TLS handshakes of one network, written like that"`
-	NetworkFailedLogins    rateText      `env:"NETWORK_FAILED_LOGINS" envDefault:"10/m:100" help:"logins of one network that may fail, written like that; beyond them it gets no new session"`
-	AuthTimeout            time.Duration `env:"AUTH_TIMEOUT" envDefault:"5m" help:"time that a client has to log in"`
-	MaxSessionAge          time.Duration `env:"MAX_SESSION_AGE" envDefault:"0s" help:"age at which a session is closed so that its client resumes it elsewhere, less up to a fifth; 0s means never"`
 	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends"`
 	DrainDelay             time.Duration `env:"DRAIN_DELAY" envDefault:"0s" help:"how long a drain still accepts clients while /readyz fails, for load balancers to notice"`
 	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end"`
 	ConnectionMetricsLimit int           `env:"CONNECTION_METRICS_LIMIT" envDefault:"1000" help:"most sessions that /metrics/connections and /connections show"`
-	Loop                   string        `env:"LOOP" envDefault:"auto" help:"what drives the sessions: auto (epoll on Linux) or goroutine, to compare"`
+	Loop                   string        `env:"LOOP" reload:"start" envDefault:"auto" help:"what drives the sessions: auto (epoll on Linux) or goroutine, to compare"`
 	Profile                bool          `env:"PROFILE" envDefault:"false" help:"serve Go profiles below /debug/pprof/ of the admin address"`
 	LogLevel               slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
-	LogFormat              string        `env:"LOG_FORMAT" envDefault:"auto" help:"text (for people), journal (with priorities), json, or auto: text on a terminal, journal where systemd reads it, JSON elsewhere"`
-	UnsafeAdmin            bool          `env:"UNSAFE_ADMIN" envDefault:"false" help:"accept an ADMIN_LISTEN that other machines can reach, where a container or firewall keeps them out"`
+	LogFormat              string        `env:"LOG_FORMAT" reload:"start" envDefault:"auto" help:"text (for people), journal (with priorities), json, or auto: text on a terminal, journal where systemd reads it, JSON elsewhere"`
+	UnsafeAdmin            bool          `env:"UNSAFE_ADMIN" reload:"start" envDefault:"false" help:"accept an ADMIN_LISTEN that other machines can reach, where a container or firewall keeps them out"`
 	UnsafeUpstream         bool          `env:"UNSAFE_UPSTREAM" envDefault:"false" help:"accept servers without encryption on another machine, where the network is trusted: compose, Kubernetes"`
 
 	parsed
@@ -93,7 +90,8 @@ type variable struct {
 	name         string // with the prefix
 	defaultValue string // when unset
 	help         string
-	field        int // index in config
+	onlyStart    bool // a reload does not change it
+	field        int  // index in config
 }
 
 // variables lists the variables in the order of their fields.
@@ -104,20 +102,19 @@ func variables() (vars []variable) {
 			if b, ok := bounds[name]; ok {
 				help += "; " + b.limits(f.Type)
 			}
-			vars = append(vars, variable{prefix + name, f.Tag.Get("envDefault"), help, f.Index[0]})
+			vars = append(vars, variable{prefix + name, f.Tag.Get("envDefault"), help, f.Tag.Get("reload") == "start", f.Index[0]})
 		}
 	}
 	return vars
 }
 
-// defaultOf returns the value of a variable when it is unset.
-func defaultOf(name string) string {
-	for _, v := range variables() {
-		if v.name == name {
-			return v.defaultValue
-		}
+// variableCalled returns the variable that has a name with the prefix.
+func variableCalled(name string) variable {
+	all := variables()
+	if i := slices.IndexFunc(all, func(v variable) bool { return v.name == name }); i >= 0 {
+		return all[i]
 	}
-	return ""
+	return variable{}
 }
 
 // print writes the effective configuration as a table.
@@ -129,12 +126,18 @@ func (c *config) print(w io.Writer) {
 	t.Flush()
 }
 
-// loadConfig parses and checks the environment. Its error joins one line for
-// everything that is wrong.
+// loadConfig parses and checks the environment and the file that CONFIG names. Its
+// error joins one line for everything that is wrong.
 func loadConfig(environ map[string]string) (*config, error) {
-	c := new(config)
-	r := report{environ: environ, seen: map[string]bool{}}
-	err := env.ParseWithOptions(c, env.Options{Prefix: prefix, Environment: environ})
+	s := findSettings(environ)
+	return s.config()
+}
+
+// config parses and checks the values.
+func (s *settings) config() (*config, error) {
+	c := &config{parsed: parsed{settings: *s}}
+	r := report{settings: s, errs: slices.Clone(s.errs), seen: map[string]bool{}}
+	err := env.ParseWithOptions(c, env.Options{Prefix: prefix, Environment: s.values})
 	if aggregate, ok := errors.AsType[env.AggregateError](err); ok {
 		for _, err := range aggregate.Errors {
 			r.unparsed(err)
@@ -142,9 +145,8 @@ func loadConfig(environ map[string]string) (*config, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	// The parser treats an empty value as unset. For this variable empty
-	// means none.
-	if value, ok := environ[prefix+"ADMIN_LISTEN"]; ok && value == "" {
+	// The parser treats an empty value as unset.
+	if value, ok := s.values[emptyMeansNone]; ok && value == "" {
 		c.AdminListen = nil
 	}
 	c.check(&r)
@@ -163,8 +165,8 @@ func (c *config) check(r *report) {
 		}
 	}
 	c.checkServers(r)
+	c.checkPublicURL(r)
 	c.checkClientAddress(r)
-	c.checkLimits(r)
 	c.checkSeeOther(r)
 	for _, origin := range c.Origins {
 		p, err := proxy.ParseOriginPattern(origin)
@@ -224,6 +226,12 @@ func (c *config) warnings() (warnings []string) {
 			warn("MAX_SESSIONS", c.MaxSessions, fmt.Sprintf("the limit of open files is too low for so many: %d are enough for %d sessions; raise it (ulimit -n, LimitNOFILE=), or write 0", files, fit))
 		}
 	}
+	if u, err := url.Parse(c.PublicURL); err == nil && strings.EqualFold(u.Scheme, "ws") && !local(net.JoinHostPort(u.Hostname(), "80")) {
+		warn("PUBLIC_URL", c.PublicURL, "pages from https:// cannot use it, and other clients do not trust it: write wss://")
+	}
+	for _, name := range c.overridden {
+		warnings = append(warnings, fmt.Sprintf("%s: the value in %s is not used, because the environment has another one", name, c.Config))
+	}
 	if c.unused {
 		warn("UPSTREAM", c.Upstream, "not used: every domain has servers of its own")
 	}
@@ -249,9 +257,9 @@ const badLevel = "must be one of debug, info, warn, error"
 
 // A report collects everything that is wrong with a configuration.
 type report struct {
-	environ map[string]string
-	errs    []error
-	seen    map[string]bool // variables that do not parse: their field means nothing
+	*settings
+	errs []error
+	seen map[string]bool // variables that do not parse: their field means nothing
 }
 
 // add reports the value of a variable.
@@ -267,12 +275,20 @@ func (r *report) addError(name string, err error) {
 			r.addError(name, err)
 		}
 	} else if name = prefix + name; !r.seen[name] {
-		value := r.environ[name]
+		value := r.values[name]
 		if value == "" { // the default conflicts with another variable
-			value = defaultOf(name)
+			value = variableCalled(name).defaultValue
 		}
-		r.errs = append(r.errs, fmt.Errorf("%s=%q: %w", name, value, err))
+		r.errs = append(r.errs, fmt.Errorf("%s%s=%q: %w", r.origin(name), name, value, err))
 	}
+}
+
+// origin is what an error about a value from the file begins with.
+func (r *report) origin(name string) string {
+	if where, ok := r.where[name]; ok {
+		return where + ": "
+	}
+	return ""
 }
 
 // unparsed translates an error of the parser, which knows fields and Go
@@ -331,15 +347,15 @@ func (r *report) unknown() {
 	for _, v := range variables() {
 		known = append(known, strings.TrimPrefix(v.name, prefix))
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.environ)) {
+	for _, name := range slices.Sorted(maps.Keys(r.values)) {
 		rest, ours := strings.CutPrefix(name, prefix)
-		if !ours || slices.Contains(known, rest) || foreign(name, r.environ[name]) {
+		if !ours || slices.Contains(known, rest) || foreign(name, r.values[name]) {
 			continue
 		}
 		suggestion := "run xmppgate --help for all of them"
 		if near, ok := nearest(rest, known); ok {
 			suggestion = "did you mean " + prefix + near + "?"
 		}
-		r.errs = append(r.errs, fmt.Errorf("%s: no such variable: %s", name, suggestion))
+		r.errs = append(r.errs, fmt.Errorf("%s%s: no such variable: %s", r.origin(name), name, suggestion))
 	}
 }

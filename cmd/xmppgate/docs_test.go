@@ -197,7 +197,7 @@ func TestNames(t *testing.T) {
 		known += " " + v.name
 	}
 	known += " xmppgate_ xmppgate_connection_" + metricsTable(t)
-	name := regexp.MustCompile(`\b(XMPPGATE|xmppgate)_\w*`)
+	name := regexp.MustCompile(`\b(XMPPGATE|xmppgate)_[A-Za-z_]*`)
 	pages, err := filepath.Glob(root + "docs/*.md")
 	if err != nil {
 		t.Fatal(err)
@@ -236,7 +236,14 @@ func code(s string) string {
 	return "`" + s + "`"
 }
 
-func configTable(*testing.T) string { return variableTable(variables()) }
+func configTable(*testing.T) string {
+	table := row("variable", "default", "reload", "meaning") + row("---", "---", "---", "---")
+	when := map[bool]string{false: "yes", true: "start"}
+	for _, v := range variables() {
+		table += row(code(v.name), code(v.defaultValue), when[v.onlyStart], v.help)
+	}
+	return table
+}
 
 // firstVariables are those that README.md shows.
 func firstVariables(t *testing.T) string {
@@ -293,11 +300,11 @@ func metricsTable(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, 0, 1, nil, nil)
+	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, nil, nil, nil, nil)
 	m.Opened(server.Name, upstream.PhaseTCP, upstream.ResultOK, 0)
 	m.FilesRead(server.Name, upstream.ResultOK)
 	m.CertificateExpires(server.Name, time.Now())
-	one := metrics.New(oneSession{}, metrics.Options{ConnectionsLimit: 1})
+	one := metrics.New(oneSession{}, metrics.Options{ConnectionsLimit: func() int { return 1 }})
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	one.ConnectionsHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics/connections", nil))

@@ -1,8 +1,9 @@
 // Command xmppgate lets XMPP clients that speak WebSocket (RFC 7395) talk to
 // an XMPP server that speaks TCP (RFC 6120).
 //
-// It is configured by environment variables only. xmppgate --help lists them,
-// the subcommands and the exit codes.
+// It is configured by environment variables, and a file of them that
+// XMPPGATE_CONFIG names. xmppgate --help lists them, the subcommands and the exit
+// codes. SIGHUP makes it read the file again, and what it names.
 //
 // The first SIGINT or SIGTERM drains: /readyz fails at once, after
 // XMPPGATE_DRAIN_DELAY no client is accepted any more, and the sessions are closed
@@ -77,6 +78,7 @@ func commands() []command {
 		{name: "serve", help: "relay until SIGTERM; the default", run: serve},
 		{name: "check-config", help: "print the configuration, or what is wrong with it", run: checkConfig},
 		{name: "healthcheck", help: "ask a running gateway for /healthz; for HEALTHCHECK of a container", run: healthcheck},
+		{name: "reload", help: "tell a running gateway to read its configuration again; for ExecReload= of systemd", run: requestReload},
 		{name: "drain", help: "tell a running gateway to drain; --wait stays until it is done", run: requestDrain, ownFlags: true},
 	}, demoCommand, []command{
 		{name: "version", help: "print the version", run: printVersion},

@@ -76,7 +76,7 @@ func serverNames(r *upstream.Router) string {
 
 // newMetrics returns the metrics of a gateway. The label values are those that
 // proxy and upstream declare.
-func newMetrics(s source, b build, sessions, connections int, draining func() bool, logLinesLost func() uint64) *metrics.Metrics {
+func newMetrics(s source, b build, sessions, connections func() int, draining func() bool, logLinesLost func() uint64) *metrics.Metrics {
 	var endings, servers []string
 	for _, e := range proxy.Endings() {
 		endings = append(endings, e.Name)
@@ -89,7 +89,6 @@ func newMetrics(s source, b build, sessions, connections int, draining func() bo
 		Revision:         b.revision,
 		Endings:          endings,
 		UpgradeResults:   proxy.UpgradeResults(),
-		LoginConditions:  proxy.LoginConditions(),
 		DialResults:      proxy.DialResults(),
 		Phases:           proxy.Phases(),
 		Servers:          servers,

@@ -20,12 +20,13 @@ import (
 
 // parsed holds the variables that need more parsing than a word or a number.
 type parsed struct {
+	settings // that it was made of
+
 	listeners, adminListeners []listenAddress
 
 	domains        []string        // clients may name; nil means any
 	upstream       upstream.Config // without Observer
 	clientAddress  clientaddr.Policy
-	exempt         []netip.Prefix // from the limits of networks
 	allowedOrigins []proxy.OriginPattern
 	seeOther       map[string]string
 	unused         bool // UPSTREAM is set, and no session can use it
@@ -90,7 +91,7 @@ func (c *config) checkServers(r *report) {
 	// A server that no session gets to must not count for readiness.
 	if n := len(c.upstream.Routes); n > 0 && n == len(c.domains) {
 		c.upstream.Default = nil
-		c.unused = r.environ[prefix+"UPSTREAM"] != ""
+		c.unused = r.values[prefix+"UPSTREAM"] != ""
 	}
 	if c.DNS != "" {
 		if err := checkDNS(c.DNS); err != nil {
@@ -196,7 +197,7 @@ func (c *config) checkClientAddress(r *report) {
 		{"TRUSTED_PROXIES", c.TrustedProxies, &c.clientAddress.Forwarders, &c.clientAddress.Unix},
 	} {
 		for _, item := range v.items {
-			network, err := proxy.ParseNetwork(item)
+			network, err := parseNetwork(item)
 			switch {
 			case item == "unix" && v.unix != nil:
 				*v.unix = true
@@ -206,6 +207,34 @@ func (c *config) checkClientAddress(r *report) {
 				*v.networks = append(*v.networks, network)
 			}
 		}
+	}
+}
+
+// parseNetwork parses a network or an address, which is a network of one.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	n, err := netip.ParsePrefix(s)
+	if err != nil {
+		return n, fmt.Errorf("%q is not a network: write one such as 10.0.0.0/8, or an address", s)
+	}
+	if a := n.Addr(); a.Is4In6() && n.Bits() >= mappedBits {
+		n = netip.PrefixFrom(a.Unmap(), n.Bits()-mappedBits)
+	}
+	return n.Masked(), nil
+}
+
+// mappedBits are those in front of an IPv4 address that is written as IPv6.
+const mappedBits = 96
+
+// checkPublicURL reports a URL that clients cannot use. An error of the domains or the
+// paths has been reported already.
+func (c *config) checkPublicURL(r *report) {
+	p := proxy.Config{PublicURL: c.PublicURL, Paths: c.Path, Domains: c.domains}
+	if err := p.CheckPublicURL(); err != nil {
+		r.addError("PUBLIC_URL", err)
 	}
 }
 

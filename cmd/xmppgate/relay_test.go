@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,26 +40,38 @@ func newGateway(t *testing.T, environ ...string) *gatewayProcess {
 	dir := t.TempDir()
 	serveStreams(t, filepath.Join(dir, "server"))
 	g := &gatewayProcess{Cmd: exec.Command("xmppgate"), t: t, dir: dir}
-	g.Env = append([]string{"XMPPGATE_LISTEN=unix:" + dir + "/ws", "XMPPGATE_ADMIN_LISTEN=unix:" + dir + "/admin", "XMPPGATE_UPSTREAM=unix:" + dir + "/server"}, environ...)
+	g.Env = append([]string{"XMPPGATE_LISTEN=unix:" + dir + "/ws", "XMPPGATE_ADMIN_LISTEN=unix:" + dir + "/admin"}, environ...)
+	if !slices.ContainsFunc(g.Env, func(e string) bool { return strings.HasPrefix(e, "XMPPGATE_CONFIG=") }) {
+		g.Env = slices.Insert(g.Env, 0, "XMPPGATE_UPSTREAM=unix:"+dir+"/server")
+	}
 	return g
 }
 
-// startGateway returns when the program serves.
+// startGateway returns when the program serves. In TestReload it starts with the
+// defaults and gets the variables by a reload.
 func startGateway(t *testing.T, environ ...string) *gatewayProcess {
 	t.Helper()
-	g := newGateway(t, environ...)
+	if isReloadTest(t) {
+		return reloadedGateway(t, environ)
+	}
+	return newGateway(t, environ...).serves()
+}
+
+// serves runs the program and waits until it serves.
+func (g *gatewayProcess) serves() *gatewayProcess {
+	g.t.Helper()
 	stderr, err := g.StderrPipe()
 	if err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
 	if err := g.Start(); err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = g.Process.Kill() })
+	g.t.Cleanup(func() { _ = g.Process.Kill() })
 	g.stderr = bufio.NewScanner(stderr)
 	g.logs("serving")
 	if err := json.Unmarshal(g.stderr.Bytes(), &g.serving); err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
 	return g
 }

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/signal"
-	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"xmppgate/cmd/xmppgate/internal/logqueue"
 	"xmppgate/proxy"
@@ -20,63 +21,51 @@ func serve(ctx context.Context, p process) int {
 	if err != nil {
 		return p.misconfigured(err)
 	}
-	if !c.Profile {
-		runtime.MemProfileRate = 0 // saves the memory of a profile that cannot be requested
-	}
+	profile(c.Profile)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	// A log whose reader is gone must not end the process.
 	signal.Ignore(syscall.SIGPIPE)
-	newHandler := logHandlers(logFormatOf(c.LogFormat, p), c.LogLevel, terminal(p.stderr) && p.environ["NO_COLOR"] == "")
+	level := new(slog.LevelVar)
+	level.Set(c.LogLevel)
+	newHandler := logHandlers(logFormatOf(c.LogFormat, p), level, terminal(p.stderr) && p.environ["NO_COLOR"] == "")
 	lines := logqueue.New(p.stderr, func(lost uint64) []byte { return lostReport(newHandler, lost) })
 	defer lines.Close(logTimeout)
 	log := slog.New(newHandler(lines))
 	for _, warning := range c.warnings() {
 		log.Warn(warning)
 	}
-	if err := runGateway(ctx, c, log, lines.Lost); err != nil {
+	if err := runGateway(ctx, &service{environ: p.environ, start: c, log: log, level: level}, hangups, lines.Lost); err != nil {
 		log.Error("xmppgate failed", "error", err)
 		return exitFailed
 	}
 	return exitOK
 }
 
-// runGateway runs a gateway until ctx ends and its sessions are drained. It
-// returns nil when every session has ended in time.
-func runGateway(ctx context.Context, c *config, log *slog.Logger, logLinesLost func() uint64) error {
+// runGateway runs the gateway of s until ctx ends and its sessions are drained. It
+// reloads whenever a signal comes from hangups. It returns nil when every session has
+// ended in time.
+func runGateway(ctx context.Context, s *service, hangups <-chan os.Signal, logLinesLost func() uint64) error {
 	d := newDrain()
 	defer context.AfterFunc(ctx, d.begin)()
+	s.drain = d
 
-	b, files := readBuild(), descriptorLimit()
-	o := &observer{log: log}
-	router, err := c.newRouter(o)
-	if err != nil {
+	c, log := s.start, s.log
+	s.current.Store(c)
+	s.files = descriptorLimit()
+	s.observer = &observer{log: log}
+	var err error
+	if s.router, err = c.newRouter(s.observer); err != nil {
 		return err
 	}
-	sessions := sessionLimit(c.MaxSessions, files)
-	gateway := &proxy.Gateway{Config: proxy.Config{
-		Dial:                router.Connect,
-		Static:              router.Static,
-		SeeOther:            c.seeOther,
-		ChannelBinding:      channelBindings[c.ChannelBinding],
-		StripBindingOverTLS: c.ChannelBinding == channelBindingAuto,
-		HideExternal:        c.hidesExternal(),
-		ClientAddress:       c.clientAddress,
-		Domains:             c.domains,
-		Paths:               c.Path,
-		AllowedOrigins:      c.allowedOrigins,
-		MaxSessions:         sessions,
-		MaxUnauthenticated:  shareOf(sessions, 3, 4, c.MaxUnauthenticated),
-		NetworkLimits:       c.networkLimits(sessions),
-		AuthTimeout:         c.AuthTimeout,
-		MaxSessionAge:       c.MaxSessionAge,
-		MaxStanza:           c.MaxStanzaBytes,
-		MaxServerStanza:     c.MaxServerStanzaBytes,
-		PingInterval:        c.PingInterval,
-		Loop:                c.Loop,
-		Observer:            o,
-		Log:                 log,
-	}}
-	m := newMetrics(source{gateway, router}, b, gateway.MaxSessions, c.ConnectionMetricsLimit, d.begun, logLinesLost)
-	o.Metrics = m
+	router := s.router
+	s.gateway = &proxy.Gateway{Config: s.gatewayConfig(c)}
+	gateway := s.gateway
+	b := readBuild()
+	s.metrics = newMetrics(source{gateway, router}, b, func() int { return s.maxSessions(s.config()) },
+		func() int { return s.config().ConnectionMetricsLimit }, d.begun, logLinesLost)
+	s.observer.Metrics = s.metrics
 
 	clientListeners, err := listenAll("LISTEN", c.listeners)
 	if err != nil {
@@ -91,11 +80,11 @@ func runGateway(ctx context.Context, c *config, log *slog.Logger, logLinesLost f
 		gateway:     source{gateway, router},
 		servers:     router,
 		drain:       d,
-		access:      c.newAccess(log),
-		metrics:     m.Handler(),
-		connections: m.ConnectionsHandler(),
-		limit:       c.ConnectionMetricsLimit,
-		profile:     c.Profile,
+		access:      &access{config: s.config, log: log},
+		metrics:     s.metrics.Handler(),
+		connections: s.metrics.ConnectionsHandler(),
+		config:      s.config,
+		reload:      s.reload,
 	}, log)
 
 	// A listener that ends before the drain has failed.
@@ -112,19 +101,29 @@ func runGateway(ctx context.Context, c *config, log *slog.Logger, logLinesLost f
 	defer stop()
 	running.Go(func() { returnMemory(background, gateway.SessionsStarted) })
 	running.Go(func() { router.Run(background) })
+	running.Go(func() {
+		for {
+			select {
+			case <-hangups:
+				_, _ = s.reload() // which logs what is wrong
+			case <-background.Done():
+				return
+			}
+		}
+	})
 	log.Info("serving", "version", b.version, "listen", addresses(clientListeners), "upstream", serverNames(router),
-		"admin", addresses(adminListeners), "max_sessions", gateway.MaxSessions, "open_files", files)
+		"admin", addresses(adminListeners), "max_sessions", gateway.MaxSessions, "open_files", s.files)
 
 	var failure error
-	delay := c.DrainDelay
+	delay := time.Duration(0) // after a listener has ended nobody comes any more
 	select {
 	case <-d.started:
+		delay = s.config().DrainDelay
 	case err := <-ended:
 		failure = fmt.Errorf("a listener ended: %w", err)
-		delay = 0 // nobody comes any more
 		d.begin()
 	}
-	drainErr := d.run(ctx, gateway, delay, c.DrainTimeout, log)
+	drainErr := d.run(ctx, gateway, delay, s.config().DrainTimeout, log)
 	// After /drain the process stays until a signal comes: if it exited by
 	// itself, its supervisor would start it again.
 	if failure == nil {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -26,6 +27,13 @@ import (
 // wire, at the admin listener, in the log. A variable that is parsed and goes
 // nowhere fails here, and so does a new one without an entry.
 var effects = map[string]func(*testing.T){
+	"CONFIG": func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "xmppgate.env")
+		if err := os.WriteFile(file, []byte("XMPPGATE_UPSTREAM=unix:/nowhere\nXMPPGATE_PATH=/from-file\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		newGateway(t, "XMPPGATE_CONFIG="+file).serves().upgrades(101, "/from-file", "")
+	},
 	"LISTEN": func(t *testing.T) {
 		dir := t.TempDir()
 		g := startGateway(t, "XMPPGATE_LISTEN=unix:"+dir+"/a,unix:"+dir+"/b,127.0.0.1:0")
@@ -43,6 +51,18 @@ var effects = map[string]func(*testing.T){
 		g := startGateway(t, "XMPPGATE_PATH=/chat")
 		g.upgrades(101, "/chat", "")
 		g.upgrades(404, "/ws", "")
+	},
+	"PUBLIC_URL": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_LISTEN=127.0.0.1:0", "XMPPGATE_PUBLIC_URL=wss://chat.{domain}/ws", "XMPPGATE_DOMAINS=example.org")
+		address, err := net.ResolveTCPAddr("tcp", g.serving.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for host, status := range map[string]int{"example.org": 200, "example.net": 404} {
+			if got := ask(t, address, "GET /.well-known/host-meta HTTP/1.1\r\nHost: "+host+"\r\n\r\n"); got != status {
+				t.Errorf("%s: %d", host, got)
+			}
+		}
 	},
 	"UPSTREAM": func(t *testing.T) {
 		server := filepath.Join(t.TempDir(), "other")
@@ -240,99 +260,6 @@ var effects = map[string]func(*testing.T){
 		g := startGateway(t, "XMPPGATE_MAX_SESSIONS=1")
 		g.open()
 		g.upgrades(503, "/ws", "")
-	},
-	"MAX_UNAUTHENTICATED": func(t *testing.T) {
-		g := startGateway(t, "XMPPGATE_MAX_UNAUTHENTICATED=1")
-		g.open() // to a server that asks for no login
-		waits, _ := upgrade(t, g.serving.Listen, "", "/ws", "")
-		g.upgrades(503, "/ws", "")
-		waits.Close()
-		g.eventually("a client that left counts", func() bool {
-			c, status := upgrade(t, g.serving.Listen, "", "/ws", "")
-			c.Close()
-			return status == 101
-		})
-	},
-	"LIMITS_EXEMPT": func(t *testing.T) {
-		for value, status := range map[string]int{"none": 429, "loopback": 429, "198.51.100.0/24": 101, "private,198.51.100.7": 101} {
-			g := startGateway(t, "XMPPGATE_LIMITS_EXEMPT="+value, "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_NETWORK_REQUESTS=1/h:1")
-			g.upgradesFrom(101, "198.51.100.7")
-			g.upgradesFrom(status, "198.51.100.7")
-		}
-		refuses(t, "XMPPGATE_LIMITS_EXEMPT=office")
-	},
-	"NETWORK_IPV4_BITS": func(t *testing.T) {
-		g := startGateway(t, "XMPPGATE_NETWORK_IPV4_BITS=24", "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_NETWORK_REQUESTS=1/h:1")
-		g.upgradesFrom(101, "198.51.100.7")
-		g.upgradesFrom(429, "198.51.100.8")
-		g.upgradesFrom(101, "198.51.101.7")
-	},
-	"NETWORK_IPV6_BITS": func(t *testing.T) {
-		g := startGateway(t, "XMPPGATE_NETWORK_IPV6_BITS=48", "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_NETWORK_REQUESTS=1/h:1")
-		g.upgradesFrom(101, "2001:db8:0:1::1")
-		g.upgradesFrom(429, "2001:db8:0:2::1")
-		g.upgradesFrom(101, "2001:db8:1::1")
-	},
-	"NETWORK_SESSIONS": func(t *testing.T) {
-		g := startGateway(t, "XMPPGATE_NETWORK_SESSIONS=1", "XMPPGATE_TRUSTED_PROXIES=unix")
-		g.staysFrom("198.51.100.7")
-		g.upgradesFrom(429, "198.51.100.7")
-		g.upgradesFrom(101, "198.51.100.8")
-	},
-	"NETWORK_UNAUTHENTICATED": func(t *testing.T) {
-		g := startGateway(t, "XMPPGATE_NETWORK_UNAUTHENTICATED=1", "XMPPGATE_TRUSTED_PROXIES=unix")
-		c := g.staysFrom("198.51.100.7")
-		g.upgradesFrom(429, "198.51.100.7")
-		if err := sendOpen(c, "example.org"); err != nil { // to a server that asks for no login
-			t.Fatal(err)
-		}
-		expect(t, c, "<open ")
-		expect(t, c, "features")
-		g.upgradesFrom(101, "198.51.100.7")
-	},
-	"NETWORK_REQUESTS": func(t *testing.T) {
-		g := startGateway(t, "XMPPGATE_NETWORK_REQUESTS=1/h:2", "XMPPGATE_TRUSTED_PROXIES=unix")
-		g.upgradesFrom(101, "198.51.100.7")
-		g.upgradesFrom(101, "198.51.100.7")
-		g.upgradesFrom(429, "198.51.100.7")
-		refuses(t, "XMPPGATE_NETWORK_REQUESTS=100")
-	},
-	"NETWORK_HANDSHAKES": func(t *testing.T) {
-		startGateway(t, "XMPPGATE_NETWORK_HANDSHAKES=off")
-		for _, value := range []string{"0/s:1", "1/s:0", "1/d:1", "-1/s:1", "NaN/s:1", "1/s", "1:1", "1e9/s:1"} {
-			refuses(t, "XMPPGATE_NETWORK_HANDSHAKES="+value)
-		}
-	},
-	"NETWORK_FAILED_LOGINS": func(t *testing.T) {
-		server := filepath.Join(t.TempDir(), "s")
-		serveStreamsAs(t, "unix", server, "x", offersAll+strings.Repeat("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>", 3))
-		g := startGateway(t, "XMPPGATE_NETWORK_FAILED_LOGINS=1/h:2", "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_UPSTREAM=unix:"+server)
-		c := g.staysFrom("198.51.100.7")
-		if err := sendOpen(c, "example.org"); err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{"<open ", "features", "<failure", "<failure", "<failure", "policy-violation"} {
-			expect(t, c, want)
-		}
-		g.upgradesFrom(429, "198.51.100.7")
-		g.upgradesFrom(101, "198.51.100.8")
-		g.logs("client limited")
-		if line := g.stderr.Text(); !strings.Contains(line, `"msg":"client limited","client":"198.51.100.7","network":"198.51.100.7/32","reason":"failed-logins"`) {
-			t.Error(line)
-		}
-	},
-	"AUTH_TIMEOUT": func(t *testing.T) {
-		// What happens then is tested with a fake clock.
-		if log := wholeLog(t, "XMPPGATE_AUTH_TIMEOUT=10s"); strings.Contains(log, "error") {
-			t.Error(log)
-		}
-		refuses(t, "XMPPGATE_AUTH_TIMEOUT=1s")
-	},
-	"MAX_SESSION_AGE": func(t *testing.T) {
-		c := startGateway(t, "XMPPGATE_MAX_SESSION_AGE=1s").open()
-		if op, payload := readFrame(t, c); op != ws.OpClose || !bytes.HasPrefix(payload, []byte{1001 >> 8, 1001 & 0xff}) {
-			t.Errorf("%v %q", op, payload)
-		}
 	},
 	"PING_INTERVAL": func(t *testing.T) {
 		c := startGateway(t, "XMPPGATE_PING_INTERVAL=1s").open() // who waits for 10 s, not for 30
@@ -550,22 +477,6 @@ func (g *gatewayProcess) upgrades(status int, path, headers string) {
 	}
 }
 
-// staysFrom opens a WebSocket of a client at an address that a proxy tells.
-func (g *gatewayProcess) staysFrom(client string) net.Conn {
-	g.t.Helper()
-	c, status := upgrade(g.t, g.serving.Listen, "", "/ws", "X-Forwarded-For: "+client+"\r\n")
-	if status != http.StatusSwitchingProtocols {
-		g.t.Fatalf("a client at %s: status %d", client, status)
-	}
-	return c
-}
-
-// upgradesFrom is upgrades for a client at an address that a proxy tells.
-func (g *gatewayProcess) upgradesFrom(status int, client string) {
-	g.t.Helper()
-	g.upgrades(status, "/ws", "X-Forwarded-For: "+client+"\r\n")
-}
-
 // comesFrom compares the address of a client, as the gateway reports it.
 func (g *gatewayProcess) comesFrom(remote, ahead, headers string) {
 	g.t.Helper()
@@ -610,6 +521,14 @@ func wholeLog(t *testing.T, environ ...string) string {
 // refuses checks that a configuration is wrong.
 func refuses(t *testing.T, environ ...string) {
 	t.Helper()
+	if isReloadTest(t) {
+		g := reloadedGateway(t, nil)
+		g.configure(environ)
+		if status, body := g.post("/reload"); status != http.StatusUnprocessableEntity {
+			t.Errorf("%v: %d %s", environ, status, body)
+		}
+		return
+	}
 	g := newGateway(t, environ...)
 	out, err := g.CombinedOutput()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != exitConfig {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -65,7 +66,7 @@ func TestSnippetsOfVariables(t *testing.T) {
 // Snippets for a proxy in front carry a WebSocket to the gateway, which learns
 // the client's address and believes nothing that the client made up.
 func TestSnippetsOfProxies(t *testing.T) {
-	proxies := snippets(t, func(s snippet) bool { return strings.HasPrefix(s.text, "# haproxy.cfg") || s.language == "nginx" })
+	proxies := snippets(t, func(s snippet) bool { return s.page == "client-address.md" && s.forProxy() })
 	for i, s := range proxies {
 		t.Run(fmt.Sprint(s.page, i), func(t *testing.T) {
 			gateway, admin, front := freePort(t), freePort(t), freePort(t)
@@ -100,6 +101,99 @@ func TestSnippetsOfProxies(t *testing.T) {
 				t.Errorf("the gateway takes the client for %q instead of 127.0.0.9, with\n%s", got, s.text)
 			}
 		})
+	}
+}
+
+// forProxy reports whether a snippet belongs into the configuration of a proxy.
+func (s snippet) forProxy() bool {
+	return strings.HasPrefix(s.text, "# haproxy.cfg") || s.language == "nginx"
+}
+
+// Snippets for discovery bring host-meta of the domain from the gateway, and a proxy
+// that checks its health sends nobody there while no server answers.
+func TestSnippetsOfDiscovery(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go serveXMPP(server)
+	for i, s := range snippets(t, func(s snippet) bool { return s.page == "discovery.md" && s.forProxy() }) {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			gateway, admin, front := freePort(t), freePort(t), freePort(t)
+			s.text = regexp.MustCompile(`[\d.]+:5290`).ReplaceAllString(s.text, fmt.Sprintf("127.0.0.1:%d", gateway))
+			s.text = strings.Replace(s.text, " check\n", " check inter 100ms\n", 1)
+			get := func() (status int, body string) {
+				r, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/.well-known/host-meta", front), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Host = "example.org"
+				response, err := http.DefaultClient.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer response.Body.Close()
+				b, err := io.ReadAll(response.Body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return response.StatusCode, string(b)
+			}
+			await := func(want int, with string) {
+				t.Helper()
+				deadline := time.Now().Add(30 * time.Second)
+				for {
+					status, body := get()
+					if status == want && strings.Contains(body, with) {
+						return
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("%d %s, want %d", status, body, want)
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+			begin := func(upstream string) *exec.Cmd {
+				cmd := exec.Command(xmppgate)
+				cmd.Env = []string{fmt.Sprintf("XMPPGATE_LISTEN=127.0.0.1:%d", gateway), fmt.Sprintf("XMPPGATE_ADMIN_LISTEN=127.0.0.1:%d", admin),
+					"XMPPGATE_DOMAINS=example.org", "XMPPGATE_PUBLIC_URL=wss://chat.{domain}/ws", "XMPPGATE_TRUSTED_PROXIES=127.0.0.1", "XMPPGATE_UPSTREAM=tcp://" + upstream}
+				if s.language != "nginx" {
+					cmd.Env = slices.Delete(cmd.Env, 4, 5) // it does not say who the client is
+				}
+				start(t, cmd, gateway)
+				return cmd
+			}
+			cmd := begin(server.Addr().String())
+			startProxy(t, s, front)
+			await(200, "href='wss://chat.example.org/ws'")
+			if !strings.Contains(s.text, "httpchk") {
+				return
+			}
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			begin("127.0.0.1:1")
+			await(503, "No server is available") // as HAProxy says it
+		})
+	}
+}
+
+// serveXMPP is a server that answers health checks.
+func serveXMPP(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			b := make([]byte, 1024)
+			if _, err := c.Read(b); err == nil {
+				fmt.Fprint(c, "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='1' version='1.0'>"+
+					"<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>")
+				_, _ = io.Copy(io.Discard, c)
+			}
+		}()
 	}
 }
 

@@ -397,17 +397,17 @@ func startFront(t *testing.T, program, config string, addresses ...string) *proc
 	return p
 }
 
-// snippet returns the block of docs/client-address.md that begins with a line, with another address of the gateway.
-func snippet(t *testing.T, begin, address, instead string) string {
+// snippet returns the block of a page of docs that begins with a line, with another address of the gateway.
+func snippet(t *testing.T, name, begin, address, instead string) string {
 	t.Helper()
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "client-address.md"))
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, block, ok := strings.Cut(string(page), "\n"+begin)
 	block, _, ok2 := strings.Cut(block, "\n```")
 	if !ok || !ok2 || strings.Count(block, address) != 1 {
-		t.Fatalf("docs/client-address.md has no snippet %q with %s", begin, address)
+		t.Fatalf("docs/%s has no snippet %q with %s", name, begin, address)
 	}
 	_, block, _ = strings.Cut(block, "\n")
 	return strings.Replace(block, address, instead, 1)
@@ -432,7 +432,7 @@ func startFronts(t *testing.T, upstream string) (*gateway, *fronts) {
 		"XMPPGATE_LISTEN="+f.IPv4+","+f.IPv6+",unix:"+f.Socket,
 		"XMPPGATE_PROXY_PROTOCOL="+fromBalancer,
 		"XMPPGATE_TRUSTED_PROXIES="+fromProxy+",unix")
-	haproxySnippet := snippet(t, "# haproxy.cfg, over HTTP", "10.0.0.7:5290", f.Socket)
+	haproxySnippet := snippet(t, "client-address.md", "# haproxy.cfg, over HTTP", "10.0.0.7:5290", f.Socket)
 	startFront(t, "haproxy", haproxyGlobal+`
 frontend http
 	mode http
@@ -446,7 +446,7 @@ listen tcp
 	bind `+f.HAProxyTCP+` accept-proxy
 	server gateway `+f.IPv4+` source `+fromBalancer+` send-proxy-v2
 `, f.HAProxy, f.HAProxy6, f.HAProxyAhead, f.HAProxyTCP)
-	relay := snippet(t, "# nginx.conf", "http://127.0.0.1:5290", "http://gateway")
+	relay := snippet(t, "client-address.md", "# nginx.conf", "http://127.0.0.1:5290", "http://gateway")
 	user := ""
 	if os.Getuid() == 0 { // else its workers may not open the socket
 		user = "user root;"

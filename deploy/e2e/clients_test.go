@@ -37,10 +37,16 @@ func runScript(t *testing.T, s *server, script, rooms string, steps ...string) {
 // runScriptAs is runScript with accounts that are there.
 func runScriptAs(t *testing.T, s *server, script, rooms, alice, bob string, steps ...string) {
 	t.Helper()
+	runScriptAt(t, s.websocket(), script, rooms, alice, bob, steps...)
+}
+
+// runScriptAt is runScriptAs with a URL.
+func runScriptAt(t *testing.T, url, script, rooms, alice, bob string, steps ...string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, nodeJS(), script, s.websocket(), domain, rooms, alice, bob, password)
+	cmd := exec.CommandContext(ctx, nodeJS(), script, url, domain, rooms, alice, bob, password)
 	cmd.Dir = "clients"
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = 5 * time.Second

@@ -151,6 +151,17 @@ func (r *Router) Connect(ctx context.Context, q *Request) (*Stream, error) {
 	return nil, s.failed.asError()
 }
 
+// Join counts a session that came to the server with this name without Connect, until
+// done is called. It does nothing if there is no such server.
+func (r *Router) Join(server string) (done func()) {
+	c, ok := r.table().byName[server]
+	if !ok {
+		return func() {}
+	}
+	c.sessions.Add(1)
+	return func() { c.sessions.Add(-1) }
+}
+
 // A ServerStatus is the state of one server.
 type ServerStatus struct {
 	// Name is Server.Name; for srv: with the domain behind it.

@@ -1,35 +1,7 @@
 // Converse.js in Chromium: two users log in, chat, meet in a room; one loses the connection and resumes; both leave.
-import { createServer } from 'node:http';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { connect, createServer as createTCPServer } from 'node:net';
-import { tmpdir } from 'node:os';
-import { extname, join, normalize } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { chromium } from 'playwright-core';
+import { listen, serve, withBrowser } from './browser.mjs';
 import { alice, bob, domain, equal, fail, muc, note, password, room, step, text, url, within } from './lib.mjs';
-
-const here = fileURLToPath(new URL('.', import.meta.url));
-const types = { '.css': 'text/css', '.html': 'text/html', '.js': 'text/javascript', '.json': 'application/json', '.woff2': 'font/woff2' };
-
-// Serves the page and Converse.js itself.
-function serve() {
-  return listen(createServer(async (request, response) => {
-    const { pathname } = new URL(request.url, 'http://localhost');
-    const file = pathname.startsWith('/converse/')
-      ? join(here, 'node_modules/converse.js/dist', normalize(pathname.slice('/converse'.length)))
-      : join(here, 'converse.html');
-    try {
-      const body = await readFile(file);
-      response.writeHead(200, { 'content-type': types[extname(file)] ?? 'application/octet-stream' }).end(body);
-    } catch {
-      response.writeHead(404).end();
-    }
-  }));
-}
-
-function listen(server) {
-  return new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(server)));
-}
 
 // A TCP forwarder to the gateway: a network that can be cut.
 class Network {
@@ -70,7 +42,7 @@ class User {
     });
     this.page.on('pageerror', (error) => note(this.name, error));
     const query = new URLSearchParams({ url: this.network.url, jid: `${this.name}@${domain}`, password, muc });
-    await this.page.goto(`http://127.0.0.1:${this.site.address().port}/?${query}`);
+    await this.page.goto(`${this.site}?${query}`);
     await this.page.waitForFunction(() => window.api?.connection.connected() && document.querySelector('#controlbox'));
     await this.until('<', '<enabled ');
     await this.until('<', '<presence ');
@@ -118,69 +90,58 @@ class User {
   }
 }
 
-const profile = await mkdtemp(join(tmpdir(), 'xmppgate-e2e-chromium-'));
-let browser;
 try {
-  browser = await chromium.launch({
-    executablePath: '/usr/bin/chromium',
-    headless: true,
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage'],
-    env: { ...process.env, HOME: profile, XDG_CONFIG_HOME: profile, XDG_CACHE_HOME: profile },
-  });
-  const site = await serve();
-  const a = new User(alice, browser, site), b = new User(bob, browser, site);
-  await a.start();
-  await b.start();
-  step('login');
+  await withBrowser(async (browser) => {
+    const site = await serve('converse.html');
+    const a = new User(alice, browser, site), b = new User(bob, browser, site);
+    await a.start();
+    await b.start();
+    step('login');
 
-  const [jidA, jidB] = [`${alice}@${domain}`, `${bob}@${domain}`];
-  await a.open(jidB);
-  await a.write(jidB, text);
-  await b.open(jidA);
-  await b.read(text);
-  await b.write(jidA, `${text} too`);
-  await a.read(`${text} too`);
-  step('chat');
+    const [jidA, jidB] = [`${alice}@${domain}`, `${bob}@${domain}`];
+    await a.open(jidB);
+    await a.write(jidB, text);
+    await b.open(jidA);
+    await b.read(text);
+    await b.write(jidA, `${text} too`);
+    await a.read(`${text} too`);
+    step('chat');
 
-  if (muc) {
-    for (const user of [a, b]) {
-      await user.open(room);
-      await user.until('<', "code='110'");
+    if (muc) {
+      for (const user of [a, b]) {
+        await user.open(room);
+        await user.until('<', "code='110'");
+      }
+      await a.write(room, 'room one');
+      await b.read('room one');
+      await b.write(room, 'room two');
+      await a.read('room two');
+      step('room');
     }
-    await a.write(room, 'room one');
-    await b.read('room one');
-    await b.write(room, 'room two');
-    await a.read('room two');
-    step('room');
-  }
 
-  await a.open(jidB);
-  await b.open(jidA);
-  a.network.cut();
-  await b.write(jidA, 'while away');
-  step('cut');
-  await a.until('<', '<resumed ');
-  equal(a.count('>', '<resume '), 1, 'resumptions');
-  step('resumed');
-  await b.write(jidA, 'after');
-  await a.read('after');
-  equal([await a.shown('while away'), await a.shown('after')], [1, 1], 'copies shown');
-  equal(a.count('<', '<body>while away</body>'), 1, 'copies received');
-  await a.write(jidB, 'after too');
-  await b.read('after too');
-  step('replayed');
+    await a.open(jidB);
+    await b.open(jidA);
+    a.network.cut();
+    await b.write(jidA, 'while away');
+    step('cut');
+    await a.until('<', '<resumed ');
+    equal(a.count('>', '<resume '), 1, 'resumptions');
+    step('resumed');
+    await b.write(jidA, 'after');
+    await a.read('after');
+    equal([await a.shown('while away'), await a.shown('after')], [1, 1], 'copies shown');
+    equal(a.count('<', '<body>while away</body>'), 1, 'copies received');
+    await a.write(jidB, 'after too');
+    await b.read('after too');
+    step('replayed');
 
-  for (const user of [a, b]) {
-    await user.page.evaluate(() => window.api.user.logout().then(() => {}));
-    await user.until('>', '<close ');
-    step('close');
-  }
+    for (const user of [a, b]) {
+      await user.page.evaluate(() => window.api.user.logout().then(() => {}));
+      await user.until('>', '<close ');
+      step('close');
+    }
+  });
+  process.exit(0);
 } catch (error) {
-  await browser?.close();
-  await rm(profile, { recursive: true, force: true });
   fail(error);
 }
-await browser.close();
-await rm(profile, { recursive: true, force: true });
-process.exit(0);

@@ -65,8 +65,9 @@ type driver struct {
 	// Shared with the session, see relay.Conns.
 	conns relay.Conns
 
-	over   bool // Session.Over was called
-	sawFIN bool // the client has sent FIN, found while it was not read
+	over      bool // Session.Over was called, or another process has the session
+	suspended bool // between Movable.Suspend and what follows it, see suspensions
+	sawFIN    bool // the client has sent FIN, found while it was not read
 
 	// Writing.
 	sides [2]output
@@ -91,7 +92,12 @@ func (d *driver) event(f func(*relay.Event) input) {
 	ev := events.Get().(*relay.Event)
 	ev.Now = d.conn.now()
 	d.mu.Lock()
-	d.run(ev, f)
+	switch {
+	case !d.suspended:
+		d.run(ev, f)
+	case !d.over:
+		suspensions.postpone(d, f)
+	}
 	d.mu.Unlock()
 	events.Put(ev)
 }
@@ -138,6 +144,30 @@ func (d *driver) run(ev *relay.Event, f func(*relay.Event) input) {
 			return
 		}
 	}
+}
+
+// suspensions has the events that came from within this process for sessions that are
+// suspended. There are few of both, so that a driver has no field for them.
+var suspensions = postponed{events: make(map[*driver][]func(*relay.Event) input)}
+
+type postponed struct {
+	mu     sync.Mutex // taken after driver.mu
+	events map[*driver][]func(*relay.Event) input
+}
+
+func (p *postponed) postpone(d *driver, f func(*relay.Event) input) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events[d] = append(p.events[d], f)
+}
+
+// take returns what was postponed for d and forgets it.
+func (p *postponed) take(d *driver) []func(*relay.Event) input {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := p.events[d]
+	delete(p.events, d)
+	return all
 }
 
 // nothing is for an event that only has run do what is due.

@@ -156,18 +156,24 @@ func (e *epoll) Start(c net.Conn, a Acceptor) {
 
 // adoptFD starts the session of the client at fd.
 func (e *epoll) adoptFD(fd int, remote netip.AddrPort, a Acceptor) {
-	w := e.workers[int(e.nextWorker.Add(1))%len(e.workers)]
-	l := &epollConn{w: w, fd: [2]int32{int32(fd), -1}}
-	l.conn = l
+	l := e.newConn(int32(fd), -1)
 	if l.s = a.Admit(l, remote); l.s == nil {
 		socket.Close(uintptr(fd))
 		return
 	}
-	w.adopt(l)
+	l.w.adopt(l)
 	l.Post(func(ev *relay.Event) {
 		l.sides[client].attached = true
 		l.s.Start(ev)
 	})
+}
+
+// newConn returns the connections of a session, and chooses its worker.
+func (e *epoll) newConn(client, server int32) *epollConn {
+	w := e.workers[int(e.nextWorker.Add(1))%len(e.workers)]
+	ec := &epollConn{w: w, fd: [2]int32{client, server}}
+	ec.conn = ec
+	return ec
 }
 
 // Stop implements Loop.

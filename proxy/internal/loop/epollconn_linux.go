@@ -122,6 +122,9 @@ func (ec *epollConn) ready(sd side, events uint32) (more bool) {
 	ev := &ec.w.ev
 	ec.mu.Lock()
 	defer ec.mu.Unlock()
+	if ec.suspended {
+		return false
+	}
 	if sd == server && ec.connecting() {
 		ec.run(ev, func(ev *relay.Event) input {
 			ec.connected(ev)
@@ -241,7 +244,7 @@ func (ec *epollConn) buffered(sd side) bool {
 func (ec *epollConn) runAgain() {
 	ec.mu.Lock()
 	defer ec.mu.Unlock()
-	if !ec.over {
+	if !ec.over && !ec.suspended {
 		ec.run(&ec.w.ev, nothing)
 	}
 }
@@ -250,7 +253,7 @@ func (ec *epollConn) runAgain() {
 func (ec *epollConn) fired() {
 	ec.mu.Lock()
 	defer ec.mu.Unlock()
-	if ec.over {
+	if ec.over || ec.suspended {
 		return
 	}
 	ec.armed = 0

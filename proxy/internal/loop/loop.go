@@ -12,7 +12,7 @@
 //     and keeps what it does not take; window.go keeps input; buffer.go has the memory.
 //   - epoll_linux.go starts the workers and takes connections in, worker_linux.go
 //     waits for events, epollconn_linux.go handles those of one session, and
-//     wheel_linux.go has the timers.
+//     wheel_linux.go has the timers. move_linux.go gives sessions to another process.
 //   - goroutine.go is the other loop.
 package loop
 
@@ -82,6 +82,29 @@ type Handle interface {
 
 	// View runs f while no event of the session runs.
 	View(f func())
+}
+
+// A Mover is a Loop that goes on with sessions of another process. The epoll loop is one.
+type Mover interface {
+	// Restore starts a session whose connections are those at fds, the client's
+	// first, which it owns from then on. session makes it; begin is its first
+	// event. It reports false if the loop cannot do that, and then calls neither.
+	Restore(fds [2]int, session func(Handle) relay.Session, begin func(*relay.Event)) bool
+}
+
+// A Movable is a Handle whose session can go on in another process.
+type Movable interface {
+	// Suspend stops driving the session, until Resume or Release is called. It
+	// reports false, and nothing has changed, if something is under way in the
+	// loop or ready returns false. Otherwise fds are the connections, the
+	// client's first; they belong to the loop. Events that come from within this
+	// process meanwhile are postponed.
+	Suspend(ready func(*relay.Conns) bool) (fds [2]int, ok bool)
+	// Resume goes on with a session that was suspended.
+	Resume()
+	// Release forgets a session that was suspended and goes on elsewhere. It
+	// gets no further event.
+	Release()
 }
 
 // Names of loops, see New.

@@ -8,30 +8,31 @@ import (
 	"log/slog"
 	"net/http"
 
+	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/internal/http1"
-	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
 // subprotocol is what a client has to offer (RFC 7395, section 3.1).
 const subprotocol = "xmpp"
 
-// handshakeRules is RFC 6455, section 4.2.1, and RFC 7395, section 3.1, in the
-// order in which they are checked.
-var handshakeRules = []struct {
+// A rule is what a request has to keep.
+type rule struct {
 	violated  func(*Settings, *http1.Head) bool
 	rejection *rejection
 	cause     string // for the log, where there are several for one rejection
-}{
+}
+
+// handshakeRules is RFC 6455, section 4.2.1, and RFC 7395, section 3.1, in the
+// order in which they are checked.
+var handshakeRules = []rule{
 	{func(_ *Settings, h *http1.Head) bool { return h.Major > 1 }, &rejectHTTP2, ""},
 	{func(_ *Settings, h *http1.Head) bool { return h.Major < 1 || h.Minor < 1 }, &rejectOldHTTP, ""},
 	{func(_ *Settings, h *http1.Head) bool { v, _ := h.Value("Host"); return len(v) == 0 }, &rejectBad, "no Host"},
 	{func(_ *Settings, h *http1.Head) bool { return string(h.Method) != http.MethodGet }, &rejectMethod, ""},
 	{func(set *Settings, h *http1.Head) bool { return !set.PathServed(h.Path) }, &rejectPath, ""},
-	{func(_ *Settings, h *http1.Head) bool {
-		return h.Count("Upgrade") == 0 && h.Count("Sec-WebSocket-Key") > 0
-	}, &rejectDropped, ""},
-	{func(_ *Settings, h *http1.Head) bool { return h.Token("Upgrade", "websocket") == nil }, &rejectPlain, ""},
+	{func(_ *Settings, h *http1.Head) bool { return h.Count("Upgrade") == 0 }, &rejectDropped, ""},
+	{func(_ *Settings, h *http1.Head) bool { return h.Token("Upgrade", "websocket") == nil }, &rejectOther, ""},
 	{func(_ *Settings, h *http1.Head) bool { return h.Token("Connection", "Upgrade") == nil }, &rejectConnection, ""},
 	{func(_ *Settings, h *http1.Head) bool {
 		v, ok := h.Value("Sec-WebSocket-Version")
@@ -82,8 +83,12 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 	} else {
 		head.Parse(b) // as far as it goes, for the log
 	}
-	if r, cause := s.checkHandshake(ev, head, err); r != nil {
+	if r, cause := s.checkRequest(head, err); r != nil {
 		s.reject(ev, r, head, cause)
+		return 0, false
+	}
+	if isPlain(head) {
+		s.serve(ev, head)
 		return 0, false
 	}
 	o := &ev.Out[client]
@@ -96,19 +101,23 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 	return size, true
 }
 
-// checkHandshake returns why a request is refused, if it is. err is what the parser
+// checkRequest returns why a request is refused, if it is. err is what the parser
 // has found.
-func (s *Session) checkHandshake(ev *relay.Event, head *http1.Head, err error) (r *rejection, cause error) {
+func (s *Session) checkRequest(head *http1.Head, err error) (r *rejection, cause error) {
 	switch {
 	case errors.Is(err, http1.ErrTooLarge):
 		return &rejectTooLarge, err
 	case err != nil:
 		return &rejectBad, err
-	case s.refused != limit.None:
-		return limitRejections[s.refused], nil
+	case s.overLimit:
+		return &rejectBusy, nil
 	}
-	for i := range handshakeRules {
-		rule := &handshakeRules[i]
+	rules := handshakeRules
+	if isPlain(head) {
+		rules = plainRules
+	}
+	for i := range rules {
+		rule := &rules[i]
 		switch {
 		case !rule.violated(s.set, head):
 		case rule.cause != "":
@@ -117,35 +126,32 @@ func (s *Session) checkHandshake(ev *relay.Event, head *http1.Head, err error) (
 			return rule.rejection, nil
 		}
 	}
-	found, err := s.findClient(head)
-	if err != nil {
+	// What a proxy asks by itself, to check the gateway's health, has no client.
+	err = s.findClient(head)
+	if err != nil && !(isPlain(head) && errors.Is(err, clientaddr.ErrMissing)) {
 		return &rejectAddress, err
-	}
-	if found {
-		return limitRejections[s.host.ClientFound(ev, s.remote.Addr())], nil
 	}
 	return nil, nil
 }
 
 // findClient replaces the address of an HTTP proxy by what it says about the
-// client. It reports whether there was one.
-func (s *Session) findClient(h *http1.Head) (found bool, err error) {
+// client.
+func (s *Session) findClient(h *http1.Head) error {
 	policy := &s.set.ClientAddress
 	name := policy.HeaderName()
-	if s.fromForwarder() {
+	if policy.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied) {
 		remote, secure, err := policy.Forwarded(h.Values)
 		if err != nil {
-			return false, fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		s.remote, s.secure = remote, s.secure || secure
-		return true, nil
 	} else if h.Count(name) > 0 {
 		s.host.Notice("ignored-header", slog.LevelWarn, "client address header ignored", func() []slog.Attr {
 			return []slog.Attr{slog.String("header", name), slog.String("remote", RemoteName(s.remote)),
 				slog.String("remedy", "add the address to XMPPGATE_TRUSTED_PROXIES if it is a proxy of yours; until then its clients have its address")}
 		})
 	}
-	return false, nil
+	return nil
 }
 
 // appendSwitching appends the response to a request that keeps the rules (RFC

@@ -48,7 +48,7 @@ func (s *Session) Info() Info {
 	i := Info{
 		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Began: s.began, LastIn: max(s.lastIn[client], s.lastIn[server]),
-		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.roundTrip(),
+		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.ping,
 	}
 	if s.server != nil {
 		i.Server = s.server.Name

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"xmppgate/proxy/internal/http1"
-	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -46,9 +45,11 @@ var (
 		"the limits are 32 KiB and 100 lines: remove cookies at the proxy, or use a host name without them"}
 	rejectTimeout  = rejection{"timeout", 408, "", "The request took too long.", slog.LevelInfo, ""}
 	rejectBad      = rejection{"bad-request", 400, "", "Invalid WebSocket handshake.", slog.LevelInfo, ""}
-	rejectMethod   = rejection{"bad-method", 405, "Allow: GET\r\n", "Use GET.", slog.LevelInfo, ""}
+	rejectMethod   = rejection{"bad-method", 405, allowLine, "Use GET.", slog.LevelInfo, ""}
 	rejectPath     = rejection{"not-found", 404, "", "Not found.", slog.LevelInfo, "add the path to XMPPGATE_PATH, or correct the URL of the client"}
-	rejectPlain    = rejection{"no-upgrade", 426, upgradeRequired, "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, ""}
+	rejectOther    = rejection{"no-upgrade", 426, upgradeRequired, "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, ""}
+	rejectHostMeta = rejection{"no-host-meta", 404, CORS, "Not found.", slog.LevelInfo,
+		"to let clients find the WebSocket by the domain, set XMPPGATE_PUBLIC_URL to its URL, list the domain in XMPPGATE_DOMAINS if that is set, and let the proxy pass Host"}
 	rejectVersion  = rejection{"bad-version", 426, upgradeRequired + "Sec-WebSocket-Version: 13\r\n", "Use version 13 of the WebSocket protocol.", slog.LevelInfo, ""}
 	rejectProtocol = rejection{"no-subprotocol", 400, "", "Offer the WebSocket subprotocol xmpp (Sec-WebSocket-Protocol: xmpp).", slog.LevelInfo,
 		"let the client ask for the subprotocol xmpp, and the proxy pass Sec-WebSocket-Protocol"}
@@ -68,39 +69,14 @@ var (
 )
 
 var rejections = []*rejection{
-	&rejectBusy, &rejectTooLarge, &rejectTimeout, &rejectBad, &rejectMethod, &rejectPath, &rejectPlain, &rejectVersion, &rejectProtocol,
+	&rejectBusy, &rejectTooLarge, &rejectTimeout, &rejectBad, &rejectMethod, &rejectPath, &rejectHostMeta, &rejectOther, &rejectVersion, &rejectProtocol,
 	&rejectOrigin, &rejectOldHTTP, &rejectHTTP2, &rejectDropped, &rejectConnection, &rejectNoPROXY, &rejectPROXY, &rejectAddress, &rejectTLS, &rejectTCP,
 }
 
-// limitRejections are the answers to clients that a limit keeps out. Behind one address
-// there may be many people, who are told when to come back.
-var limitRejections = [...]*rejection{
-	limit.None:         nil,
-	limit.Denied:       {"denied", 403, "", "This network may not connect.", slog.LevelInfo, "the network is listed in XMPPGATE_DENY_FILE"},
-	limit.FailedLogins: {"failed-logins", 429, "Retry-After: 60\r\n", "Too many logins have failed.", slog.LevelWarn, remedyNetwork + "XMPPGATE_NETWORK_FAILED_LOGINS"},
-	limit.NetworkSessions: {"network-sessions", 429, "Retry-After: 30\r\n", "Your network has too many sessions.", slog.LevelWarn,
-		remedyNetwork + "XMPPGATE_NETWORK_SESSIONS"},
-	limit.NetworkUnauthenticated: {"network-unauthenticated", 429, "Retry-After: 10\r\n", "Your network has too many sessions that are not logged in.", slog.LevelWarn,
-		remedyNetwork + "XMPPGATE_NETWORK_UNAUTHENTICATED"},
-	limit.RequestRate: {"request-rate", 429, "Retry-After: 5\r\n", "Your network sends too many requests.", slog.LevelWarn,
-		remedyNetwork + "XMPPGATE_NETWORK_REQUESTS"},
-	limit.Busy: &rejectBusy,
-	limit.Unauthenticated: {"unauthenticated", 503, "Retry-After: 5\r\n", "Too many sessions are not logged in.", slog.LevelWarn,
-		"many clients connect and do not log in: look for their networks in the log, or raise XMPPGATE_MAX_UNAUTHENTICATED"},
-	limit.Overloaded: {"overloaded", 503, "Retry-After: 10\r\n", "The gateway is short of memory or descriptors.", slog.LevelWarn,
-		"/readyz tells what is short: raise the memory limit (GOMEMLIMIT) or the limit of open files, or lower XMPPGATE_MAX_SESSIONS"},
-}
-
-const remedyNetwork = "a proxy in front belongs into XMPPGATE_TRUSTED_PROXIES or XMPPGATE_PROXY_PROTOCOL, an office with many people into XMPPGATE_LIMITS_EXEMPT; or raise "
-
-// LimitResult is the one of UpgradeResults that tells of a client which is refused
-// because of r.
-func LimitResult(r limit.Reason) string { return limitRejections[r].result }
-
 // UpgradeResults lists the results that Observer.Upgraded is told.
 func UpgradeResults() []string {
-	results := []string{UpgradeOK, upgradeGone}
-	for _, r := range slices.Concat(rejections, limitRejections[limit.None+1:]) {
+	results := []string{UpgradeOK, upgradeGone, resultPage, resultHostMeta, resultHealth, resultOptions}
+	for _, r := range rejections {
 		if !slices.Contains(results, r.result) {
 			results = append(results, r.result)
 		}
@@ -116,34 +92,49 @@ func rejectionFor(end ending) *rejection {
 		return &rejectTimeout
 	case endShutdown:
 		return &rejectBusy
-	case endDenied:
-		return limitRejections[limit.Denied]
-	case endOverload:
-		return limitRejections[limit.Overloaded]
 	}
 	return nil
 }
 
-// reject answers a request, if r is not nil, and lets the connection end. What
-// still comes is read: closing with unread bytes would reset the connection and
-// could take the answer with it. h and cause are for the log, as far as known.
+// reject answers a request, if r is not nil, and lets the connection end. h and cause
+// are for the log, as far as known.
 func (s *Session) reject(ev *relay.Event, r *rejection, h *http1.Head, cause error) {
-	s.ending = endRefused
-	s.waitForNothing()
 	if r == nil {
-		s.ensureExtra().result = upgradeGone
+		s.endRequest(upgradeGone)
 		s.setState(ev, client, relay.StateClosed, 0)
 		return
 	}
-	if l := limitRejections[s.refused]; l != nil {
-		r, cause = l, nil
+	if s.overLimit {
+		r, cause = &rejectBusy, nil
 	}
-	s.ensureExtra().result = r.result
+	s.endRequest(r.result)
 	s.host.Notice(r.result, r.level, "upgrade refused", func() []slog.Attr { return s.rejected(r, h, cause) })
-	if r.status != 0 {
-		body := r.body + "\n"
-		ev.Out[client].AddString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
-			r.status, http.StatusText(r.status), r.header, len(body), body))
+	if r.status == 0 {
+		s.setState(ev, client, relay.StateFinishing, lingerTimeout)
+		return
+	}
+	s.respond(ev, h, &Document{r.status, plainText, r.header, []byte(r.body + "\n")})
+}
+
+// endRequest ends the session because its request is not upgraded.
+func (s *Session) endRequest(result string) {
+	s.ending = endRefused
+	s.waitForNothing()
+	s.ensureExtra().result = result
+}
+
+// respond answers a request with something else than 101, and lets the connection
+// end. What still comes is read: closing with unread bytes would reset the connection
+// and could take the answer with it. h is nil if there is no request.
+func (s *Session) respond(ev *relay.Event, h *http1.Head, d *Document) {
+	o := &ev.Out[client]
+	o.AddString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\n", d.Status, http.StatusText(d.Status), d.Header))
+	if d.Status != http.StatusNoContent { // which has no length either (RFC 9110, section 8.6)
+		o.AddString(fmt.Sprintf("Content-Type: %s\r\nContent-Length: %d\r\n", d.Type, len(d.Body)))
+	}
+	o.AddString("\r\n")
+	if h == nil || string(h.Method) != http.MethodHead {
+		o.Add(d.Body)
 	}
 	s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 }

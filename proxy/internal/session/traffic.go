@@ -22,6 +22,16 @@ func (t *Traffic) Add(o Traffic) {
 	t.Bytes += o.Bytes
 }
 
+// Subtract takes o from t. What is below zero for a while comes right when as much is
+// added: the numbers wrap around.
+func (t *Traffic) Subtract(o Traffic) {
+	t.Messages -= o.Messages
+	t.Presences -= o.Presences
+	t.IQs -= o.IQs
+	t.Nonzas -= o.Nonzas
+	t.Bytes -= o.Bytes
+}
+
 // Elements is the number of first-level elements.
 func (t *Traffic) Elements() uint64 { return t.Messages + t.Presences + t.IQs + t.Nonzas }
 
@@ -111,6 +121,13 @@ func minus(a, b relay.Count) relay.Count {
 
 func asTraffic(c relay.Count) Traffic {
 	return Traffic{uint64(c[countMessages]), uint64(c[countPresences]), uint64(c[countIQs]), uint64(c[countNonzas]), uint64(c[countBytes])}
+}
+
+// asCount returns t in half the space; numbers that find no room there are wrong.
+func asCount(t Traffic) (c relay.Count) {
+	c[countMessages], c[countPresences], c[countIQs] = uint32(t.Messages), uint32(t.Presences), uint32(t.IQs)
+	c[countNonzas], c[countBytes] = uint32(t.Nonzas), uint32(t.Bytes)
+	return c
 }
 
 // traffic is all that was relayed.

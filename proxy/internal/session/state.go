@@ -1,0 +1,111 @@
+package session
+
+import (
+	"cmp"
+	"errors"
+	"net/netip"
+	"time"
+	"unique"
+
+	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
+)
+
+// StateVersion is the version of State. A change that an older or a newer program
+// would misread, such as a field that must not be ignored, needs another one.
+const StateVersion = 1
+
+// A State is all that another process needs to go on with a session at rest: it is
+// authenticated, and nothing is under way on either side. Moments are told as the time
+// since, because processes do not share an epoch.
+type State struct {
+	ID       uint64
+	Remote   netip.AddrPort
+	Secure   bool
+	Domain   string
+	Server   string // Server.Name
+	Age      time.Duration
+	LastIn   [2]time.Duration // since something came, by side
+	Ping     time.Duration    // last round trip
+	PingSent time.Duration    // since a ping that has yet to be answered; zero for none
+	Silent   bool             // nothing has come since that ping
+
+	Resumable bool
+	Relayed   [2]Traffic // so far, to server and client
+	Splitter  []byte     // framing.StreamSplitter
+}
+
+// errBusy is why a session stays where it is.
+var errBusy = errors.New("something is under way")
+
+// State returns the state of s if it is at rest. It must not be called during an
+// event.
+func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
+	open := [2]relay.State{relay.StateOpen, relay.StateOpen}
+	switch {
+	case s.sasl != saslDone, s.phase != [2]streamPhase{phaseOpen, phaseOpen}, s.ending != endNone, s.pendingEnd != endNone,
+		c.State != open, c.Blocked != [2]bool{}, s.unfinished != unfinished{}, s.server == nil, s.await != endNone:
+		return nil, errBusy
+	case s.extra != nil && !s.extra.atRest():
+		return nil, errBusy
+	}
+	splitter, err := s.splitter.AppendBinary(nil)
+	if err != nil {
+		return nil, errBusy
+	}
+	st := &State{
+		ID: s.id, Remote: s.remote, Secure: s.secure, Domain: s.domainName(), Server: s.server.Name,
+		Age: now - s.began, LastIn: [2]time.Duration{now - s.lastIn[client], now - s.lastIn[server]},
+		Ping: s.ping, Silent: s.pingOutstanding, Resumable: s.resumable,
+		Relayed: [2]Traffic{toServer: s.traffic(toServer), toClient: s.traffic(toClient)}, Splitter: splitter,
+	}
+	if s.pingSent != 0 {
+		st.PingSent = max(now-s.pingSent, 1)
+	}
+	return st, nil
+}
+
+// atRest reports whether nothing of x is needed to go on.
+func (x *extra) atRest() bool {
+	return x.due == 0 && x.stateDue == [2]time.Duration{} && x.skip == 0 && x.header == nil && !x.headerQueued && x.headerSent == 0 &&
+		x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.replies == nil && x.cause == nil &&
+		x.verdict == verdict{} && x.unwritable == [2]error{}
+}
+
+// Check returns what is wrong with st.
+func (st *State) Check() error {
+	return new(framing.StreamSplitter).UnmarshalBinary(st.Splitter)
+}
+
+// Restore makes s the session that st describes, whose Check returns nil. It takes the
+// place of Start; server is the one that st names.
+func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
+	var splitter framing.StreamSplitter
+	_ = splitter.UnmarshalBinary(st.Splitter) // see Check
+	since := func(d time.Duration) time.Duration { return ev.Now - d }
+	s.id, s.remote, s.secure, s.server, s.splitter = st.ID, st.Remote, st.Secure, server, splitter
+	s.domain = unique.Make(st.Domain)
+	s.began, s.lastIn = since(st.Age), [2]time.Duration{since(st.LastIn[client]), since(st.LastIn[relay.Server])}
+	s.ping, s.pingOutstanding, s.resumable = st.Ping, st.Silent, st.Resumable
+	if st.PingSent != 0 {
+		s.pingSent = cmp.Or(since(st.PingSent), -1) // zero means none
+	}
+	s.upgraded, s.proxied, s.openSent, s.featuresSent, s.headerSent = true, true, true, true, true
+	s.sasl, s.phase = saslDone, [2]streamPhase{phaseOpen, phaseOpen}
+	if up, down := asCount(st.Relayed[toServer]), asCount(st.Relayed[toClient]); asTraffic(up) == st.Relayed[toServer] && asTraffic(down) == st.Relayed[toClient] {
+		s.relayed = [2]relay.Count{toServer: up, toClient: down}
+	} else {
+		s.ensureExtra().relayed = &st.Relayed
+	}
+	ev.State = [2]relay.State{relay.StateOpen, relay.StateOpen}
+	if s.host.Started() {
+		s.Shutdown(ev)
+	}
+}
+
+// Leave gives up the session, which goes on in another process. It gets no event any
+// more.
+func (s *Session) Leave() { s.releaseServer() }
+
+// ID is what Host.Upgraded has returned.
+func (s *Session) ID() uint64 { return s.id }

@@ -1,0 +1,46 @@
+package session
+
+import (
+	"reflect"
+	"testing"
+)
+
+// Every field is in the state, or says nothing while a session is at rest. A new one
+// has to be put into one of these lists, and if it belongs to the first, into State.
+func TestStateIsComplete(t *testing.T) {
+	inState := []string{
+		"id", "remote", "domain", "server", "began", "secure", "resumable", "splitter", "lastIn", "pingSent", "ping", "pingOutstanding", "relayed",
+	}
+	atRest := []string{
+		"set", "host", "Index", // are the new process's own
+		"phase", "sasl", "ending", "pendingEnd", "await", "unfinished", // are known or zero
+		"upgraded", "proxied", "openSent", "featuresSent", "headerSent", // are set
+		"overLimit", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", // are not
+		"looked", // is of the HTTP request
+		"extra",  // see atRest
+	}
+	ofExtra := []string{
+		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", // are zero, see atRest
+		"dials", "avoid", "listener", "result", // are of the way to the server
+		"relayed", // is in the state
+	}
+	check := func(typ reflect.Type, lists ...[]string) {
+		known := map[string]bool{}
+		for _, list := range lists {
+			for _, name := range list {
+				known[name] = true
+			}
+		}
+		for f := range typ.Fields() {
+			if !known[f.Name] {
+				t.Errorf("%v.%s: does a session keep it that goes on in another process? See State", typ, f.Name)
+			}
+			delete(known, f.Name)
+		}
+		for name := range known {
+			t.Errorf("%v has no field %s", typ, name)
+		}
+	}
+	check(reflect.TypeFor[Session](), inState, atRest)
+	check(reflect.TypeFor[extra](), ofExtra)
+}
