@@ -89,7 +89,7 @@ var broken = []struct {
 }{
 	{name: "nothing wrong"},
 	{name: "nothing wrong, no account", anon: true},
-	{name: "nothing wrong, pings", fake: fake{pingEvery: 50 * time.Millisecond}, args: []string{"--idle", "200ms"}},
+	{name: "nothing wrong, pings", fake: fake{pingEvery: 20 * time.Millisecond}, args: []string{"--idle", "200ms"}},
 	{name: "nothing wrong, compression", fake: fake{extensions: "permessage-deflate; server_no_context_takeover; client_no_context_takeover"}},
 	{name: "nothing wrong, origin listed", args: []string{"--origin", "https://chat.example.org"}, fake: fake{foreign: page(403, "", "This origin may not connect.")}},
 	{name: "nothing wrong, SHA-512", fake: fake{features: mechanisms("SCRAM-SHA-512", "PLAIN")}},

@@ -93,15 +93,36 @@ func describe(err error) string {
 	return cause(err)
 }
 
+// frameGrace is how much longer than the deadline a frame may take.
+const frameGrace = 2 * time.Second
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // receive returns the next message, and answers pings meanwhile. It returns by the
 // deadline whatever the peer does.
 func (s *socket) receive(deadline time.Time) ([]byte, error) {
-	if err := s.conn.SetReadDeadline(deadline); err != nil {
-		return nil, err
-	}
 	var message bytes.Buffer
 	inside, compressed := false, false
 	for control := 0; ; {
+		// A deadline between two frames leaves the socket as it is. A frame that has
+		// begun gets a little longer, or the rest of it would be taken for a header.
+		if err := s.conn.SetReadDeadline(deadline); err != nil {
+			return nil, err
+		}
+		if _, err := s.r.Peek(1); err != nil {
+			if isTimeout(err) && inside {
+				return nil, framingError("a message stops in the middle")
+			}
+			return nil, err
+		}
+		if err := s.conn.SetReadDeadline(later(deadline, time.Now().Add(min(frameGrace, s.timeout)))); err != nil {
+			return nil, err
+		}
 		h, err := ws.ReadHeader(s.r)
 		if err != nil {
 			if errors.Is(err, ws.ErrHeaderLengthMSB) || errors.Is(err, ws.ErrHeaderLengthUnexpected) {
