@@ -97,6 +97,10 @@ var (
 		"Bytes of XML relayed by one live session.", append(slices.Clip(connectionLabels), "direction"), nil)
 	connectionStanzasDesc = prometheus.NewDesc("xmppgate_connection_stanzas_total",
 		"First-level elements relayed by one live session.", append(slices.Clip(connectionLabels), "direction"), nil)
+	connectionQueuedDesc = prometheus.NewDesc("xmppgate_connection_queued_bytes",
+		"Bytes that wait for one side of one live session: in the gateway, and in the kernel as of the last check.", append(slices.Clip(connectionLabels), "direction"), nil)
+	connectionStalledDesc = prometheus.NewDesc("xmppgate_connection_stalled_seconds_total",
+		"How long one side of one live session has taken nothing although bytes waited for it.", append(slices.Clip(connectionLabels), "direction"), nil)
 	connectionStartDesc = prometheus.NewDesc("xmppgate_connection_start_time_seconds",
 		"Start of one live session, in seconds since 1970.", connectionLabels, nil)
 	connectionIdleDesc = prometheus.NewDesc("xmppgate_connection_idle_seconds",
@@ -116,6 +120,8 @@ type connectionCollector struct {
 func (c *connectionCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectionBytesDesc
 	ch <- connectionStanzasDesc
+	ch <- connectionQueuedDesc
+	ch <- connectionStalledDesc
 	ch <- connectionStartDesc
 	ch <- connectionIdleDesc
 	ch <- connectionPingDesc
@@ -137,6 +143,10 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- counter(connectionBytesDesc, s.Down.Bytes, s.ID, s.Remote, s.Server, down)
 		ch <- counter(connectionStanzasDesc, s.Up.stanzas(), s.ID, s.Remote, s.Server, up)
 		ch <- counter(connectionStanzasDesc, s.Down.stanzas(), s.ID, s.Remote, s.Server, down)
+		ch <- value(connectionQueuedDesc, float64(s.UpQueue.Bytes), s.ID, s.Remote, s.Server, up)
+		ch <- value(connectionQueuedDesc, float64(s.DownQueue.Bytes), s.ID, s.Remote, s.Server, down)
+		ch <- prometheus.MustNewConstMetric(connectionStalledDesc, prometheus.CounterValue, s.UpQueue.Stalled.Seconds(), s.ID, s.Remote, s.Server, up)
+		ch <- prometheus.MustNewConstMetric(connectionStalledDesc, prometheus.CounterValue, s.DownQueue.Stalled.Seconds(), s.ID, s.Remote, s.Server, down)
 		ch <- value(connectionStartDesc, float64(s.Since.UnixMilli())/1e3, s.ID, s.Remote, s.Server)
 		ch <- value(connectionIdleDesc, s.Idle.Seconds(), s.ID, s.Remote, s.Server)
 		if s.Ping > 0 {

@@ -65,6 +65,14 @@ type Connection struct {
 	Ping   time.Duration // last round trip; zero before the first
 	Up     Traffic       // client to server
 	Down   Traffic       // server to client
+
+	UpQueue, DownQueue Queue // to the server and to the client
+}
+
+// A Queue is what one side of a session does not take.
+type Queue struct {
+	Bytes   int           // that wait
+	Stalled time.Duration // how long the side has taken nothing, in all
 }
 
 // bytes is what connections are ranked by.
@@ -80,6 +88,7 @@ type Options struct {
 	UpgradeResults []string // see Upgraded
 	DialResults    []string // see Dialed
 	Phases         []string // of sessions, see Connection.Phase
+	Sides          []string // of sessions, see StallOver
 	Servers        []string // names of servers
 	OpenPhases     []string // of opening a stream, see Opened
 	OpenResults    []string // of these phases, and of FilesRead
@@ -107,6 +116,8 @@ type Metrics struct {
 	upgrades map[string]prometheus.Counter
 	dials    map[string]prometheus.Counter
 	ended    map[string]prometheus.Counter
+	stalls   map[string]prometheus.Counter
+	stalled  map[string]prometheus.Counter
 
 	upgradeDuration prometheus.Histogram
 	dialDuration    prometheus.Histogram
@@ -155,6 +166,9 @@ func New(source Source, o Options) *Metrics {
 		upgrades: counters(totals, "xmppgate_upgrades_total", "HTTP requests to the WebSocket listeners, by outcome.", "result", o.UpgradeResults),
 		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),
 		ended:    counters(totals, "xmppgate_sessions_ended_total", "Sessions that have ended, by reason.", "ending", o.Endings),
+
+		stalls:  counters(totals, "xmppgate_stalls_total", "Times that a side of a session took nothing for a second or longer although bytes waited for it; counted when it is over.", "side", o.Sides),
+		stalled: counters(totals, "xmppgate_stalled_seconds_total", "How long these stalls lasted.", "side", o.Sides),
 
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
@@ -291,6 +305,14 @@ func (m *Metrics) AcceptFailed() { m.acceptErrors.Inc() }
 // Pinged records the round trip of a WebSocket ping.
 func (m *Metrics) Pinged(roundTrip time.Duration) {
 	m.pingRoundTrip.Observe(roundTrip.Seconds())
+}
+
+// StallOver counts a stall of a side, one of Options.Sides, that lasted d.
+func (m *Metrics) StallOver(side string, d time.Duration) {
+	increment(m.stalls, side)
+	if c, ok := m.stalled[side]; ok {
+		c.Add(d.Seconds())
+	}
 }
 
 // Ended counts a session that has ended, by its ending, one of Options.Endings,

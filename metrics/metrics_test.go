@@ -40,6 +40,7 @@ var options = Options{
 	UpgradeResults: []string{"ok", "refused"},
 	DialResults:    []string{"ok", "timeout"},
 	Phases:         []string{"negotiating", "open"},
+	Sides:          []string{"client", "server"},
 	Servers:        []string{"tcp://a:5222", "srv:example.org"},
 	OpenPhases:     []string{"tcp", "tls"},
 	OpenResults:    []string{"ok", "refused"},
@@ -55,7 +56,8 @@ func gateway() *fakeSource {
 		servers: []Server{{Name: "tcp://a:5222", Up: true, Sessions: 2}, {Name: "srv:example.org"}},
 		connections: []Connection{
 			{ID: "1", Remote: "192.0.2.1:5000", Server: "tcp://a:5222", Phase: "open", Since: started, Idle: 1500 * time.Millisecond, Up: Traffic{IQs: 1, Bytes: 10}, Down: Traffic{IQs: 1, Bytes: 20}},
-			{ID: "2", Remote: "[2001:db8::2]:5001", Phase: "open", Since: started, Ping: 25 * time.Millisecond, Up: Traffic{Messages: 9, Bytes: 100}, Down: Traffic{Messages: 4, Presences: 1, Bytes: 200}},
+			{ID: "2", Remote: "[2001:db8::2]:5001", Phase: "open", Since: started, Ping: 25 * time.Millisecond, Up: Traffic{Messages: 9, Bytes: 100}, Down: Traffic{Messages: 4, Presences: 1, Bytes: 200},
+				DownQueue: Queue{Bytes: 70, Stalled: 2500 * time.Millisecond}},
 			{ID: "3", Remote: "192.0.2.3:5002", Phase: "negotiating", Since: started},
 		},
 	}
@@ -125,6 +127,7 @@ func TestRunning(t *testing.T) {
 	m.CertificateExpires("srv:example.org", time.Unix(1800000000, 0))
 	m.AcceptFailed()
 	m.Pinged(25 * time.Millisecond)
+	m.StallOver("client", 1500*time.Millisecond)
 	m.Ended("client-closed", time.Hour)
 	m.Ended("client-closed", 48*time.Hour)
 	compare(t, m.totals, "running.prom")
@@ -174,6 +177,7 @@ func TestClosedSets(t *testing.T) {
 	m.FilesRead("made up", "ok")
 	m.FilesRead("tcp://a:5222", "made up")
 	m.CertificateExpires("made up", time.Now())
+	m.StallOver("made up", time.Second)
 	m.Ended("made up", 0)
 	source.connections = append(gateway().connections, Connection{Phase: "made up"})
 	after, err := testutil.GatherAndCount(m.totals)
@@ -267,6 +271,7 @@ func TestObserverAllocatesNothing(t *testing.T) {
 		m.Opened("tcp://a:5222", "tcp", "ok", time.Millisecond)
 		m.FailedOver("tcp://a:5222")
 		m.Pinged(time.Millisecond)
+		m.StallOver("client", time.Second)
 		m.Ended("shutdown", time.Millisecond)
 	})
 	if n != 0 {

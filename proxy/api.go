@@ -22,10 +22,16 @@ type Observer interface {
 	AcceptFailed()
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
-	// Ended is called once for every session, which is an upgraded
-	// connection. ending is the Name of one of Endings.
-	Ended(ending string, age time.Duration)
+	// StallOver is called when a side of a session, one of Sides, that had taken
+	// nothing for d takes bytes again, or is gone. d is at least a second.
+	StallOver(side string, d time.Duration)
+	// Ended is called once for every session, which is an upgraded connection. s is
+	// the observer's to keep, and does not change.
+	Ended(s *EndedSession)
 }
+
+// Sides returns the names of the two sides of a session.
+func Sides() []string { return []string{"client", "server"} }
 
 // Traffic counts what was relayed in one direction, in first-level elements by kind
 // and in bytes of XML. The zero value is no traffic.
@@ -58,5 +64,30 @@ type SessionInfo struct {
 	Idle      time.Duration  // since the last byte from either side
 	Up        Traffic        // client to server
 	Down      Traffic        // server to client
+	UpQueue   Queue          // to the server
+	DownQueue Queue          // to the client
 	Ping      time.Duration  // last round trip; zero before the first pong
+	ClientTLS bool           // whether the client's connection is encrypted on its way to the gateway, as far as that is known
+	ServerTLS bool           // whether the gateway speaks TLS with the server
 }
+
+// A Queue is what is known of the writing to one side of a session. The zero value
+// means that the side takes everything.
+type Queue struct {
+	Bytes   int           // that wait: in the gateway, and in the kernel as of the last check
+	Stalls  int           // how often the side took nothing for a second or longer
+	Stalled time.Duration // in all
+}
+
+// An EndedSession describes a session that is over. It has no content and no JID.
+type EndedSession struct {
+	SessionInfo           // at the end; Phase is the last one before the ending
+	Ended       time.Time // when it did
+	Ending      string    // the Name of one of Endings
+	Cause       string    // what happened, in words; at most a KiB
+	Condition   string    // of the server's stream error; empty if there was none
+	Limit, Size int       // what was exceeded, and by what, in bytes; zero if nothing was, or it is not known
+}
+
+// Age is the time from the connection to the end.
+func (s *EndedSession) Age() time.Duration { return s.Ended.Sub(s.Since) }

@@ -32,10 +32,10 @@ type witness struct {
 	faults int // of accept
 }
 
-func (o *witness) Ended(ending string, _ time.Duration) {
+func (o *witness) Ended(s *EndedSession) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.ended = append(o.ended, ending)
+	o.ended = append(o.ended, s.Ending)
 }
 
 func (o *witness) Dialed(result string, _ time.Duration) {

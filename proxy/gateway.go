@@ -179,8 +179,9 @@ func (g *Gateway) log(level slog.Level, message string, attrs []slog.Attr) {
 // nopObserver observes nothing.
 type nopObserver struct{}
 
-func (nopObserver) Upgraded(string, time.Duration) {}
-func (nopObserver) Dialed(string, time.Duration)   {}
-func (nopObserver) AcceptFailed()                  {}
-func (nopObserver) Pinged(time.Duration)           {}
-func (nopObserver) Ended(string, time.Duration)    {}
+func (nopObserver) Upgraded(string, time.Duration)  {}
+func (nopObserver) Dialed(string, time.Duration)    {}
+func (nopObserver) AcceptFailed()                   {}
+func (nopObserver) Pinged(time.Duration)            {}
+func (nopObserver) StallOver(string, time.Duration) {}
+func (nopObserver) Ended(*EndedSession)             {}

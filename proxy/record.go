@@ -16,39 +16,56 @@ import (
 // maxCause bounds the text of a cause in bytes, because it may quote a server.
 const maxCause = 1024
 
-// logEnd logs the end of a session that was age old.
-func (g *Gateway) logEnd(r *session.Record, age time.Duration) {
+// ended describes a session that ended at the moment now.
+func (g *Gateway) ended(r *session.Record, now time.Duration) *EndedSession {
 	cause := r.Ending.Meaning
 	if r.Cause != nil {
 		cause = session.CauseText(r.Cause)
 	}
+	e := &EndedSession{
+		SessionInfo: g.info(&r.Info), Ended: g.epoch.Add(now),
+		Ending: r.Ending.Name, Cause: strings.ToValidUTF8(cause[:min(len(cause), maxCause)], ""),
+		Condition: string(r.Condition), Limit: r.Limit, Size: r.Size,
+	}
+	e.Domain, e.Server, e.Idle = loggedDomain(r.Domain), serverName(r), now-r.LastIn
+	return e
+}
+
+// logEnd logs the end of a session.
+func (g *Gateway) logEnd(level slog.Level, e *EndedSession) {
 	attrs := []slog.Attr{
-		slog.Uint64("session", r.ID),
-		slog.String("remote", session.RemoteName(r.Remote)),
-		slog.String("domain", loggedDomain(r.Domain)),
-		slog.String("server", serverName(r)),
-		slog.String("phase", r.Phase),
-		slog.String("ending", r.Ending.Name),
-		slog.String("cause", cause[:min(len(cause), maxCause)]),
-		slog.Duration("age", age),
-		slog.Uint64("up_elements", r.Up.Elements()),
-		slog.Uint64("up_bytes", r.Up.Bytes),
-		slog.Uint64("down_elements", r.Down.Elements()),
-		slog.Uint64("down_bytes", r.Down.Bytes),
+		slog.Uint64("session", e.ID),
+		slog.String("remote", session.RemoteName(e.Remote)),
+		slog.String("domain", e.Domain),
+		slog.String("server", e.Server),
+		slog.String("phase", e.Phase),
+		slog.String("ending", e.Ending),
+		slog.String("cause", e.Cause),
+		slog.Duration("age", e.Age()),
+		slog.Uint64("up_elements", e.Up.Elements()),
+		slog.Uint64("up_bytes", e.Up.Bytes),
+		slog.Uint64("down_elements", e.Down.Elements()),
+		slog.Uint64("down_bytes", e.Down.Bytes),
 	}
-	if r.Ping != 0 {
-		attrs = append(attrs, slog.Duration("ping", r.Ping))
+	if e.Ping != 0 {
+		attrs = append(attrs, slog.Duration("ping", e.Ping))
 	}
-	if r.Condition != "" {
-		attrs = append(attrs, slog.String("condition", string(r.Condition)))
+	if e.DownQueue.Stalled != 0 {
+		attrs = append(attrs, slog.Duration("client_stalled", e.DownQueue.Stalled))
 	}
-	if r.Limit != 0 {
-		attrs = append(attrs, slog.Int("limit_bytes", r.Limit))
-		if r.Size != 0 {
-			attrs = append(attrs, slog.Int("size_bytes", r.Size))
+	if e.UpQueue.Stalled != 0 {
+		attrs = append(attrs, slog.Duration("server_stalled", e.UpQueue.Stalled))
+	}
+	if e.Condition != "" {
+		attrs = append(attrs, slog.String("condition", e.Condition))
+	}
+	if e.Limit != 0 {
+		attrs = append(attrs, slog.Int("limit_bytes", e.Limit))
+		if e.Size != 0 {
+			attrs = append(attrs, slog.Int("size_bytes", e.Size))
 		}
 	}
-	g.log(r.Ending.Level, "session ended", attrs)
+	g.log(level, "session ended", attrs)
 }
 
 // serverName returns the server of the session, or the last one that it tried. It is

@@ -5,8 +5,9 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
-	"slices"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"xmppgate/proxy/internal/loop"
@@ -89,6 +90,11 @@ func (l *live) Upgraded(_ *relay.Event, took time.Duration) (id uint64) {
 // Pinged implements session.Host.
 func (l *live) Pinged(roundTrip time.Duration) { l.gateway().observer.Pinged(roundTrip) }
 
+// StallOver implements session.Host.
+func (l *live) StallOver(sd relay.Side, d time.Duration) {
+	l.gateway().observer.StallOver(Sides()[sd], d)
+}
+
 // Notice implements session.Host.
 func (l *live) Notice(cause string, level slog.Level, message string, attrs func() []slog.Attr) {
 	l.gateway().notice(cause, level, message, attrs)
@@ -111,13 +117,13 @@ func (l *live) Over(ev *relay.Event) {
 	defer r.connOver()
 
 	record := l.s.Record()
-	age := ev.Now - record.Began
 	if record.Ending == nil {
-		g.observer.Upgraded(record.Result, age)
+		g.observer.Upgraded(record.Result, ev.Now-record.Began)
 		return
 	}
-	g.observer.Ended(record.Ending.Name, age)
-	g.logEnd(&record, age)
+	ended := g.ended(&record, ev.Now)
+	g.observer.Ended(ended)
+	g.logEnd(record.Ending.Level, ended)
 }
 
 // remove takes a session out of the registry, which keeps what it has relayed.
@@ -167,25 +173,94 @@ func (r *registry) awaitEmpty(ctx context.Context) error {
 	return nil
 }
 
+// copyLive copies the set of live sessions, and what those have relayed that are over
+// by then. mu is held for the copy only, and for no allocation: all loops may need it.
+func (r *registry) copyLive() (all []*live, relayed [2]Traffic) {
+	for {
+		r.mu.Lock()
+		n := len(r.live)
+		r.mu.Unlock()
+		all = make([]*live, 0, n+n/16+16) // some begin meanwhile
+		r.mu.Lock()
+		if len(r.live) <= cap(all) {
+			all, relayed = append(all, r.live...), r.relayed
+			r.mu.Unlock()
+			return all, relayed
+		}
+		r.mu.Unlock()
+	}
+}
+
+// viewPause is after how many sessions a listing lets others run: a loop that has become
+// ready would otherwise wait until the runtime preempts the listing, for up to 10 ms.
+const viewPause = 64
+
+// eachLive calls look for each of the sessions while no event of it runs, and then then,
+// without holding it, until that returns false.
+func eachLive(all []*live, look func(*live), then func(*live) bool) {
+	var l *live
+	held := func() { look(l) }
+	for n := range all {
+		l = all[n]
+		l.handle.View(held)
+		if !then(l) {
+			return
+		}
+		if n%viewPause == viewPause-1 {
+			runtime.Gosched()
+		}
+	}
+}
+
 // sessions copies the set of live sessions.
 func (g *Gateway) sessions() []*live {
 	g.init()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return slices.Clone(g.live)
+	all, _ := g.copyLive()
+	return all
 }
 
 // Sessions yields the live sessions, in any order. Each is described at the moment it
-// is yielded; those that begin meanwhile may be missing.
+// is yielded; those that begin meanwhile may be missing. No session waits for the caller.
 func (g *Gateway) Sessions() iter.Seq[SessionInfo] {
 	return func(yield func(SessionInfo) bool) {
-		for _, l := range g.sessions() {
-			var i session.Info
-			l.handle.View(func() { i = l.s.Info() })
-			if i.ID != 0 && !yield(g.info(&i)) { // else it is not upgraded
+		for _, i := range g.infos() {
+			if !yield(*i) {
 				return
 			}
 		}
+	}
+}
+
+// infos yields the live sessions with their descriptions, each of which is valid until
+// the next.
+func (g *Gateway) infos() iter.Seq2[*live, *SessionInfo] {
+	return func(yield func(*live, *SessionInfo) bool) {
+		var (
+			i        session.Info
+			up, down Queue // of now
+		)
+		eachLive(g.sessions(), func(l *live) {
+			i = l.s.Info()
+			up.Bytes, up.Stalled = l.handle.Queue(relay.Server)
+			down.Bytes, down.Stalled = l.handle.Queue(relay.Client)
+		}, func(l *live) bool {
+			if i.ID == 0 {
+				return true // it is not upgraded
+			}
+			info := g.info(&i)
+			info.UpQueue.add(up)
+			info.DownQueue.add(down)
+			return yield(l, &info)
+		})
+	}
+}
+
+// add adds what waits now, and a stall that is not over.
+func (q *Queue) add(now Queue) {
+	q.Bytes = now.Bytes
+	if now.Stalled > 0 {
+		q.Stalls++
+		q.Stalled += now.Stalled
 	}
 }
 
@@ -193,8 +268,28 @@ func (g *Gateway) info(i *session.Info) SessionInfo {
 	return SessionInfo{
 		ID: i.ID, Remote: i.Remote, Domain: i.Domain, Server: i.Server, Phase: i.Phase, Resumable: i.Resumable,
 		Since: g.epoch.Add(i.Began), Idle: g.clock() - i.LastIn,
-		Up: i.Up, Down: i.Down, Ping: i.Ping,
+		Up: i.Up, Down: i.Down, UpQueue: stalls(i.Stalls[relay.Server]), DownQueue: stalls(i.Stalls[relay.Client]),
+		Ping: i.Ping, ClientTLS: i.Secure, ServerTLS: i.ServerTLS,
 	}
+}
+
+func stalls(s session.Stalls) Queue { return Queue{Stalls: s.Number, Stalled: s.Time} }
+
+// End ends the live sessions that match, as [Gateway.Shutdown] does: with the WebSocket
+// close code 1001 and without an end tag, so that their clients can resume the streams.
+// It returns how many it has ended. match must not keep its argument.
+func (g *Gateway) End(match func(*SessionInfo) bool) int {
+	var count atomic.Int64 // an event may be postponed, see loop.Movable
+	for l, i := range g.infos() {
+		if match(i) {
+			l.handle.Post(func(ev *relay.Event) {
+				if l.s.EndByOperator(ev) {
+					count.Add(1)
+				}
+			})
+		}
+	}
+	return int(count.Load())
 }
 
 // SessionsStarted returns the number of sessions so far, live ones included.
@@ -210,16 +305,12 @@ func (g *Gateway) Totals() (toServer, toClient Traffic) {
 	g.init()
 	// A session that ends meanwhile must be counted exactly once. So the
 	// total of ended sessions and the list of live ones are copied together.
-	g.mu.Lock()
-	toServer, toClient = g.relayed[0], g.relayed[1]
-	all := slices.Clone(g.live)
-	g.mu.Unlock()
-	for _, l := range all {
-		l.handle.View(func() {
-			up, down := l.s.Traffic()
-			toServer.Add(up)
-			toClient.Add(down)
-		})
-	}
+	all, relayed := g.copyLive()
+	toServer, toClient = relayed[0], relayed[1]
+	eachLive(all, func(l *live) {
+		up, down := l.s.Traffic()
+		toServer.Add(up)
+		toClient.Add(down)
+	}, func(*live) bool { return true })
 	return toServer, toClient
 }

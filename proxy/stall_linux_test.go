@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -304,6 +305,61 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 				srv.Close()
 				cl.Close()
 				b.until(time.Minute, func() bool { return b.session() == nil })
+			})
+		}
+	}
+}
+
+// Who takes nothing is seen while that lasts and afterwards, and nobody else is blamed.
+func TestStallsAreSeen(t *testing.T) {
+	for _, side := range []relay.Side{client, server} {
+		for _, blocked := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, blocked %v", Sides()[side], blocked), func(t *testing.T) {
+				b := newAged(t, LoopAuto)
+				cl, srv := b.connect()
+				srv.SetDeadline(time.Time{})
+				slow, fast := net.Conn(cl), net.Conn(srv)
+				if side == server {
+					slow, fast = srv, cl
+				}
+				queue := func() (of, other Queue) {
+					for i := range b.g.Sessions() {
+						of, other = i.DownQueue, i.UpQueue
+						if side == server {
+							of, other = other, of
+						}
+					}
+					return of, other
+				}
+				if of, other := queue(); of != (Queue{}) || other != (Queue{}) {
+					t.Errorf("at rest: %+v, %+v", of, other)
+				}
+				if blocked {
+					b.block(side.Other(), fast)
+				} else {
+					slow.(interface{ SetReadBuffer(int) error }).SetReadBuffer(4 << 10)
+					b.fill(side.Other(), fast)
+				}
+				waits := b.unsent(side)
+				for range 10 {
+					b.pass(time.Second)
+				}
+				of, other := queue()
+				if of.Bytes < waits || of.Stalls != 1 || of.Stalled < 4*time.Second || of.Stalled > 10*time.Second || other.Stalls != 0 || other.Stalled != 0 {
+					t.Errorf("while it takes nothing: %+v with %d bytes unsent, the other side: %+v", of, waits, other)
+				}
+				drained := make(chan struct{})
+				go func() { defer close(drained); io.Copy(io.Discard, slow) }()
+				for b.unsent(side) > 0 {
+				}
+				b.until(5*time.Second, func() bool { of, _ := queue(); return of.Bytes == 0 })
+				over, _ := queue()
+				if over.Stalls != 1 || over.Stalled < of.Stalled || over.Stalled > of.Stalled+6*time.Second {
+					t.Errorf("afterwards: %+v, before: %+v", over, of)
+				}
+				cl.Close()
+				srv.Close()
+				<-drained
 			})
 		}
 	}

@@ -56,6 +56,7 @@ var update = flag.Bool("update", false, "rewrite the effects in testdata with wh
 //	server refuses                 the next dial fails
 //	server hangs                   the next dial does not come to an end
 //	gateway stops                  Shutdown is called
+//	operator ends                  End is called for all sessions
 //	30s pass
 //	client receives …, client sees EOF, server receives BYTES, server sees EOF
 //	session opens, session logs in the usual steps
@@ -259,7 +260,7 @@ func parseTranscript(t *testing.T, src string) (lines []line) {
 		switch l.actor + " " + l.verb {
 		case "client receives", "server receives", "client sees", "server sees":
 			l.effect = true
-		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops":
+		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops", "operator ends":
 		default:
 			t.Fatalf("line %d: %q is not an event; testdata/README.md lists them", i+1, row)
 		}
@@ -594,6 +595,8 @@ func (st *stage) perform(batch []line) {
 			st.mu.Unlock()
 		case "gateway stops":
 			go st.g.Shutdown(context.Background())
+		case "operator ends":
+			st.g.End(func(*SessionInfo) bool { return true })
 		case "time pass":
 			d, err := time.ParseDuration(l.payload)
 			if err != nil {

@@ -117,6 +117,15 @@ func (d *driver) View(f func()) {
 	f()
 }
 
+// Queue implements Handle.
+func (d *driver) Queue(sd side) (bytes int, stalled time.Duration) {
+	b := d.sides[sd].backlog
+	if b == nil {
+		return 0, 0
+	}
+	return len(b.pending) + max(0, b.lastUnsent), b.stalled()
+}
+
 // run is an event and all that follows from it. It calls f, gives the session the input
 // that f returns, writes the outboxes and acts on the states. Then the session gets input
 // that it left earlier, if that side may be read now. The caller holds mu. A session that
@@ -289,7 +298,7 @@ func (d *driver) applyState(ev *relay.Event, sd side) {
 	}
 	if d.conns.State[sd] == relay.StateNone { // the session wants another connection
 		d.shut(sd)
-		o.dropBacklog()
+		d.dropBacklog(sd)
 		*o = output{}
 		d.conns.Blocked[sd] = false
 		return
@@ -302,7 +311,7 @@ func (d *driver) applyState(ev *relay.Event, sd side) {
 	}
 	if d.conns.State[sd] == relay.StateClosed {
 		o.shut = true
-		o.dropBacklog()
+		d.dropBacklog(sd)
 		d.shut(sd)
 	}
 }

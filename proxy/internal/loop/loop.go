@@ -80,8 +80,14 @@ type Handle interface {
 	// Post runs f as an event of the session.
 	Post(f func(*relay.Event))
 
-	// View runs f while no event of the session runs.
+	// View runs f while no event of the session runs. The session waits for f.
 	View(f func())
+
+	// Queue returns the number of bytes that wait for a side, and how long that
+	// has taken none of them; less than relay.StallNoted counts as zero. It is
+	// called during View, and makes no system call: what waits in the kernel is
+	// that of the last check, which is a second old at most.
+	Queue(sd relay.Side) (bytes int, stalled time.Duration)
 }
 
 // A Mover is a Loop that goes on with sessions of another process. The epoll loop is one.

@@ -61,7 +61,7 @@ func (ec *epollConn) Release() {
 	ec.over = true // and suspended still: whatever comes is not for it any more
 	suspensions.take(&ec.driver)
 	for sd := range ec.fd {
-		ec.sides[sd].dropBacklog()
+		ec.dropBacklog(side(sd))
 		socket.Close(uintptr(ec.fd[sd])) // of this process; the connection goes on
 		ec.fd[sd] = -1
 	}

@@ -33,7 +33,7 @@ type backlog struct {
 
 // stallCheck is how often a side is checked that has not taken everything. Nearly always
 // it has taken everything before the first check is due.
-const stallCheck = time.Second
+const stallCheck = relay.StallNoted
 
 // checkLater sets checkAt, in whole seconds to save space.
 func (o *output) checkLater(now time.Duration) {
@@ -59,9 +59,27 @@ func (b *backlog) room(n int) {
 	}
 }
 
-// dropBacklog forgets what o has not taken. The buffer is left to the garbage
+// stalled returns how long the side is known to have taken nothing, between two checks at
+// least; zero if that is less than relay.StallNoted.
+func (b *backlog) stalled() time.Duration {
+	if d := b.checkedAt - b.takenAt; d >= relay.StallNoted {
+		return d
+	}
+	return 0
+}
+
+// stallOver tells the session of a stall of sd that is over.
+func (d *driver) stallOver(sd side) {
+	if b := d.sides[sd].backlog; b != nil && b.stalled() > 0 {
+		d.s.StallOver(sd, b.stalled())
+	}
+}
+
+// dropBacklog forgets what sd has not taken. The buffer is left to the garbage
 // collector, as in room.
-func (o *output) dropBacklog() {
+func (d *driver) dropBacklog(sd side) {
+	d.stallOver(sd)
+	o := &d.sides[sd]
 	if b := o.backlog; b != nil && b.buf != nil {
 		leaveBuffer(b.buf)
 	}
@@ -187,7 +205,7 @@ func (d *driver) failWrites(ev *relay.Event, sd side, err error) {
 		lost.Add(o.backlog.counted)
 	}
 	d.s.Uncount(sd, lost)
-	o.dropBacklog()
+	d.dropBacklog(sd)
 	d.s.WriteFailed(ev, sd, err)
 }
 
@@ -200,6 +218,7 @@ func (d *driver) noteProgress(ev *relay.Event, sd side, n int) {
 	if o.backlog == nil {
 		o.backlog = &backlog{takenAt: ev.Now}
 	} else if unsent < 0 && n > 0 || unsent >= 0 && unsent < o.backlog.lastUnsent+n {
+		d.stallOver(sd)
 		o.backlog.takenAt = ev.Now
 		d.s.Taken(ev, sd, o.backlog.checkedAt)
 	}
@@ -221,7 +240,7 @@ func (d *driver) stalled(ev *relay.Event, sd side) bool {
 		return false
 	}
 	if len(o.pending()) == 0 && d.conn.unsentRecords(sd) == 0 && d.conn.unsent(sd) <= 0 {
-		o.dropBacklog()
+		d.dropBacklog(sd)
 		return false
 	}
 	d.noteProgress(ev, sd, 0)

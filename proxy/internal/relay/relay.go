@@ -143,6 +143,11 @@ type Session interface {
 	// has sent may still be read. The session must not append to an outbox.
 	WriteFailed(ev *Event, sd Side, err error)
 
+	// StallOver tells that a side which had taken nothing for d, although bytes
+	// waited for it, takes some again, or that its connection is over. d is at
+	// least StallNoted.
+	StallOver(sd Side, d time.Duration)
+
 	// Stalled tells that a side has taken no byte for StallTimeout.
 	Stalled(ev *Event, sd Side)
 
@@ -170,6 +175,9 @@ type Session interface {
 
 // StallTimeout is how long a side that takes no byte is waited for.
 const StallTimeout = 30 * time.Second
+
+// StallNoted is how long a side takes no byte before that counts as a stall.
+const StallNoted = time.Second
 
 // Sizes in bytes that sessions and loops have to agree on.
 const (

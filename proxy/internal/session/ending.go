@@ -40,6 +40,7 @@ const (
 	endBadXML
 	endStartTLS
 	endShutdown
+	endOperator
 	endInternal
 
 	// endRefused is the end of a connection that never was a session: its
@@ -99,6 +100,7 @@ var endings = [...]EndingInfo{
 	endBadXML:         {"bad-xml", slog.LevelInfo, "the client sent a message that is not exactly one permitted element", framing.CondNotWellFormed, true, 1000, true},
 	endStartTLS:       {"starttls", slog.LevelInfo, "the client tried <starttls/> inside the WebSocket", "", true, 1000, true},
 	endShutdown:       {"shutdown", slog.LevelInfo, "the gateway is going away", "", false, 1001, false},
+	endOperator:       {"operator-ended", slog.LevelInfo, "an operator ended the session", "", false, 1001, false},
 	endInternal:       {"internal", slog.LevelError, "the gateway failed", "", false, 1011, false},
 }
 

@@ -82,6 +82,9 @@ type Host interface {
 	// Pinged tells the round trip of a ping.
 	Pinged(roundTrip time.Duration)
 
+	// StallOver tells that a side has taken nothing for d, see relay.Session.
+	StallOver(sd relay.Side, d time.Duration)
+
 	// ChannelBindingOffered tells that the server offers what no client can use.
 	ChannelBindingOffered()
 

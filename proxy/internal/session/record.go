@@ -41,6 +41,9 @@ type Info struct {
 	LastIn    time.Duration // when something came from either side
 	Up, Down  Traffic
 	Ping      time.Duration // last round trip; zero before the first pong
+	Secure    bool          // the client's connection is encrypted on its way to the gateway
+	ServerTLS bool          // the gateway speaks TLS with the server
+	Stalls    [2]Stalls     // of the sides, those that are over
 }
 
 // Info describes s as it is now.
@@ -48,10 +51,13 @@ func (s *Session) Info() Info {
 	i := Info{
 		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Began: s.began, LastIn: max(s.lastIn[client], s.lastIn[server]),
-		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.ping,
+		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.ping, Secure: s.secure,
 	}
 	if s.server != nil {
-		i.Server = s.server.Name
+		i.Server, i.ServerTLS = s.server.Name, s.server.TLS
+	}
+	if s.extra != nil && s.extra.stalls != nil {
+		i.Stalls = *s.extra.stalls
 	}
 	switch {
 	case s.ending != endNone, s.pendingEnd != endNone:

@@ -137,6 +137,7 @@ type extra struct {
 	verdict                       // what the log learns beside it
 	unwritable   [2]error         // why nothing can be written to a side; nil while it can
 	relayed      *[2]Traffic      // what Session.relayed had no room for
+	stalls       *[2]Stalls       // of each side; nil while there was none
 }
 
 // An alreadySent is what the client has of an earlier server, and must not get once
@@ -145,7 +146,7 @@ type alreadySent struct{ header, features bool }
 
 // dropExtra forgets extra when none of it is needed.
 func (s *Session) dropExtra() {
-	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.verdict == (verdict{}) {
+	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.stalls == nil && x.verdict == (verdict{}) {
 		s.extra = nil
 	}
 }
@@ -327,6 +328,23 @@ func (s *Session) WriteFailed(ev *relay.Event, sd side, err error) {
 	}
 }
 
+// Stalls are the times in which a side took nothing although bytes waited for it.
+type Stalls struct {
+	Number int
+	Time   time.Duration // in all
+}
+
+// StallOver implements relay.Session.
+func (s *Session) StallOver(sd side, d time.Duration) {
+	x := s.ensureExtra()
+	if x.stalls == nil {
+		x.stalls = new([2]Stalls)
+	}
+	x.stalls[sd].Number++
+	x.stalls[sd].Time += d
+	s.host.StallOver(sd, d)
+}
+
 // Stalled implements relay.Session.
 func (s *Session) Stalled(ev *relay.Event, sd side) {
 	end := endClientStalled
@@ -340,6 +358,16 @@ func (s *Session) Stalled(ev *relay.Event, sd side) {
 // Shutdown ends the session because the gateway goes away. Neither side is
 // told that the stream is over: clients resume it elsewhere.
 func (s *Session) Shutdown(ev *relay.Event) { s.endWith(ev, endShutdown, nil) }
+
+// EndByOperator ends the session because an operator wants it. As with Shutdown the
+// stream stays resumable. It reports false if the session is ending already.
+func (s *Session) EndByOperator(ev *relay.Event) bool {
+	if s.ending != endNone {
+		return false
+	}
+	s.endWith(ev, endOperator, nil)
+	return true
+}
 
 // Flushed implements relay.Session.
 func (s *Session) Flushed(ev *relay.Event, sd side) {

@@ -52,6 +52,7 @@ func (h *fakeHost) Abandon(*relay.Event, *Attempt, error) string {
 	return ""
 }
 func (h *fakeHost) Pinged(time.Duration)                                  {}
+func (h *fakeHost) StallOver(relay.Side, time.Duration)                   {}
 func (h *fakeHost) ChannelBindingOffered()                                { h.bindings++ }
 func (h *fakeHost) Notice(string, slog.Level, string, func() []slog.Attr) {}
 func (h *fakeHost) Over(*relay.Event)                                     { h.over = true }

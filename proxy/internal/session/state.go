@@ -32,6 +32,7 @@ type State struct {
 
 	Resumable bool
 	Relayed   [2]Traffic // so far, to server and client
+	Stalls    [2]Stalls  // that are over, by side
 	Splitter  []byte     // framing.StreamSplitter
 }
 
@@ -58,6 +59,9 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 		Age: now - s.began, LastIn: [2]time.Duration{now - s.lastIn[client], now - s.lastIn[server]},
 		Ping: s.ping, Silent: s.pingOutstanding, Resumable: s.resumable,
 		Relayed: [2]Traffic{toServer: s.traffic(toServer), toClient: s.traffic(toClient)}, Splitter: splitter,
+	}
+	if s.extra != nil && s.extra.stalls != nil {
+		st.Stalls = *s.extra.stalls
 	}
 	if s.pingSent != 0 {
 		st.PingSent = max(now-s.pingSent, 1)
@@ -96,6 +100,9 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 		s.relayed = [2]relay.Count{toServer: up, toClient: down}
 	} else {
 		s.ensureExtra().relayed = &st.Relayed
+	}
+	if st.Stalls != [2]Stalls{} {
+		s.ensureExtra().stalls = &st.Stalls
 	}
 	ev.State = [2]relay.State{relay.StateOpen, relay.StateOpen}
 	if s.host.Started() {

@@ -22,7 +22,7 @@ func TestStateIsComplete(t *testing.T) {
 	ofExtra := []string{
 		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", // are zero, see atRest
 		"dials", "avoid", "listener", "result", // are of the way to the server
-		"relayed", // is in the state
+		"relayed", "stalls", // are in the state
 	}
 	check := func(typ reflect.Type, lists ...[]string) {
 		known := map[string]bool{}
