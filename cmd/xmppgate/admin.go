@@ -1,26 +1,15 @@
 package main
 
 import (
-	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
-	"slices"
-	"strconv"
 	"time"
 
-	"xmppgate/proxy"
+	"xmppgate/cmd/xmppgate/internal/status"
 )
-
-// A gateway is what the admin endpoints ask about sessions.
-type gateway interface {
-	// Sessions walks over the live sessions in any order.
-	Sessions() iter.Seq[proxy.SessionInfo]
-}
 
 // servers is what they ask about servers, see upstream.Router.
 type servers interface {
@@ -30,7 +19,8 @@ type servers interface {
 // An admin serves the endpoints for operators. They show who is connected and
 // can stop the service, so they have listeners of their own.
 type admin struct {
-	gateway              gateway
+	gateway              status.Gateway
+	status               *status.Status
 	drain                *drain
 	access               *access
 	metrics, connections http.Handler
@@ -43,7 +33,9 @@ const adminIndex = `xmppgate
 
 /metrics              for Prometheus
 /metrics/connections  for Prometheus, single sessions
-/connections          sessions as JSON: ?sort=bytes|age|idle|messages&limit=100
+/connections          sessions as JSON: ?sort=rate&network=192.0.2.0/24&limit=100, ?group=network,
+                      ?state=closed for those that ended lately
+/connections/end      POST: end sessions: ?id=1 or ?network=192.0.2.0/24
 /healthz              200 while the process lives
 /readyz               200 while an XMPP server answers and no drain has begun
 /reload               POST: read the configuration again
@@ -57,7 +49,8 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, adminIndex) })
 	mux.Handle("GET /metrics", a.metrics)
 	mux.Handle("GET /metrics/connections", a.connections)
-	mux.HandleFunc("GET /connections", a.listConnections)
+	mux.HandleFunc("GET /connections", a.status.List)
+	mux.HandleFunc("POST /connections/end", a.status.End)
 	// It must not depend on the XMPP server: a server that starts only after
 	// its healthy sidecar would wait forever.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
@@ -111,80 +104,4 @@ func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, "ok\n")
-}
-
-// A listedTraffic is one direction of a listed session.
-type listedTraffic struct {
-	Messages  uint64 `json:"messages"`
-	Presences uint64 `json:"presences"`
-	IQs       uint64 `json:"iqs"`
-	Nonzas    uint64 `json:"nonzas"`
-	Bytes     uint64 `json:"bytes"`
-}
-
-// A listedSession is one item of /connections.
-type listedSession struct {
-	ID          uint64        `json:"id"`
-	Remote      string        `json:"remote"`
-	Domain      string        `json:"domain"`
-	Server      string        `json:"server"`
-	Phase       string        `json:"phase"`
-	Resumable   bool          `json:"resumable"`
-	Since       time.Time     `json:"since"`
-	IdleSeconds float64       `json:"idle_seconds"`
-	PingSeconds float64       `json:"ping_seconds,omitzero"`
-	Up          listedTraffic `json:"up"`
-	Down        listedTraffic `json:"down"`
-}
-
-// orders are the values of ?sort=.
-var orders = map[string]func(a, b proxy.SessionInfo) int{
-	"bytes":    func(a, b proxy.SessionInfo) int { return cmp.Compare(b.Up.Bytes+b.Down.Bytes, a.Up.Bytes+a.Down.Bytes) },
-	"age":      func(a, b proxy.SessionInfo) int { return a.Since.Compare(b.Since) },
-	"idle":     func(a, b proxy.SessionInfo) int { return cmp.Compare(b.Idle, a.Idle) },
-	"messages": func(a, b proxy.SessionInfo) int { return cmp.Compare(messages(b), messages(a)) },
-}
-
-// messages is the number of WebSocket messages that carried an element.
-func messages(i proxy.SessionInfo) uint64 {
-	return i.Up.Messages + i.Up.Presences + i.Up.IQs + i.Up.Nonzas +
-		i.Down.Messages + i.Down.Presences + i.Down.IQs + i.Down.Nonzas
-}
-
-// listConnections answers with the sessions that come first in the wanted
-// order.
-func (a *admin) listConnections(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	order, ok := orders[cmp.Or(query.Get("sort"), "bytes")]
-	if !ok {
-		answer(w, http.StatusBadRequest, "sort must be one of bytes, age, idle, messages\n")
-		return
-	}
-	limit, err := strconv.Atoi(cmp.Or(query.Get("limit"), "100"))
-	if err != nil || limit < 0 {
-		answer(w, http.StatusBadRequest, "limit must be a number\n")
-		return
-	}
-	all := slices.SortedFunc(a.gateway.Sessions(), func(x, y proxy.SessionInfo) int {
-		return cmp.Or(order(x, y), cmp.Compare(x.ID, y.ID))
-	})
-	list := []listedSession{}
-	for _, i := range all[:min(len(all), limit, a.config().ConnectionMetricsLimit)] {
-		list = append(list, listedSession{
-			ID:          i.ID,
-			Remote:      remote(i),
-			Domain:      i.Domain,
-			Server:      i.Server,
-			Phase:       i.Phase,
-			Resumable:   i.Resumable,
-			Since:       i.Since,
-			IdleSeconds: i.Idle.Seconds(),
-			PingSeconds: i.Ping.Seconds(),
-			Up:          listedTraffic(i.Up),
-			Down:        listedTraffic(i.Down),
-		})
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Total-Count", strconv.Itoa(len(all)))
-	_ = json.NewEncoder(w).Encode(list) // fails only if the client has left
 }

@@ -17,7 +17,6 @@ import (
 	"time"
 	"unicode"
 
-	"xmppgate/cmd/xmppgate/internal/doctor"
 	"xmppgate/metrics"
 	"xmppgate/proxy"
 	"xmppgate/proxy/upstream"
@@ -37,7 +36,6 @@ func TestTables(t *testing.T) {
 		{"docs/configuration.md", "config", configTable},
 		{"docs/metrics.md", "metrics", metricsTable},
 		{"docs/endings.md", "endings", endingsTable},
-		{"docs/doctor.md", "findings", func(*testing.T) string { return doctor.Table() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			text := readDoc(t, test.file)

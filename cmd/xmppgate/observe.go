@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/metrics"
 	"xmppgate/proxy"
 	"xmppgate/proxy/upstream"
@@ -17,6 +18,7 @@ import (
 // An observer passes events of a gateway and its router to metrics and the log.
 type observer struct {
 	*metrics.Metrics // nil until the names of the servers are known
+	ended            status.Ended
 	log              *slog.Logger
 	encrypted        sync.Map // servers that Encrypted has logged
 }
@@ -25,6 +27,12 @@ var (
 	_ proxy.Observer    = (*observer)(nil)
 	_ upstream.Observer = (*observer)(nil)
 )
+
+// Ended implements proxy.Observer.
+func (o *observer) Ended(s *proxy.EndedSession) {
+	o.Metrics.Ended(s.Ending, s.Age())
+	o.ended.Add(s)
+}
 
 // FilesRead implements upstream.Observer.
 func (o *observer) FilesRead(server string, err error) {
@@ -91,6 +99,7 @@ func newMetrics(s source, b build, sessions, connections func() int, draining fu
 		UpgradeResults:   proxy.UpgradeResults(),
 		DialResults:      proxy.DialResults(),
 		Phases:           proxy.Phases(),
+		Sides:            proxy.Sides(),
 		Servers:          servers,
 		OpenPhases:       upstream.Phases(),
 		OpenResults:      upstream.Results(),
@@ -114,7 +123,7 @@ func (s source) Totals() (up, down metrics.Traffic) {
 
 func (s source) Connections() iter.Seq[metrics.Connection] {
 	return func(yield func(metrics.Connection) bool) {
-		for i := range s.Sessions() {
+		for i := range s.gateway.Sessions() {
 			if !yield(connection(i)) {
 				return
 			}
@@ -130,9 +139,6 @@ func (s source) Servers() (all []metrics.Server) {
 	return all
 }
 
-// Sessions walks over the live sessions.
-func (s source) Sessions() iter.Seq[proxy.SessionInfo] { return s.gateway.Sessions() }
-
 func connection(i proxy.SessionInfo) metrics.Connection {
 	return metrics.Connection{
 		ID:     strconv.FormatUint(i.ID, 10),
@@ -144,6 +150,9 @@ func connection(i proxy.SessionInfo) metrics.Connection {
 		Ping:   i.Ping,
 		Up:     metrics.Traffic(i.Up),
 		Down:   metrics.Traffic(i.Down),
+
+		UpQueue:   metrics.Queue{Bytes: i.UpQueue.Bytes, Stalled: i.UpQueue.Stalled},
+		DownQueue: metrics.Queue{Bytes: i.DownQueue.Bytes, Stalled: i.DownQueue.Stalled},
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"xmppgate/cmd/xmppgate/internal/logqueue"
+	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/proxy"
 )
 
@@ -77,7 +78,8 @@ func runGateway(ctx context.Context, s *service, hangups <-chan os.Signal, logLi
 		return err
 	}
 	adminServer := newAdminServer(&admin{
-		gateway:     source{gateway, router},
+		gateway:     gateway,
+		status:      status.New(gateway, &s.observer.ended, func() int { return s.config().ConnectionMetricsLimit }, log),
 		servers:     router,
 		drain:       d,
 		access:      &access{config: s.config, log: log},

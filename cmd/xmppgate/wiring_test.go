@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"xmppgate/cmd/xmppgate/internal/status"
 
 	"github.com/gobwas/ws"
 )
@@ -484,7 +485,7 @@ func (g *gatewayProcess) comesFrom(remote, ahead, headers string) {
 		g.t.Fatalf("status %d", status)
 	}
 	_, body := g.get("/connections")
-	var list []listedSession
+	var list []status.Session
 	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list) != 1 {
 		g.t.Fatalf("%s: %v", body, err)
 	}

@@ -1,0 +1,223 @@
+package status
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+
+	"xmppgate/proxy"
+)
+
+// A Traffic is one direction of a listed session.
+type Traffic struct {
+	Messages         uint64  `json:"messages"`
+	Presences        uint64  `json:"presences"`
+	IQs              uint64  `json:"iqs"`
+	Nonzas           uint64  `json:"nonzas"`
+	Bytes            uint64  `json:"bytes"`
+	StanzasPerSecond float64 `json:"stanzas_per_second"`
+	BytesPerSecond   float64 `json:"bytes_per_second"`
+	QueuedBytes      int     `json:"queued_bytes"`
+	Stalls           int     `json:"stalls"`
+	StalledSeconds   float64 `json:"stalled_seconds"`
+}
+
+// A Session is one item of /connections.
+type Session struct {
+	ID          uint64    `json:"id"`
+	Remote      string    `json:"remote"`
+	Network     string    `json:"network"`
+	Domain      string    `json:"domain"`
+	Server      string    `json:"server"`
+	Phase       string    `json:"phase"`
+	Resumable   bool      `json:"resumable"`
+	ClientTLS   bool      `json:"client_tls"`
+	ServerTLS   bool      `json:"server_tls"`
+	Since       time.Time `json:"since"`
+	IdleSeconds float64   `json:"idle_seconds"`
+	PingSeconds float64   `json:"ping_seconds,omitzero"`
+	Up          Traffic   `json:"up"`
+	Down        Traffic   `json:"down"`
+
+	*Ending // nil while it is live
+}
+
+// An Ending is what a session that is over has beside what all have.
+type Ending struct {
+	Ended      time.Time `json:"ended"`
+	AgeSeconds float64   `json:"age_seconds"`
+	Name       string    `json:"ending"`
+	Cause      string    `json:"cause"`
+	Condition  string    `json:"condition,omitzero"`
+	LimitBytes int       `json:"limit_bytes,omitzero"`
+	SizeBytes  int       `json:"size_bytes,omitzero"`
+}
+
+func traffic(t proxy.Traffic, q proxy.Queue, r rate) Traffic {
+	return Traffic{
+		t.Messages, t.Presences, t.IQs, t.Nonzas, t.Bytes,
+		round(r.stanzas), round(r.bytes),
+		q.Bytes, q.Stalls, q.Stalled.Seconds(),
+	}
+}
+
+// round keeps two digits behind the point.
+func round(f float64) float64 { return float64(int64(f*100+0.5)) / 100 }
+
+func listed(e *entry) Session {
+	remote := ""
+	if e.Remote.IsValid() {
+		remote = e.Remote.String()
+	}
+	s := Session{
+		ID: e.ID, Remote: remote, Network: networkOf(e.Remote.Addr()), Domain: e.Domain, Server: e.Server,
+		Phase: e.Phase, Resumable: e.Resumable, ClientTLS: e.ClientTLS, ServerTLS: e.ServerTLS,
+		Since: e.Since, IdleSeconds: e.Idle.Seconds(), PingSeconds: e.Ping.Seconds(),
+		Up: traffic(e.Up, e.UpQueue, e.upRate), Down: traffic(e.Down, e.DownQueue, e.downRate),
+	}
+	if o := e.over; o != nil {
+		s.Ending = &Ending{o.Ended, o.Age().Seconds(), o.Ending, o.Cause, o.Condition, o.Limit, o.Size}
+	}
+	return s
+}
+
+// A Group is one item of /connections with ?group=.
+type Group struct {
+	Group    string  `json:"group"`
+	Sessions int     `json:"sessions"`
+	Up       Traffic `json:"up"`
+	Down     Traffic `json:"down"`
+}
+
+// add adds o to t.
+func (t *Traffic) add(o Traffic) {
+	t.Messages += o.Messages
+	t.Presences += o.Presences
+	t.IQs += o.IQs
+	t.Nonzas += o.Nonzas
+	t.Bytes += o.Bytes
+	t.StanzasPerSecond = round(t.StanzasPerSecond + o.StanzasPerSecond)
+	t.BytesPerSecond = round(t.BytesPerSecond + o.BytesPerSecond)
+	t.QueuedBytes += o.QueuedBytes
+	t.Stalls += o.Stalls
+	t.StalledSeconds += o.StalledSeconds
+}
+
+// grouped counts sessions by what they have in common, the most numerous first.
+func grouped(by string, sessions []*entry) (all []*Group) {
+	found := map[string]*Group{}
+	for n, e := range sessions {
+		name := groups[by](&e.SessionInfo)
+		g := found[name]
+		if g == nil {
+			g = &Group{Group: name}
+			found[name] = g
+			all = append(all, g)
+		}
+		g.Sessions++
+		g.Up.add(traffic(e.Up, e.UpQueue, e.upRate))
+		g.Down.add(traffic(e.Down, e.DownQueue, e.downRate))
+		pause(n)
+	}
+	slices.SortFunc(all, func(a, b *Group) int {
+		return cmp.Or(cmp.Compare(b.Sessions, a.Sessions), cmp.Compare(a.Group, b.Group))
+	})
+	return all
+}
+
+// pause lets others run after each few items: an answer is made on a processor that the
+// loops need.
+func pause(n int) {
+	if n%32 == 31 {
+		runtime.Gosched()
+	}
+}
+
+// A Status answers for a gateway; New makes one.
+type Status struct {
+	gateway Gateway
+	sampler *sampler
+	ended   *Ended
+	limit   func() int // most sessions in an answer
+	log     *slog.Logger
+	answers chan struct{} // one for each answer that is made
+}
+
+// maxAnswers is how many answers are made at a time, because each takes memory and time of
+// a processor. Others wait.
+const maxAnswers = 2
+
+// New returns a Status that lists up to limit() sessions of g, and those that are added to
+// ended. It logs what operators do.
+func New(g Gateway, ended *Ended, limit func() int, log *slog.Logger) *Status {
+	return &Status{gateway: g, sampler: newSampler(g.Sessions), ended: ended, limit: limit, log: log, answers: make(chan struct{}, maxAnswers)}
+}
+
+// make calls f when an answer may be made, with the sessions that q asks for in its
+// order. f does not write to the client, which may be slow. make returns false if ctx was
+// done before.
+func (s *Status) make(ctx context.Context, q *query, f func([]*entry)) bool {
+	var all []entry // shared by all who ask now; so nobody waits for an answer before
+	if q.closed {
+		all = s.ended.entries()
+	} else {
+		all = s.sampler.snapshot()
+	}
+	select {
+	case s.answers <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	defer func() { <-s.answers }()
+	f(q.choose(all))
+	return true
+}
+
+// List answers GET /connections.
+func (s *Status) List(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var body bytes.Buffer
+	all := 0
+	if !s.make(r.Context(), &q, func(entries []*entry) {
+		limit := min(q.limit, s.limit())
+		if q.group == "" {
+			all = len(entries)
+			writeList(&body, min(all, limit), func(n int) any { return listed(entries[n]) })
+			return
+		}
+		groups := grouped(q.group, entries)
+		all = len(groups)
+		writeList(&body, min(all, limit), func(n int) any { return groups[n] })
+	}) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Total-Count", strconv.Itoa(all))
+	_, _ = body.WriteTo(w) // fails only if the client has left
+}
+
+// writeList writes n items as a JSON array, one a line.
+func writeList(out *bytes.Buffer, n int, item func(int) any) {
+	out.WriteByte('[')
+	encode := json.NewEncoder(out)
+	for i := range n {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		_ = encode.Encode(item(i)) // a type of ours, into memory
+		pause(i)
+	}
+	out.WriteString("]\n")
+}

@@ -1,0 +1,157 @@
+package status
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"xmppgate/proxy"
+)
+
+// An entry is a session at one moment.
+type entry struct {
+	proxy.SessionInfo
+	upRate, downRate rate                // to the server and to the client
+	over             *proxy.EndedSession // nil while it is live
+}
+
+// A rate is how much a session relays in a second.
+type rate struct{ bytes, stanzas float64 }
+
+const (
+	// minSpan is the least time over which a rate is measured.
+	minSpan = time.Second
+	// maxSpan is how long a sampler remembers what sessions had relayed, when nobody
+	// asks.
+	maxSpan = 30 * time.Second
+)
+
+// A sampler, which newSampler makes, describes the live sessions. Between two calls it remembers what they had
+// relayed, for the rates, and forgets that when nobody has asked for maxSpan.
+type sampler struct {
+	sessions func() iter.Seq[proxy.SessionInfo]
+
+	begun   atomic.Uint64 // snapshots
+	waiting atomic.Int32  // callers of snapshot
+
+	lock   chan struct{} // has a value while somebody uses what follows, such as for a snapshot
+	number uint64        // of last
+	last   []entry       // while there are callers who may share it
+	counts [2]counts     // an earlier and a later moment; zero for none
+	forget *time.Timer
+}
+
+func newSampler(sessions func() iter.Seq[proxy.SessionInfo]) *sampler {
+	return &sampler{sessions: sessions, lock: make(chan struct{}, 1)}
+}
+
+// counts are what sessions had relayed at a moment, in the order of their numbers.
+type counts struct {
+	at  time.Time
+	all []count
+}
+
+// A count is what one session had relayed.
+type count struct{ id, upBytes, upStanzas, downBytes, downStanzas uint64 }
+
+func countOf(i *proxy.SessionInfo) count {
+	return count{i.ID, i.Up.Bytes, i.Up.Elements(), i.Down.Bytes, i.Down.Elements()}
+}
+
+// snapshot describes the sessions that were live at some moment after the call. The
+// result is shared and must not be changed. If nobody has asked lately it takes minSpan to
+// know the rates.
+//
+// However many ask at the same time, there is one snapshot under way, and one more for
+// those who came too late for it.
+func (s *sampler) snapshot() []entry {
+	s.waiting.Add(1)
+	begun := s.begun.Load()
+	s.lock <- struct{}{}
+	defer func() {
+		if s.waiting.Add(-1) == 0 {
+			s.last = nil
+		}
+		<-s.lock
+	}()
+	if s.last != nil && s.number > begun { // it has begun after the call
+		return s.last
+	}
+	if s.counts[1].at.IsZero() {
+		s.counts[1] = s.count()
+		time.Sleep(minSpan)
+	}
+	s.number = s.begun.Add(1)
+	now := time.Now()
+	all := make([]entry, 0, len(s.counts[1].all)+64)
+	for i := range s.sessions() {
+		all = append(all, entry{SessionInfo: i})
+	}
+
+	base := &s.counts[1]
+	if now.Sub(base.at) < minSpan {
+		base = &s.counts[0]
+	}
+	base.setRates(all, now)
+	if base == &s.counts[1] {
+		later := counts{now, make([]count, 0, len(all))}
+		for n := range all {
+			later.all = append(later.all, countOf(&all[n].SessionInfo))
+		}
+		later.sort()
+		s.counts = [2]counts{*base, later}
+	}
+	s.forgetLater()
+	s.last = all
+	return all
+}
+
+// count counts without describing.
+func (s *sampler) count() counts {
+	c := counts{at: time.Now()}
+	for i := range s.sessions() {
+		c.all = append(c.all, countOf(&i))
+	}
+	c.sort()
+	return c
+}
+
+func (c *counts) sort() {
+	slices.SortFunc(c.all, func(a, b count) int { return cmp.Compare(a.id, b.id) })
+}
+
+// setRates sets the rates of sessions since c.
+func (c *counts) setRates(all []entry, now time.Time) {
+	for n := range all {
+		e := &all[n]
+		before, since := count{}, c.at
+		if i, ok := slices.BinarySearchFunc(c.all, e.ID, func(c count, id uint64) int { return cmp.Compare(c.id, id) }); ok {
+			before = c.all[i]
+		} else if e.Since.After(since) {
+			since = e.Since // it is younger
+		}
+		seconds := max(now.Sub(since), minSpan).Seconds()
+		per := func(now, before uint64) float64 { return float64(now-min(now, before)) / seconds }
+		after := countOf(&e.SessionInfo)
+		e.upRate = rate{per(after.upBytes, before.upBytes), per(after.upStanzas, before.upStanzas)}
+		e.downRate = rate{per(after.downBytes, before.downBytes), per(after.downStanzas, before.downStanzas)}
+		pause(n)
+	}
+}
+
+// forgetLater forgets the counts after maxSpan without a snapshot. The caller has the lock.
+func (s *sampler) forgetLater() {
+	if s.forget != nil {
+		s.forget.Reset(maxSpan)
+		return
+	}
+	s.forget = time.AfterFunc(maxSpan, func() {
+		s.lock <- struct{}{}
+		defer func() { <-s.lock }()
+		if now := time.Now(); now.Sub(s.counts[1].at) >= maxSpan {
+			s.counts = [2]counts{}
+		}
+	})
+}
