@@ -23,8 +23,9 @@ import (
 // What each package may import of this module. The arrows lead downwards only: a
 // package with a new one, and a new package, needs a change here.
 var mayImport = map[string][]string{
-	"cmd/xmppgate":                   {"cmd/xmppgate/internal/demo", "cmd/xmppgate/internal/logqueue", "cmd/xmppgate/internal/status", "framing", "metrics", "proxy", "proxy/clientaddr", "proxy/upstream"},
+	"cmd/xmppgate":                   {"cmd/xmppgate/internal/demo", "cmd/xmppgate/internal/doctor", "cmd/xmppgate/internal/logqueue", "cmd/xmppgate/internal/status", "framing", "metrics", "proxy", "proxy/clientaddr", "proxy/upstream"},
 	"cmd/xmppgate/internal/demo":     {"cmd/xmppgate/internal/logqueue", "proxy", "proxy/upstream"},
+	"cmd/xmppgate/internal/doctor":   {"framing"},
 	"cmd/xmppgate/internal/logqueue": {},
 	"cmd/xmppgate/internal/status":   {"proxy"},
 	"deploy":                         {},
@@ -55,6 +56,7 @@ var mayNotImport = []struct {
 	{`proxy/internal/loop(/.*)?`, `net/http|encoding/xml|github\.com/gobwas/.*`, "a loop knows no XMPP, HTTP or WebSocket"},
 	{`(framing|proxy|cmd|deploy)(/.*)?`, `github\.com/prometheus/.*`, "only metrics knows Prometheus"},
 	{`(framing|proxy|metrics|deploy)(/.*)?`, `github\.com/(caarlos0|joho)/.*`, "only cmd reads the environment"},
+	{`(framing|proxy|metrics|deploy)(/.*)?|cmd/xmppgate|cmd/xmppgate/internal/(demo|logqueue)`, `github\.com/xdg-go/.*`, "only doctor logs in"},
 }
 
 var environment = regexp.MustCompile(`\b(os|syscall)\.(Getenv|LookupEnv|Environ|ExpandEnv|Exit)\(`)

@@ -17,6 +17,7 @@ import (
 	"time"
 	"unicode"
 
+	"xmppgate/cmd/xmppgate/internal/doctor"
 	"xmppgate/metrics"
 	"xmppgate/proxy"
 	"xmppgate/proxy/upstream"
@@ -36,6 +37,7 @@ func TestTables(t *testing.T) {
 		{"docs/configuration.md", "config", configTable},
 		{"docs/metrics.md", "metrics", metricsTable},
 		{"docs/endings.md", "endings", endingsTable},
+		{"docs/doctor.md", "findings", func(*testing.T) string { return doctor.Table() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			text := readDoc(t, test.file)

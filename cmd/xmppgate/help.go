@@ -27,6 +27,7 @@ Exit codes:
   0    all sessions ended, or the command succeeded
   1    the start or a listener failed, sessions did not end in time, or the command failed
   2    wrong command line
+  3    doctor: warnings, and no failure
   78   wrong configuration; nothing was started
   130  a second SIGINT ended the drain
   143  a second SIGTERM ended the drain
