@@ -14,6 +14,7 @@
 package metrics
 
 import (
+	"cmp"
 	"iter"
 	"net/http"
 	"runtime"
@@ -84,14 +85,15 @@ func (c *Connection) bytes() uint64 { return c.Up.Bytes + c.Down.Bytes }
 type Options struct {
 	Version, Revision string // of the program, for xmppgate_build_info
 
-	Endings        []string // of sessions, see Ended
-	UpgradeResults []string // see Upgraded
-	DialResults    []string // see Dialed
-	Phases         []string // of sessions, see Connection.Phase
-	Sides          []string // of sessions, see StallOver
-	Servers        []string // names of servers
-	OpenPhases     []string // of opening a stream, see Opened
-	OpenResults    []string // of these phases, and of FilesRead
+	Endings         []string // of sessions, see Ended
+	UpgradeResults  []string // see Upgraded
+	LoginConditions []string // see LoginFailed
+	DialResults     []string // see Dialed
+	Phases          []string // of sessions, see Connection.Phase
+	Sides           []string // of sessions, see StallOver
+	Servers         []string // names of servers
+	OpenPhases      []string // of opening a stream, see Opened
+	OpenResults     []string // of these phases, and of FilesRead
 
 	// SessionsLimit returns the number of sessions that may live at once. Zero
 	// means no limit, and so does nil. It is called at every scrape.
@@ -118,6 +120,7 @@ type Metrics struct {
 	ended    map[string]prometheus.Counter
 	stalls   map[string]prometheus.Counter
 	stalled  map[string]prometheus.Counter
+	logins   map[string]prometheus.Counter
 
 	upgradeDuration prometheus.Histogram
 	dialDuration    prometheus.Histogram
@@ -169,6 +172,7 @@ func New(source Source, o Options) *Metrics {
 
 		stalls:  counters(totals, "xmppgate_stalls_total", "Times that a side of a session took nothing for a second or longer although bytes waited for it; counted when it is over.", "side", o.Sides),
 		stalled: counters(totals, "xmppgate_stalled_seconds_total", "How long these stalls lasted.", "side", o.Sides),
+		logins:  counters(totals, "xmppgate_login_failures_total", "Logins that XMPP servers have refused, by the condition of SASL.", "condition", append([]string{otherCondition}, o.LoginConditions...)),
 
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
@@ -313,6 +317,15 @@ func (m *Metrics) StallOver(side string, d time.Duration) {
 	if c, ok := m.stalled[side]; ok {
 		c.Add(d.Seconds())
 	}
+}
+
+// otherCondition is the label of a condition that is none of Options.LoginConditions.
+const otherCondition = "other"
+
+// LoginFailed counts a login that a server has refused, by the condition, one of
+// Options.LoginConditions or empty.
+func (m *Metrics) LoginFailed(condition string) {
+	increment(m.logins, cmp.Or(condition, otherCondition))
 }
 
 // Ended counts a session that has ended, by its ending, one of Options.Endings,

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"xmppgate/framing"
 	"xmppgate/proxy/internal/session"
 )
 
@@ -22,6 +23,9 @@ type Observer interface {
 	AcceptFailed()
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
+	// LoginFailed is called for every login that a server has refused. condition is
+	// one of LoginConditions, or empty for none of them.
+	LoginFailed(condition string)
 	// StallOver is called when a side of a session, one of Sides, that had taken
 	// nothing for d takes bytes again, or is gone. d is at least a second.
 	StallOver(side string, d time.Duration)
@@ -46,6 +50,10 @@ func Endings() []EndingInfo { return session.Endings() }
 
 // UpgradeResults returns all results that Observer.Upgraded gets.
 func UpgradeResults() []string { return session.UpgradeResults() }
+
+// LoginConditions returns all conditions that Observer.LoginFailed gets, but not the
+// empty one.
+func LoginConditions() []string { return framing.SASLConditions() }
 
 // Phases returns all values of SessionInfo.Phase, in the order in which sessions
 // pass through them.

@@ -120,6 +120,27 @@ type Config struct {
 	// MostSessions.
 	MaxSessions int
 
+	// MaxUnauthenticated is the number of connections that may live at once without
+	// being authenticated, those that have yet to send a request included. More get
+	// status 503. Zero means no limit.
+	MaxUnauthenticated int
+
+	// NetworkLimits bound what the clients of one network may have. Clients beyond them
+	// get status 429. They do not concern the proxies of ClientAddress, but the clients
+	// behind these. The zero value has no limits.
+	NetworkLimits NetworkLimits
+
+	// AuthTimeout is how long after the upgrade a client must be authenticated; else
+	// its session ends as auth-timeout. A server that offers features without SASL
+	// authenticates nobody, and its sessions are not concerned. Zero means no limit.
+	AuthTimeout time.Duration
+
+	// MaxSessionAge is the age at which a session ends as max-age, so that the
+	// sessions of several gateways spread anew; its client may resume its stream
+	// (XEP-0198). Sessions end up to a fifth earlier, so that those which began together
+	// do not end together. Zero means no limit.
+	MaxSessionAge time.Duration
+
 	// MaxStanza is the size in bytes of the largest message of a client. A
 	// larger one ends the session as too-large. Zero means DefaultMaxStanza;
 	// the largest value is LargestStanza.
@@ -167,6 +188,8 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 		MaxStanza:           bounded(c.MaxStanza, DefaultMaxStanza, LargestStanza),
 		MaxServerStanza:     bounded(c.MaxServerStanza, DefaultMaxServerStanza, LargestServerStanza),
 		PingInterval:        bounded(c.PingInterval, DefaultPingInterval, LongestPingInterval),
+		AuthTimeout:         max(0, c.AuthTimeout),
+		MaxAge:              max(0, c.MaxSessionAge),
 		StreamID:            streamID,
 		Owner:               owner,
 	}

@@ -12,6 +12,7 @@
 //	proxy/upstream         servers: which one, and how to open a stream to it
 //	proxy/internal/session one session as a state machine: HTTP request, frames, XMPP,
 //	                       how it ends; no I/O
+//	proxy/internal/limit   client networks: how much one may have, and how often
 //	proxy/internal/http1   the head of the HTTP request
 //	proxy/internal/loop    connections, buffers, back-pressure, timers; no XMPP. On
 //	                       Linux a few epoll workers drive all sessions, without a
@@ -77,6 +78,7 @@
 //	which features cross               framing/features.go
 //	what moves to another process      session/state.go, loop/move_linux.go, handover.go
 //	which elements are recognised      framing/names.go
+//	which clients are kept out         limits.go here, then internal/limit
 //	how a server is reached            connect.go here, then upstream
 //	a setting                          config.go: a field of Config and, if sessions need
 //	                                   it, of session.Settings; what changes at once by
@@ -90,8 +92,6 @@
 //	                      loop/polltls afterwards, as it does for servers
 //	compression           negotiated in session/handshake.go, written in session/writer.go,
 //	                      read behind session/assembler.go
-//	limits                by connection, Gateway.Admit in registry.go; by the address of the
-//	                      true client, behind findClient in session/handshake.go
 //	reload                Gateway.settings: new sessions take what it holds, others keep
 //	                      theirs
 package proxy

@@ -76,13 +76,15 @@ func (g *Gateway) publish(c *Config) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.maxSessions = max(0, min(c.MaxSessions, MostSessions))
+	g.maxUnauthenticated = max(0, c.MaxUnauthenticated)
+	g.networks.SetPolicy(g.clock(), c.NetworkLimits)
 	g.settings.Store(s)
 }
 
 // Update replaces the configuration while the gateway runs. Sessions that begin
 // afterwards go by c; live ones keep the settings with which they have begun, such as
-// the MaxStanza that their client may have been told (XEP-0478). MaxSessions and Log
-// apply to all at once: if more sessions live than c allows, none is ended, but no
+// the MaxStanza that their client may have been told (XEP-0478). MaxSessions,
+// MaxUnauthenticated, NetworkLimits and Log apply to all at once: if more sessions live than c allows, none is ended, but no
 // client is accepted until enough have left.
 //
 // c.Observer is ignored: the gateway keeps the first. The error joins everything that
@@ -184,4 +186,5 @@ func (nopObserver) Dialed(string, time.Duration)    {}
 func (nopObserver) AcceptFailed()                   {}
 func (nopObserver) Pinged(time.Duration)            {}
 func (nopObserver) StallOver(string, time.Duration) {}
+func (nopObserver) LoginFailed(string)              {}
 func (nopObserver) Ended(*EndedSession)             {}

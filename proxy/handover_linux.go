@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/session"
@@ -162,7 +163,7 @@ func (l *live) moved() {
 	r := &l.gateway().registry
 	r.remove(l)
 	l.handle.View(l.s.Leave)
-	r.connOver()
+	r.leave(l, l.gateway().clock())
 }
 
 // TakeOver takes over the sessions that HandOver offers at the other end of conn, until
@@ -255,19 +256,21 @@ func (g *Gateway) drive(h *heir) {
 	l := new(live)
 	g.mu.Lock()
 	g.conns++
+	g.unauthenticated++ // until Session.Restore
 	// It was counted there, as far as it had come.
 	g.relayed[0].Subtract(h.state.Relayed[0])
 	g.relayed[1].Subtract(h.state.Relayed[1])
 	g.mu.Unlock()
 	ok := g.loop.(loop.Mover).Restore(h.fds, func(handle loop.Handle) relay.Session {
 		l.handle = handle
-		l.s.Init(&g.settings.Load().session, l, h.state.Remote, false)
+		l.s.Init(&g.settings.Load().session, l, h.state.Remote, limit.None)
+		l.s.Network = g.networks.Adopt(g.clock(), h.state.Remote.Addr())
 		return &l.s
 	}, func(ev *relay.Event) { l.s.Restore(ev, &h.state, h.server) })
 	if !ok {
 		h.server.Done()
 		closeAll(h.fds[:])
-		g.connOver()
+		g.leave(l, g.clock())
 	}
 }
 

@@ -109,10 +109,18 @@ client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' v
 	{"too-large", "session logs in\nclient sends <iq>{x*20000}</iq>", "XMPPGATE_MAX_STANZA_BYTES=10000\n", "phase=established limit_bytes=10000 size_bytes=20009 cause=the client sent a message above the size limit"},
 	{"bad-xml", "session logs in\nclient sends <iq><query></iq>", "", "phase=established cause=*"},
 	{"starttls", "session opens\nclient sends <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "", "cause=the client tried <starttls/> inside the WebSocket"},
+	{"auth-timeout", "session opens\n61s pass", "XMPPGATE_AUTH_TIMEOUT=1m\nXMPPGATE_PING_INTERVAL=2m\n", "server=one phase=negotiating cause=the client did not authenticate within 1m0s"},
+	{"failed-logins", "session opens\nserver sends " + saslFailure + saslFailure, "XMPPGATE_NETWORK_FAILED_LOGINS=0.001/s:1\nXMPPGATE_TRUSTED_PROXIES=unix\n",
+		"phase=negotiating cause=too many logins from the client's network have failed"},
+	{"max-age", "session logs in\n3601s pass", "XMPPGATE_MAX_SESSION_AGE=1h\nXMPPGATE_PING_INTERVAL=2h\n", "phase=established cause=the session has reached the greatest age"},
+	{"denied", "session logs in\ngateway denies 0.0.0.0/0", "XMPPGATE_TRUSTED_PROXIES=unix\n", "phase=established cause=the client's network was put on the deny list"},
+	{"overload", "session opens\ngateway sheds", "", "phase=negotiating cause=the gateway was short of memory or descriptors*"},
 	{"shutdown", "session logs in\ngateway stops", "", "phase=established cause=the gateway is going away"},
 	{"operator-ended", "session logs in\noperator ends", "", "phase=established cause=an operator ended the session"},
 	{"internal", "session logs in\n31s pass\nclient sends pong xmppgate", "", "phase=established cause=*a fault*"},
 }
+
+const saslFailure = "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>"
 
 func TestRecords(t *testing.T) {
 	attributes := map[string]bool{"ping": true, "server_stalled": true} // which the far end of a pipe does not cause
@@ -159,7 +167,12 @@ func expectDocumented(t *testing.T, attributes map[string]bool) {
 func testRecord(t *testing.T, ending, transcript, env, want string, attributes map[string]bool) {
 	var log recording
 	world := recordWorld{log: &log, faulty: ending == "internal"}
+	headers := ""
+	if strings.Contains(env, "TRUSTED_PROXIES") {
+		headers = "X-Forwarded-For: 203.0.113.7\n"
+	}
 	ar := &txtar.Archive{Files: []txtar.File{
+		{Name: "headers", Data: []byte(headers)},
 		{Name: "env", Data: []byte(env + "XMPPGATE_UPSTREAM=one\n")},
 		{Name: "transcript", Data: []byte(transcript + "\n")},
 	}}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/session"
@@ -17,38 +18,52 @@ import (
 
 // A registry has the connections of a gateway and what they have relayed.
 type registry struct {
-	mu          sync.Mutex // guards all below
-	maxSessions int        // that may live at once; zero means no limit
-	listeners   map[loop.Listener]struct{}
-	conns       int       // accepted and not over, upgraded or not
-	stopped     bool      // no client is accepted any more
-	draining    bool      // sessions are ended, and those that begin all the same
-	empty       sync.Cond // conns has become zero
-	lastID      uint64
-	live        []*live
-	relayed     [2]Traffic // to servers and to clients, by sessions that are over
+	networks *limit.Table // of the clients
+
+	mu                 sync.Mutex // guards all below
+	maxSessions        int        // that may live at once; zero means no limit
+	maxUnauthenticated int        // of these, that have yet to authenticate; zero means no limit
+	listeners          map[loop.Listener]struct{}
+	conns              int       // accepted and not over, upgraded or not
+	refused            int       // of these, that only wait for an HTTP response
+	unauthenticated    int       // of the others, that have yet to authenticate
+	overload           string    // what is short; empty for nothing
+	stopped            bool      // no client is accepted any more
+	draining           bool      // sessions are ended, and those that begin all the same
+	empty              sync.Cond // conns has become zero
+	lastID             uint64
+	live               []*live
+	relayed            [2]Traffic // to servers and to clients, by sessions that are over
 }
 
 func (r *registry) init() {
+	r.networks = limit.NewTable(limit.Policy{})
 	r.listeners = make(map[loop.Listener]struct{})
 	r.empty.L = &r.mu
 }
 
-// maxRefused bounds the connections beyond MaxSessions that get an HTTP response.
-const maxRefused = 256
+// Bounds of the connections that get an HTTP response although they are refused. More are
+// disconnected.
+const (
+	maxRefused           = 256
+	maxRefusedOverloaded = 16
+)
 
 // Admit implements loop.Acceptor. It is called for each accepted connection, before
-// its session is allocated. It returns nil if there is no room even for an HTTP
-// response.
+// its session is allocated. It returns nil if the client is denied, or if there is no room
+// even for an HTTP response.
 func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.maxSessions > 0 && g.conns >= g.maxSessions+maxRefused {
+	network, reason, room := g.enter(remote.Addr())
+	if reason != limit.None {
+		g.limited(remote.Addr(), reason)
+	}
+	if !room {
+		g.observer.Upgraded(session.LimitResult(reason), 0)
 		return nil
 	}
-	g.conns++
 	l := &live{handle: h}
-	l.s.Init(&g.settings.Load().session, l, remote, g.maxSessions > 0 && g.conns > g.maxSessions)
+	l.s.Init(&g.settings.Load().session, l, remote, reason)
+	l.s.Network = network
 	return &l.s
 }
 
@@ -65,6 +80,40 @@ func (l *live) settings() *settings { return l.s.Settings().Owner.(*settings) }
 func (l *live) gateway() *Gateway { return l.settings().gateway }
 
 var _ session.Host = (*live)(nil)
+
+// ClientFound implements session.Host.
+func (l *live) ClientFound(_ *relay.Event, client netip.Addr) (reason limit.Reason) {
+	g := l.gateway()
+	if l.s.Network, reason = g.networks.Enter(g.clock(), client); reason != limit.None {
+		g.limited(client, reason)
+	}
+	return reason
+}
+
+// HandshakeAllowed implements session.Host.
+func (l *live) HandshakeAllowed(ev *relay.Event) bool {
+	return l.gateway().networks.Handshake(ev.Now, l.s.Network)
+}
+
+// LoggedIn implements session.Host.
+func (l *live) LoggedIn(*relay.Event) {
+	r := &l.gateway().registry
+	r.networks.Authenticated(l.s.Network)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unauthenticated--
+}
+
+// LoginFailed implements session.Host.
+func (l *live) LoginFailed(ev *relay.Event, condition string) (tooMany bool) {
+	g := l.gateway()
+	g.observer.LoginFailed(condition)
+	if harmlessFailures[condition] || g.networks.LoginFailed(ev.Now, l.s.Network) {
+		return false
+	}
+	g.limited(l.s.Remote().Addr(), limit.FailedLogins)
+	return true
+}
 
 // Started implements session.Host.
 func (l *live) Started() (draining bool) {
@@ -114,7 +163,7 @@ func (l *live) Over(ev *relay.Event) {
 	g := l.gateway()
 	r := &g.registry
 	r.remove(l)
-	defer r.connOver()
+	defer r.leave(l, ev.Now)
 
 	record := l.s.Record()
 	if record.Ending == nil {
@@ -146,9 +195,17 @@ func (r *registry) isEmpty() bool {
 	return r.conns == 0
 }
 
-func (r *registry) connOver() {
+// leave takes back what Gateway.enter has counted.
+func (r *registry) leave(l *live, now time.Duration) {
+	r.networks.Leave(now, l.s.Network, l.s.LoggedIn())
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	switch {
+	case l.s.Refused() != limit.None:
+		r.refused--
+	case !l.s.LoggedIn():
+		r.unauthenticated--
+	}
 	if r.conns--; r.conns == 0 {
 		r.empty.Broadcast()
 	}

@@ -672,8 +672,8 @@ type busyListener struct{ g *Gateway }
 func (l busyListener) Accept() error { return net.ErrClosed }
 
 func (l busyListener) Close() {
-	if l.g.admit() != nil {
-		l.g.connOver()
+	if s := l.g.admit(); s != nil {
+		l.g.leave(s, l.g.clock())
 	}
 }
 
@@ -793,7 +793,8 @@ func TestRefusedClientsAreBounded(t *testing.T) {
 		if n, err := far.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 			t.Errorf("one more reads %d bytes, %v", n, err)
 		}
-		g.connOver()
+		g.refused--
+		g.conns--
 		if g.admit() == nil {
 			t.Error("there is room, and no client is admitted")
 		}

@@ -57,6 +57,8 @@ var update = flag.Bool("update", false, "rewrite the effects in testdata with wh
 //	server hangs                   the next dial does not come to an end
 //	gateway stops                  Shutdown is called
 //	operator ends                  End is called for all sessions
+//	gateway denies NETWORK         Deny is called
+//	gateway sheds                  SetOverload is called
 //	30s pass
 //	client receives …, client sees EOF, server receives BYTES, server sees EOF
 //	session opens, session logs in the usual steps
@@ -260,7 +262,7 @@ func parseTranscript(t *testing.T, src string) (lines []line) {
 		switch l.actor + " " + l.verb {
 		case "client receives", "server receives", "client sees", "server sees":
 			l.effect = true
-		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops", "operator ends":
+		case "client sends", "client drops", "client stops", "client reads", "server sends", "server drops", "server refuses", "server hangs", "gateway stops", "gateway denies", "gateway sheds", "operator ends":
 		default:
 			t.Fatalf("line %d: %q is not an event; testdata/README.md lists them", i+1, row)
 		}
@@ -372,6 +374,13 @@ func env(t *testing.T, src []byte) *Gateway {
 		case "XMPPGATE_UPSTREAM": // see stage.upstream
 		case "XMPPGATE_PING_INTERVAL":
 			g.PingInterval, err = time.ParseDuration(v)
+		case "XMPPGATE_AUTH_TIMEOUT":
+			g.AuthTimeout, err = time.ParseDuration(v)
+		case "XMPPGATE_MAX_SESSION_AGE":
+			g.MaxSessionAge, err = time.ParseDuration(v)
+		case "XMPPGATE_NETWORK_FAILED_LOGINS":
+			r := &g.NetworkLimits.FailedLogins
+			_, err = fmt.Sscanf(v, "%g/s:%d", &r.PerSecond, &r.Burst)
 		default:
 			t.Fatalf("env: unknown variable %q; add it to env in transcript_test.go", k)
 		}
@@ -597,6 +606,14 @@ func (st *stage) perform(batch []line) {
 			go st.g.Shutdown(context.Background())
 		case "operator ends":
 			st.g.End(func(*SessionInfo) bool { return true })
+		case "gateway denies":
+			list, err := ParseDenyList([]byte(l.payload))
+			if err != nil {
+				st.t.Fatal(err)
+			}
+			st.g.Deny(list)
+		case "gateway sheds":
+			st.g.SetOverload("memory")
 		case "time pass":
 			d, err := time.ParseDuration(l.payload)
 			if err != nil {

@@ -54,6 +54,17 @@ type config struct {
 	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message of a client in bytes"`
 	MaxServerStanzaBytes   int           `env:"MAX_SERVER_STANZA_BYTES" envDefault:"16777216" help:"largest element of a server in bytes; above 256 KiB it reaches the client in fragments of one message, while it comes; at least XMPPGATE_MAX_STANZA_BYTES"`
 	MaxSessions            int           `env:"MAX_SESSIONS" envDefault:"0" help:"sessions that may live at once; 0 means what the limit of open files allows, at 2 a session"`
+	MaxUnauthenticated     int           `env:"MAX_UNAUTHENTICATED" envDefault:"0" help:"sessions that may live at once without being logged in; 0 means three quarters of the sessions"`
+	LimitsExempt           list          `env:"LIMITS_EXEMPT" envDefault:"loopback,private" help:"networks or addresses that the limits below do not concern, comma separated; loopback stands for this machine, private for addresses that are not of the internet, none for no network"`
+	NetworkIPv4Bits        int           `env:"NETWORK_IPV4_BITS" envDefault:"32" help:"leading bits of IPv4 addresses that make a network"`
+	NetworkIPv6Bits        int           `env:"NETWORK_IPV6_BITS" envDefault:"64" help:"leading bits of IPv6 addresses that make a network"`
+	NetworkSessions        int           `env:"NETWORK_SESSIONS" envDefault:"0" help:"sessions of one network; 0 means half of the sessions"`
+	NetworkUnauthenticated int           `env:"NETWORK_UNAUTHENTICATED" envDefault:"0" help:"sessions of one network that are not logged in; 0 means a quarter of the sessions"`
+	NetworkRequests        rateText      `env:"NETWORK_REQUESTS" envDefault:"100/s:1000" help:"HTTP requests of one network: 100/s:1000 means 100 a second and 1000 at once, off any number"`
+	NetworkHandshakes      rateText      `env:"NETWORK_HANDSHAKES" envDefault:"100/s:1000" help:"TLS handshakes of one network, written like that"`
+	NetworkFailedLogins    rateText      `env:"NETWORK_FAILED_LOGINS" envDefault:"10/m:100" help:"logins of one network that may fail, written like that; beyond them it gets no new session"`
+	AuthTimeout            time.Duration `env:"AUTH_TIMEOUT" envDefault:"5m" help:"time that a client has to log in"`
+	MaxSessionAge          time.Duration `env:"MAX_SESSION_AGE" envDefault:"0s" help:"age at which a session is closed so that its client resumes it elsewhere, less up to a fifth; 0s means never"`
 	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends"`
 	DrainDelay             time.Duration `env:"DRAIN_DELAY" envDefault:"0s" help:"how long a drain still accepts clients while /readyz fails, for load balancers to notice"`
 	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end"`
@@ -167,6 +178,7 @@ func (c *config) check(r *report) {
 	c.checkServers(r)
 	c.checkPublicURL(r)
 	c.checkClientAddress(r)
+	c.checkLimits(r)
 	c.checkSeeOther(r)
 	for _, origin := range c.Origins {
 		p, err := proxy.ParseOriginPattern(origin)

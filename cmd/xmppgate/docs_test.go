@@ -199,7 +199,7 @@ func TestNames(t *testing.T) {
 		known += " " + v.name
 	}
 	known += " xmppgate_ xmppgate_connection_" + metricsTable(t)
-	name := regexp.MustCompile(`\b(XMPPGATE|xmppgate)_[A-Za-z_]*`)
+	name := regexp.MustCompile(`\b(XMPPGATE|xmppgate)_\w*`)
 	pages, err := filepath.Glob(root + "docs/*.md")
 	if err != nil {
 		t.Fatal(err)

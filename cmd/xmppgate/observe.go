@@ -97,6 +97,7 @@ func newMetrics(s source, b build, sessions, connections func() int, draining fu
 		Revision:         b.revision,
 		Endings:          endings,
 		UpgradeResults:   proxy.UpgradeResults(),
+		LoginConditions:  proxy.LoginConditions(),
 		DialResults:      proxy.DialResults(),
 		Phases:           proxy.Phases(),
 		Sides:            proxy.Sides(),

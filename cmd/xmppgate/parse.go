@@ -27,6 +27,7 @@ type parsed struct {
 	domains        []string        // clients may name; nil means any
 	upstream       upstream.Config // without Observer
 	clientAddress  clientaddr.Policy
+	exempt         []netip.Prefix // from the limits of networks
 	allowedOrigins []proxy.OriginPattern
 	seeOther       map[string]string
 	unused         bool // UPSTREAM is set, and no session can use it
@@ -197,7 +198,7 @@ func (c *config) checkClientAddress(r *report) {
 		{"TRUSTED_PROXIES", c.TrustedProxies, &c.clientAddress.Forwarders, &c.clientAddress.Unix},
 	} {
 		for _, item := range v.items {
-			network, err := parseNetwork(item)
+			network, err := proxy.ParseNetwork(item)
 			switch {
 			case item == "unix" && v.unix != nil:
 				*v.unix = true
@@ -209,25 +210,6 @@ func (c *config) checkClientAddress(r *report) {
 		}
 	}
 }
-
-// parseNetwork parses a network or an address, which is a network of one.
-func parseNetwork(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		a = a.Unmap()
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	n, err := netip.ParsePrefix(s)
-	if err != nil {
-		return n, fmt.Errorf("%q is not a network: write one such as 10.0.0.0/8, or an address", s)
-	}
-	if a := n.Addr(); a.Is4In6() && n.Bits() >= mappedBits {
-		n = netip.PrefixFrom(a.Unmap(), n.Bits()-mappedBits)
-	}
-	return n.Masked(), nil
-}
-
-// mappedBits are those in front of an IPv4 address that is written as IPv6.
-const mappedBits = 96
 
 // checkPublicURL reports a URL that clients cannot use. An error of the domains or the
 // paths has been reported already.

@@ -39,6 +39,7 @@ func (s *service) config() *config { return s.current.Load() }
 
 // gatewayConfig returns c for package proxy.
 func (s *service) gatewayConfig(c *config) proxy.Config {
+	sessions := s.maxSessions(c)
 	return proxy.Config{
 		Dial:                s.router.Connect,
 		Static:              s.router.Static,
@@ -52,7 +53,11 @@ func (s *service) gatewayConfig(c *config) proxy.Config {
 		PublicURL:           c.PublicURL,
 		Ready:               func() bool { return !s.drain.begun() && s.router.Ready() == nil },
 		AllowedOrigins:      c.allowedOrigins,
-		MaxSessions:         s.maxSessions(c),
+		MaxSessions:         sessions,
+		MaxUnauthenticated:  shareOf(sessions, 3, 4, c.MaxUnauthenticated),
+		NetworkLimits:       c.networkLimits(sessions),
+		AuthTimeout:         c.AuthTimeout,
+		MaxSessionAge:       c.MaxSessionAge,
 		MaxStanza:           c.MaxStanzaBytes,
 		MaxServerStanza:     c.MaxServerStanzaBytes,
 		PingInterval:        c.PingInterval,

@@ -262,6 +262,99 @@ var effects = map[string]func(*testing.T){
 		g.open()
 		g.upgrades(503, "/ws", "")
 	},
+	"MAX_UNAUTHENTICATED": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_MAX_UNAUTHENTICATED=1")
+		g.open() // to a server that asks for no login
+		waits, _ := upgrade(t, g.serving.Listen, "", "/ws", "")
+		g.upgrades(503, "/ws", "")
+		waits.Close()
+		g.eventually("a client that left counts", func() bool {
+			c, status := upgrade(t, g.serving.Listen, "", "/ws", "")
+			c.Close()
+			return status == 101
+		})
+	},
+	"LIMITS_EXEMPT": func(t *testing.T) {
+		for value, status := range map[string]int{"none": 429, "loopback": 429, "198.51.100.0/24": 101, "private,198.51.100.7": 101} {
+			g := startGateway(t, "XMPPGATE_LIMITS_EXEMPT="+value, "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_NETWORK_REQUESTS=1/h:1")
+			g.upgradesFrom(101, "198.51.100.7")
+			g.upgradesFrom(status, "198.51.100.7")
+		}
+		refuses(t, "XMPPGATE_LIMITS_EXEMPT=office")
+	},
+	"NETWORK_IPV4_BITS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_NETWORK_IPV4_BITS=24", "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_NETWORK_REQUESTS=1/h:1")
+		g.upgradesFrom(101, "198.51.100.7")
+		g.upgradesFrom(429, "198.51.100.8")
+		g.upgradesFrom(101, "198.51.101.7")
+	},
+	"NETWORK_IPV6_BITS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_NETWORK_IPV6_BITS=48", "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_NETWORK_REQUESTS=1/h:1")
+		g.upgradesFrom(101, "2001:db8:0:1::1")
+		g.upgradesFrom(429, "2001:db8:0:2::1")
+		g.upgradesFrom(101, "2001:db8:1::1")
+	},
+	"NETWORK_SESSIONS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_NETWORK_SESSIONS=1", "XMPPGATE_TRUSTED_PROXIES=unix")
+		g.staysFrom("198.51.100.7")
+		g.upgradesFrom(429, "198.51.100.7")
+		g.upgradesFrom(101, "198.51.100.8")
+	},
+	"NETWORK_UNAUTHENTICATED": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_NETWORK_UNAUTHENTICATED=1", "XMPPGATE_TRUSTED_PROXIES=unix")
+		c := g.staysFrom("198.51.100.7")
+		g.upgradesFrom(429, "198.51.100.7")
+		if err := sendOpen(c, "example.org"); err != nil { // to a server that asks for no login
+			t.Fatal(err)
+		}
+		expect(t, c, "<open ")
+		expect(t, c, "features")
+		g.upgradesFrom(101, "198.51.100.7")
+	},
+	"NETWORK_REQUESTS": func(t *testing.T) {
+		g := startGateway(t, "XMPPGATE_NETWORK_REQUESTS=1/h:2", "XMPPGATE_TRUSTED_PROXIES=unix")
+		g.upgradesFrom(101, "198.51.100.7")
+		g.upgradesFrom(101, "198.51.100.7")
+		g.upgradesFrom(429, "198.51.100.7")
+		refuses(t, "XMPPGATE_NETWORK_REQUESTS=100")
+	},
+	"NETWORK_HANDSHAKES": func(t *testing.T) {
+		startGateway(t, "XMPPGATE_NETWORK_HANDSHAKES=off")
+		for _, value := range []string{"0/s:1", "1/s:0", "1/d:1", "-1/s:1", "NaN/s:1", "1/s", "1:1", "1e9/s:1"} {
+			refuses(t, "XMPPGATE_NETWORK_HANDSHAKES="+value)
+		}
+	},
+	"NETWORK_FAILED_LOGINS": func(t *testing.T) {
+		server := filepath.Join(t.TempDir(), "s")
+		serveStreamsAs(t, "unix", server, "x", offersAll+strings.Repeat("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>", 3))
+		g := startGateway(t, "XMPPGATE_NETWORK_FAILED_LOGINS=1/h:2", "XMPPGATE_TRUSTED_PROXIES=unix", "XMPPGATE_UPSTREAM=unix:"+server)
+		c := g.staysFrom("198.51.100.7")
+		if err := sendOpen(c, "example.org"); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"<open ", "features", "<failure", "<failure", "<failure", "policy-violation"} {
+			expect(t, c, want)
+		}
+		g.upgradesFrom(429, "198.51.100.7")
+		g.upgradesFrom(101, "198.51.100.8")
+		g.logs("client limited")
+		if line := g.stderr.Text(); !strings.Contains(line, `"msg":"client limited","client":"198.51.100.7","network":"198.51.100.7/32","reason":"failed-logins"`) {
+			t.Error(line)
+		}
+	},
+	"AUTH_TIMEOUT": func(t *testing.T) {
+		// What happens then is tested with a fake clock.
+		if log := wholeLog(t, "XMPPGATE_AUTH_TIMEOUT=10s"); strings.Contains(log, "error") {
+			t.Error(log)
+		}
+		refuses(t, "XMPPGATE_AUTH_TIMEOUT=1s")
+	},
+	"MAX_SESSION_AGE": func(t *testing.T) {
+		c := startGateway(t, "XMPPGATE_MAX_SESSION_AGE=1s").open()
+		if op, payload := readFrame(t, c); op != ws.OpClose || !bytes.HasPrefix(payload, []byte{1001 >> 8, 1001 & 0xff}) {
+			t.Errorf("%v %q", op, payload)
+		}
+	},
 	"PING_INTERVAL": func(t *testing.T) {
 		c := startGateway(t, "XMPPGATE_PING_INTERVAL=1s").open() // who waits for 10 s, not for 30
 		if op, payload := readFrame(t, c); op != ws.OpPing {
@@ -476,6 +569,22 @@ func (g *gatewayProcess) upgrades(status int, path, headers string) {
 	if got != status {
 		g.t.Errorf("%s with %q: %d, want %d", path, headers, got, status)
 	}
+}
+
+// staysFrom opens a WebSocket of a client at an address that a proxy tells.
+func (g *gatewayProcess) staysFrom(client string) net.Conn {
+	g.t.Helper()
+	c, status := upgrade(g.t, g.serving.Listen, "", "/ws", "X-Forwarded-For: "+client+"\r\n")
+	if status != http.StatusSwitchingProtocols {
+		g.t.Fatalf("a client at %s: status %d", client, status)
+	}
+	return c
+}
+
+// upgradesFrom is upgrades for a client at an address that a proxy tells.
+func (g *gatewayProcess) upgradesFrom(status int, client string) {
+	g.t.Helper()
+	g.upgrades(status, "/ws", "X-Forwarded-For: "+client+"\r\n")
 }
 
 // comesFrom compares the address of a client, as the gateway reports it.

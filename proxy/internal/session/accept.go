@@ -2,6 +2,7 @@ package session
 
 import (
 	"xmppgate/proxy/clientaddr"
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -11,14 +12,17 @@ import (
 // session.
 //
 //  1. Admission: proxy.Gateway.Admit, before a session exists. It knows the address
-//     of the connection alone. Limits that can be checked there go there.
-//  2. PROXY header: acceptProxyHeader. It may replace the address.
+//     of the connection alone. If that is not a proxy's, the limits of the client's
+//     network are checked here.
+//  2. PROXY header: acceptProxyHeader. It may replace the address. If that is the
+//     client's (Host.ClientFound), its limits are checked here.
 //  3. TLS with the client would come here: a PROXY header is in front of it, and the
 //     rest is inside. The session has to ask the loop for it, because a handshake
-//     runs on a goroutine. Until then acceptPreface refuses a ClientHello.
+//     runs on a goroutine, and Host.HandshakeAllowed before. Until then acceptPreface
+//     refuses a ClientHello.
 //  4. Preface: acceptPreface refuses what is not HTTP/1.1 but is seen all the same.
-//  5. HTTP request: acceptHandshake, in handshake.go. From here on the client's true
-//     address is known, so that limits which need it go behind findClient.
+//  5. HTTP request: acceptHandshake, in handshake.go. If a header field of an HTTP proxy
+//     tells who the client is, the limits are checked here.
 //
 // The first frames may come with the request.
 func (s *Session) receiveRequest(ev *relay.Event, b []byte) (rest []byte) {
@@ -61,8 +65,20 @@ func (s *Session) acceptProxyHeader(ev *relay.Event, b []byte) (n int, ok bool) 
 	if !h.Local {
 		s.remote, s.secure = h.Source, h.Secure
 		s.ensureExtra().listener = h.Destination
+		if !s.fromForwarder() && s.refused == limit.None {
+			if r := limitRejections[s.host.ClientFound(ev, s.remote.Addr())]; r != nil {
+				s.reject(ev, r, nil, nil)
+				return 0, false
+			}
+		}
 	}
 	return n, true
+}
+
+// fromForwarder reports whether the address of the session is that of an HTTP proxy, which
+// will tell who the client is.
+func (s *Session) fromForwarder() bool {
+	return s.set.ClientAddress.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied)
 }
 
 // maxPreface is the length from which on what has come is HTTP for certain.

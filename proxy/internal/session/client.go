@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"time"
 	"unique"
 
 	"github.com/gobwas/ws"
@@ -335,12 +336,20 @@ func domainError(condition framing.Condition, first bool) error {
 // empty (RFC 6455, section 5.5.3).
 const pingPayload = "xmppgate"
 
+// pingClock is a clock of microseconds in half the space of a moment. It wraps every 71
+// minutes, and is never zero.
+func pingClock(now time.Duration) uint32 { return max(1, uint32(now/time.Microsecond)) }
+
+// roundTrip is that of the last ping, zero before the first.
+func (s *Session) roundTrip() time.Duration { return time.Duration(s.ping) * time.Microsecond }
+
 // ponged measures the round trip of a ping of ours.
 func (s *Session) ponged(ev *relay.Event, p []byte) {
 	if s.pingSent == 0 || string(p) != pingPayload {
 		return
 	}
-	s.ping = ev.Now - s.pingSent
-	s.pingSent = 0
-	s.host.Pinged(s.ping)
+	// The difference is right although the clock wraps: a session whose pong takes
+	// longer than an hour is over.
+	s.ping, s.pingSent = pingClock(ev.Now)-s.pingSent, 0
+	s.host.Pinged(s.roundTrip())
 }

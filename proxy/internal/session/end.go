@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -25,6 +26,8 @@ func (s *Session) timeoutCause(end ending) error {
 	switch {
 	case end == endOpenTimeout:
 		return fmt.Errorf("no <open/> within %v", openTimeout)
+	case end == endAuthTimeout:
+		return fmt.Errorf("the client did not authenticate within %v", s.set.AuthTimeout)
 	case end == endServerSilent && s.headerQueued():
 		return fmt.Errorf("the server did not tell the outcome of SASL within %v", saslTimeout)
 	case end == endServerSilent:
@@ -32,6 +35,43 @@ func (s *Session) timeoutCause(end ending) error {
 	}
 	return nil // the table of endings says enough
 }
+
+// endsAt is when the session is too old: not authenticated for too long, or at its
+// greatest age. Zero means never. Sessions that began together do not end together: what
+// they have less of MaxAge, up to a fifth, is by their number.
+func (s *Session) endsAt() time.Duration {
+	switch set := s.set; {
+	case !s.loggedIn && set.AuthTimeout > 0:
+		return s.began + set.AuthTimeout
+	case s.loggedIn && set.MaxAge > 0 && s.ending == endNone:
+		return s.began + set.MaxAge - time.Duration(s.id%1024)*(set.MaxAge/5120)
+	}
+	return 0
+}
+
+// tooOld ends a session at endsAt. One whose client has closed its stream goes on
+// closing.
+func (s *Session) tooOld(ev *relay.Event) {
+	if s.loggedIn {
+		s.endWith(ev, s.pendingOr(endMaxAge), nil)
+		return
+	}
+	s.endWith(ev, endAuthTimeout, s.timeoutCause(endAuthTimeout))
+}
+
+// Deny ends the session because its network may not connect any more.
+func (s *Session) Deny(ev *relay.Event) { s.endWith(ev, endDenied, nil) }
+
+// Shed ends the session, if its client has not authenticated, because memory or
+// descriptors are short.
+func (s *Session) Shed(ev *relay.Event) {
+	if !s.loggedIn {
+		s.endWith(ev, endOverload, nil)
+	}
+}
+
+// Remote is where the client is, or a proxy that has yet to tell.
+func (s *Session) Remote() netip.AddrPort { return s.remote }
 
 // abandon gives up connecting to a server, if that is under way: the host may have
 // counted it.

@@ -30,6 +30,8 @@ const (
 	endServerSilent
 	endDialFailed
 	endOpenTimeout
+	endAuthTimeout
+	endFailedLogins
 	endOpenTooLarge
 	endBadOpen
 	endReopened
@@ -39,6 +41,9 @@ const (
 	endTooLarge
 	endBadXML
 	endStartTLS
+	endMaxAge
+	endDenied
+	endOverload
 	endShutdown
 	endOperator
 	endInternal
@@ -90,6 +95,8 @@ var endings = [...]EndingInfo{
 	endServerSilent:   {"server-silent", slog.LevelWarn, "the server did not answer the stream header in time", framing.CondRemoteConnectionFailed, true, 1000, false},
 	endDialFailed:     {"dial-failed", slog.LevelWarn, "the server could not be reached", framing.CondRemoteConnectionFailed, true, 1000, false},
 	endOpenTimeout:    {"open-timeout", slog.LevelInfo, "the client sent no <open/> in time", framing.CondConnectionTimeout, true, 1000, false},
+	endAuthTimeout:    {"auth-timeout", slog.LevelInfo, "the client did not authenticate in time", framing.CondConnectionTimeout, true, 1000, true},
+	endFailedLogins:   {"failed-logins", slog.LevelInfo, "too many logins from the client's network have failed", framing.CondPolicyViolation, true, 1000, true},
 	endOpenTooLarge:   {"open-too-large", slog.LevelInfo, "the first message was above the header's size limit", "", false, 1009, false},
 	endBadOpen:        {"bad-open", slog.LevelInfo, "the first message was not an acceptable <open/>", framing.CondBadFormat, true, 1000, false},
 	endReopened:       {"reopened", slog.LevelInfo, "the client sent <open/> when no restart was due", framing.CondUnsupportedStanzaType, true, 1000, true},
@@ -99,6 +106,9 @@ var endings = [...]EndingInfo{
 	endTooLarge:       {"too-large", slog.LevelInfo, "the client sent a message above the size limit", framing.CondPolicyViolation, true, 1000, true},
 	endBadXML:         {"bad-xml", slog.LevelInfo, "the client sent a message that is not exactly one permitted element", framing.CondNotWellFormed, true, 1000, true},
 	endStartTLS:       {"starttls", slog.LevelInfo, "the client tried <starttls/> inside the WebSocket", "", true, 1000, true},
+	endMaxAge:         {"max-age", slog.LevelInfo, "the session has reached the greatest age", "", false, 1001, false},
+	endDenied:         {"denied", slog.LevelInfo, "the client's network was put on the deny list", framing.CondPolicyViolation, true, 1000, true},
+	endOverload:       {"overload", slog.LevelWarn, "the gateway was short of memory or descriptors, and the client had not authenticated", framing.CondResourceConstraint, true, 1000, true},
 	endShutdown:       {"shutdown", slog.LevelInfo, "the gateway is going away", "", false, 1001, false},
 	endOperator:       {"operator-ended", slog.LevelInfo, "an operator ended the session", "", false, 1001, false},
 	endInternal:       {"internal", slog.LevelError, "the gateway failed", "", false, 1011, false},

@@ -10,6 +10,7 @@ import (
 
 	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/internal/http1"
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -83,7 +84,7 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 	} else {
 		head.Parse(b) // as far as it goes, for the log
 	}
-	if r, cause := s.checkRequest(head, err); r != nil {
+	if r, cause := s.checkRequest(ev, head, err); r != nil {
 		s.reject(ev, r, head, cause)
 		return 0, false
 	}
@@ -103,14 +104,14 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 
 // checkRequest returns why a request is refused, if it is. err is what the parser
 // has found.
-func (s *Session) checkRequest(head *http1.Head, err error) (r *rejection, cause error) {
+func (s *Session) checkRequest(ev *relay.Event, head *http1.Head, err error) (r *rejection, cause error) {
 	switch {
 	case errors.Is(err, http1.ErrTooLarge):
 		return &rejectTooLarge, err
 	case err != nil:
 		return &rejectBad, err
-	case s.overLimit:
-		return &rejectBusy, nil
+	case s.refused != limit.None:
+		return limitRejections[s.refused], nil
 	}
 	rules := handshakeRules
 	if isPlain(head) {
@@ -127,31 +128,35 @@ func (s *Session) checkRequest(head *http1.Head, err error) (r *rejection, cause
 		}
 	}
 	// What a proxy asks by itself, to check the gateway's health, has no client.
-	err = s.findClient(head)
+	found, err := s.findClient(head)
 	if err != nil && !(isPlain(head) && errors.Is(err, clientaddr.ErrMissing)) {
 		return &rejectAddress, err
+	}
+	if found {
+		return limitRejections[s.host.ClientFound(ev, s.remote.Addr())], nil
 	}
 	return nil, nil
 }
 
 // findClient replaces the address of an HTTP proxy by what it says about the
-// client.
-func (s *Session) findClient(h *http1.Head) error {
+// client. It reports whether there was one.
+func (s *Session) findClient(h *http1.Head) (found bool, err error) {
 	policy := &s.set.ClientAddress
 	name := policy.HeaderName()
-	if policy.Trusts(s.remote.Addr(), !s.remote.IsValid() && !s.proxied) {
+	if s.fromForwarder() {
 		remote, secure, err := policy.Forwarded(h.Values)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return false, fmt.Errorf("%s: %w", name, err)
 		}
 		s.remote, s.secure = remote, s.secure || secure
+		return true, nil
 	} else if h.Count(name) > 0 {
 		s.host.Notice("ignored-header", slog.LevelWarn, "client address header ignored", func() []slog.Attr {
 			return []slog.Attr{slog.String("header", name), slog.String("remote", RemoteName(s.remote)),
 				slog.String("remedy", "add the address to XMPPGATE_TRUSTED_PROXIES if it is a proxy of yours; until then its clients have its address")}
 		})
 	}
-	return nil
+	return false, nil
 }
 
 // appendSwitching appends the response to a request that keeps the rules (RFC

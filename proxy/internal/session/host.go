@@ -7,6 +7,7 @@ import (
 
 	"xmppgate/framing"
 	"xmppgate/proxy/clientaddr"
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -50,6 +51,11 @@ type Settings struct {
 	// PingInterval is how long a client may be silent before it is pinged.
 	PingInterval time.Duration
 
+	// AuthTimeout is how long after the upgrade the client must be authenticated; zero
+	// means for ever. MaxAge is how old a session may become, less up to a fifth; zero
+	// means as old as it likes.
+	AuthTimeout, MaxAge time.Duration
+
 	// StreamID makes the id of a header that is sent in a server's stead.
 	StreamID func() string
 
@@ -60,6 +66,22 @@ type Settings struct {
 // A Host is what a session needs of the gateway. Its methods are called during
 // events of the session and do not wait.
 type Host interface {
+	// ClientFound tells where the client is, whose connection is that of a proxy. The
+	// reason says why it is refused.
+	ClientFound(ev *relay.Event, client netip.Addr) limit.Reason
+
+	// HandshakeAllowed reports whether a TLS handshake with the client may begin, and
+	// counts it.
+	HandshakeAllowed(ev *relay.Event) bool
+
+	// LoggedIn tells, once, that the client is authenticated, or that the server has
+	// offered features without SASL: it asks nobody to be.
+	LoggedIn(ev *relay.Event)
+
+	// LoginFailed tells that the server has refused a login; condition is that of SASL,
+	// or empty. It reports whether the session is to end because too many have failed.
+	LoginFailed(ev *relay.Event, condition string) (tooMany bool)
+
 	// Started registers the session. It reports whether that is to end at once
 	// because the gateway is shutting down.
 	Started() (draining bool)

@@ -51,7 +51,7 @@ func (s *Session) Info() Info {
 	i := Info{
 		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Began: s.began, LastIn: max(s.lastIn[client], s.lastIn[server]),
-		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.ping, Secure: s.secure,
+		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.roundTrip(), Secure: s.secure,
 	}
 	if s.server != nil {
 		i.Server, i.ServerTLS = s.server.Name, s.server.TLS

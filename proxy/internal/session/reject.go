@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"xmppgate/proxy/internal/http1"
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -73,10 +74,35 @@ var rejections = []*rejection{
 	&rejectOrigin, &rejectOldHTTP, &rejectHTTP2, &rejectDropped, &rejectConnection, &rejectNoPROXY, &rejectPROXY, &rejectAddress, &rejectTLS, &rejectTCP,
 }
 
+// limitRejections are the answers to clients that a limit keeps out. Behind one address
+// there may be many people, who are told when to come back.
+var limitRejections = [...]*rejection{
+	limit.None:         nil,
+	limit.Denied:       {"denied", 403, "", "This network may not connect.", slog.LevelInfo, "the network is listed in XMPPGATE_DENY_FILE"},
+	limit.FailedLogins: {"failed-logins", 429, "Retry-After: 60\r\n", "Too many logins have failed.", slog.LevelWarn, remedyNetwork + "XMPPGATE_NETWORK_FAILED_LOGINS"},
+	limit.NetworkSessions: {"network-sessions", 429, "Retry-After: 30\r\n", "Your network has too many sessions.", slog.LevelWarn,
+		remedyNetwork + "XMPPGATE_NETWORK_SESSIONS"},
+	limit.NetworkUnauthenticated: {"network-unauthenticated", 429, "Retry-After: 10\r\n", "Your network has too many sessions that are not logged in.", slog.LevelWarn,
+		remedyNetwork + "XMPPGATE_NETWORK_UNAUTHENTICATED"},
+	limit.RequestRate: {"request-rate", 429, "Retry-After: 5\r\n", "Your network sends too many requests.", slog.LevelWarn,
+		remedyNetwork + "XMPPGATE_NETWORK_REQUESTS"},
+	limit.Busy: &rejectBusy,
+	limit.Unauthenticated: {"unauthenticated", 503, "Retry-After: 5\r\n", "Too many sessions are not logged in.", slog.LevelWarn,
+		"many clients connect and do not log in: look for their networks in the log, or raise XMPPGATE_MAX_UNAUTHENTICATED"},
+	limit.Overloaded: {"overloaded", 503, "Retry-After: 10\r\n", "The gateway is short of memory or descriptors.", slog.LevelWarn,
+		"/readyz tells what is short: raise the memory limit (GOMEMLIMIT) or the limit of open files, or lower XMPPGATE_MAX_SESSIONS"},
+}
+
+const remedyNetwork = "a proxy in front belongs into XMPPGATE_TRUSTED_PROXIES or XMPPGATE_PROXY_PROTOCOL, an office with many people into XMPPGATE_LIMITS_EXEMPT; or raise "
+
+// LimitResult is the one of UpgradeResults that tells of a client which is refused
+// because of r.
+func LimitResult(r limit.Reason) string { return limitRejections[r].result }
+
 // UpgradeResults lists the results that Observer.Upgraded is told.
 func UpgradeResults() []string {
 	results := []string{UpgradeOK, upgradeGone, resultPage, resultHostMeta, resultHealth, resultOptions}
-	for _, r := range rejections {
+	for _, r := range slices.Concat(rejections, limitRejections[limit.None+1:]) {
 		if !slices.Contains(results, r.result) {
 			results = append(results, r.result)
 		}
@@ -92,6 +118,10 @@ func rejectionFor(end ending) *rejection {
 		return &rejectTimeout
 	case endShutdown:
 		return &rejectBusy
+	case endDenied:
+		return limitRejections[limit.Denied]
+	case endOverload:
+		return limitRejections[limit.Overloaded]
 	}
 	return nil
 }
@@ -104,8 +134,8 @@ func (s *Session) reject(ev *relay.Event, r *rejection, h *http1.Head, cause err
 		s.setState(ev, client, relay.StateClosed, 0)
 		return
 	}
-	if s.overLimit {
-		r, cause = &rejectBusy, nil
+	if l := limitRejections[s.refused]; l != nil {
+		r, cause = l, nil
 	}
 	s.endRequest(r.result)
 	s.host.Notice(r.result, r.level, "upgrade refused", func() []slog.Attr { return s.rejected(r, h, cause) })

@@ -1,6 +1,9 @@
 package session
 
-import "xmppgate/proxy/internal/relay"
+import (
+	"xmppgate/framing"
+	"xmppgate/proxy/internal/relay"
+)
 
 // A saslState is where a session is on its way to being authenticated. It decides
 // how large messages of the client may be (Session.limit), and when a header that
@@ -83,6 +86,27 @@ var saslSteps = [...][8]saslStep{
 // unauthenticated reports whether the server has yet to authenticate the client. A
 // server that asks for no SASL does not authenticate anybody.
 func (st saslState) unauthenticated() bool { return st != saslNone && st != saslDone }
+
+// noteLogin tells the host, once, when nothing more is to be done to authenticate the
+// client.
+func (s *Session) noteLogin(ev *relay.Event) {
+	if !s.loggedIn && !s.sasl.unauthenticated() {
+		s.loggedIn = true
+		s.host.LoggedIn(ev)
+	}
+}
+
+// loginFailed tells the host of a <failure/> that the client has got. Of an element in
+// parts only the end is here: its condition is not known then.
+func (s *Session) loginFailed(ev *relay.Event, u *framing.StreamUnit) {
+	condition := ""
+	if u.Kind == framing.KindElement {
+		condition = u.SASLCondition()
+	}
+	if s.ending == endNone && !s.loggedIn && s.host.LoginFailed(ev, condition) {
+		s.endWith(ev, endFailedLogins, nil)
+	}
+}
 
 // saslStep moves the session by one event. It returns false when that was illegal
 // and has ended the session.

@@ -145,11 +145,16 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 	switch u.Class {
 	case framing.ClassSASLSuccess:
 		s.saslStep(ev, onSuccess)
+		s.noteLogin(ev)
 		s.sendHeader(ev)
 	case framing.ClassSASLFailure:
 		s.saslStep(ev, onFailure)
+		s.loginFailed(ev, u)
 	case framing.ClassSASL2Success:
 		s.saslStep(ev, onSASL2Success)
+		s.noteLogin(ev)
+	case framing.ClassSASL2Failure:
+		s.loginFailed(ev, u)
 	case framing.ClassSMEnabled, framing.ClassSMResumed:
 		s.resumable = true
 	case framing.ClassStreamError:
@@ -196,6 +201,7 @@ func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
 			s.saslStep(ev, onOffer)
 		} else {
 			s.saslStep(ev, onNoOffer)
+			s.noteLogin(ev)
 		}
 		if offered && s.channelBinding() == framing.ChannelBindingPass && u.OffersChannelBinding() {
 			s.host.ChannelBindingOffered()

@@ -12,6 +12,7 @@ import (
 
 	"xmppgate/framing"
 	"xmppgate/proxy/internal/http1"
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -78,16 +79,17 @@ type Session struct {
 	server *Server               // nil without a connection
 	began  time.Duration
 
-	Index uint32 // for the host, guarded by it
+	Index   uint32        // for the host, guarded by it
+	Network limit.Network // of the client, for the host; set by it before Start or in ClientFound
 
 	phase      [2]streamPhase // changed by streamStep alone
 	ending     ending         // endNone while the session lives
 	pendingEnd ending         // the orderly ending that is under way
 
-	overLimit bool // the gateway has no room for it
-	proxied   bool // its PROXY header was read
-	upgraded  bool // its HTTP request was answered with 101
-	secure    bool // it is encrypted on its way to the gateway
+	refused  limit.Reason // why it is refused as soon as its request has come
+	proxied  bool         // its PROXY header was read
+	upgraded bool         // its HTTP request was answered with 101
+	secure   bool         // it is encrypted on its way to the gateway
 
 	// What has happened to the streams.
 	openSent     bool      // the client has got <open/>
@@ -96,6 +98,7 @@ type Session struct {
 	endTagSent   bool      // the server has got </stream:stream>
 	closeSent    bool      // the client has got <close/>
 	sasl         saslState // changed by saslStep alone
+	loggedIn     bool      // the client is authenticated, or the server asks nobody to be
 	resumable    bool      // XEP-0198 is on
 	alreadySent  alreadySent
 	clientFull   bool // receiveServer stopped because of the client, not for want of bytes
@@ -110,8 +113,8 @@ type Session struct {
 	extra    *extra // nil while none of it is needed
 	splitter framing.StreamSplitter
 	lastIn   [2]time.Duration
-	pingSent time.Duration // zero when no pong is due
-	ping     time.Duration // last round trip
+	pingSent uint32 // when, see pingClock; zero when no pong is due
+	ping     uint32 // last round trip in microseconds
 	relayed  [2]relay.Count
 }
 
@@ -183,14 +186,18 @@ func (s *Session) domainName() string {
 }
 
 // Init makes s the session of a client at remote, which is invalid for a Unix
-// socket. overLimit refuses it once its request has come. s must be zero.
-func (s *Session) Init(set *Settings, host Host, remote netip.AddrPort, overLimit bool) {
-	s.set, s.host, s.remote, s.overLimit = set, host, remote, overLimit
+// socket. With a reason it is refused once its request has come. s must be zero.
+func (s *Session) Init(set *Settings, host Host, remote netip.AddrPort, refused limit.Reason) {
+	s.set, s.host, s.remote, s.refused = set, host, remote, refused
 }
 
-// Host and Settings return what Init was given.
-func (s *Session) Host() Host          { return s.host }
-func (s *Session) Settings() *Settings { return s.set }
+// Host, Settings and Refused return what Init was given.
+func (s *Session) Host() Host            { return s.host }
+func (s *Session) Settings() *Settings   { return s.set }
+func (s *Session) Refused() limit.Reason { return s.refused }
+
+// LoggedIn reports whether Host.LoggedIn was called.
+func (s *Session) LoggedIn() bool { return s.loggedIn }
 
 // Start implements relay.Session. Only from here on the gateway knows the session,
 // so that no other event can come before.
@@ -390,7 +397,7 @@ func (s *Session) Deadline(c *relay.Conns) time.Duration {
 		d = relay.Earlier(x.due, relay.Earlier(x.stateDue[client], x.stateDue[server]))
 	}
 	if c.State[client] == relay.StateOpen && s.upgraded {
-		d = relay.Earlier(d, s.pingAt())
+		d = relay.Earlier(d, relay.Earlier(s.pingAt(), s.endsAt()))
 	}
 	return d
 }
@@ -432,7 +439,14 @@ func (s *Session) Expired(ev *relay.Event) {
 			s.endWith(ev, end, err)
 		}
 	}
-	if ev.State[client] != relay.StateOpen || !s.upgraded || ev.Now < s.pingAt() {
+	if ev.State[client] != relay.StateOpen || !s.upgraded {
+		return
+	}
+	if due(s.endsAt(), ev.Now) {
+		s.tooOld(ev)
+		return
+	}
+	if ev.Now < s.pingAt() {
 		return
 	}
 	if !s.Reads(ev.Conns, client) || ev.Blocked[server] || ev.Blocked[client] {
@@ -446,7 +460,7 @@ func (s *Session) Expired(ev *relay.Event) {
 		s.endWith(ev, s.pendingOr(endClientSilent), fmt.Errorf("nothing came from the client for %v", 2*s.set.PingInterval))
 		return
 	}
-	s.pingOutstanding, s.pingSent = true, ev.Now
+	s.pingOutstanding, s.pingSent = true, pingClock(ev.Now)
 	s.sendControl(ev, ws.OpPing, []byte(pingPayload))
 }
 

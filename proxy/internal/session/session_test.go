@@ -18,6 +18,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/wstest"
 )
@@ -38,8 +39,17 @@ type fakeHost struct {
 	bindings  int // offers of channel binding
 	abandoned int // attempts to connect
 	over      bool
+	loggedIn  int      // calls of LoggedIn
+	failures  []string // conditions that LoginFailed got
 }
 
+func (h *fakeHost) ClientFound(*relay.Event, netip.Addr) limit.Reason { return limit.None }
+func (h *fakeHost) HandshakeAllowed(*relay.Event) bool                { return true }
+func (h *fakeHost) LoggedIn(*relay.Event)                             { h.loggedIn++ }
+func (h *fakeHost) LoginFailed(_ *relay.Event, condition string) bool {
+	h.failures = append(h.failures, condition)
+	return false
+}
 func (h *fakeHost) Started() bool                               { return false }
 func (h *fakeHost) Upgraded(*relay.Event, time.Duration) uint64 { return 1 }
 func (h *fakeHost) Connect(_ *relay.Event, a *Attempt) {
@@ -95,7 +105,7 @@ func newTestSessionOf(t testing.TB, set *Settings, to *Server) (*Session, *relay
 // newOpening returns a session that waits for a server.
 func newOpening(set *Settings) (*Session, *relay.Event) {
 	s, ev := new(Session), &relay.Event{Now: 1, Conns: new(relay.Conns)}
-	s.Init(set, new(fakeHost), netip.AddrPort{}, false)
+	s.Init(set, new(fakeHost), netip.AddrPort{}, limit.None)
 	s.Start(ev)
 	s.Receive(ev, client, []byte(goodRequest+"\r\n"))
 	s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
@@ -385,7 +395,7 @@ func TestPingRoundTrip(t *testing.T) {
 		t.Errorf("an unsolicited pong was measured: %v", s.ping)
 	}
 	s.Receive(ev, client, maskedFrame(ws.OpPong, true, []byte(pingPayload)))
-	if s.ping != 70*time.Millisecond {
+	if s.roundTrip() != 70*time.Millisecond {
 		t.Errorf("got %v, want 70ms", s.ping)
 	}
 }

@@ -57,14 +57,14 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 	st := &State{
 		ID: s.id, Remote: s.remote, Secure: s.secure, Domain: s.domainName(), Server: s.server.Name,
 		Age: now - s.began, LastIn: [2]time.Duration{now - s.lastIn[client], now - s.lastIn[server]},
-		Ping: s.ping, Silent: s.pingOutstanding, Resumable: s.resumable,
+		Ping: s.roundTrip(), Silent: s.pingOutstanding, Resumable: s.resumable,
 		Relayed: [2]Traffic{toServer: s.traffic(toServer), toClient: s.traffic(toClient)}, Splitter: splitter,
 	}
 	if s.extra != nil && s.extra.stalls != nil {
 		st.Stalls = *s.extra.stalls
 	}
 	if s.pingSent != 0 {
-		st.PingSent = max(now-s.pingSent, 1)
+		st.PingSent = max(time.Duration(pingClock(now)-s.pingSent)*time.Microsecond, 1)
 	}
 	return st, nil
 }
@@ -90,9 +90,9 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 	s.id, s.remote, s.secure, s.server, s.splitter = st.ID, st.Remote, st.Secure, server, splitter
 	s.domain = unique.Make(st.Domain)
 	s.began, s.lastIn = since(st.Age), [2]time.Duration{since(st.LastIn[client]), since(st.LastIn[relay.Server])}
-	s.ping, s.pingOutstanding, s.resumable = st.Ping, st.Silent, st.Resumable
+	s.ping, s.pingOutstanding, s.resumable = uint32(st.Ping/time.Microsecond), st.Silent, st.Resumable
 	if st.PingSent != 0 {
-		s.pingSent = cmp.Or(since(st.PingSent), -1) // zero means none
+		s.pingSent = cmp.Or(pingClock(ev.Now)-uint32(st.PingSent/time.Microsecond), 1) // zero means none
 	}
 	s.upgraded, s.proxied, s.openSent, s.featuresSent, s.headerSent = true, true, true, true, true
 	s.sasl, s.phase = saslDone, [2]streamPhase{phaseOpen, phaseOpen}
@@ -105,6 +105,7 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 		s.ensureExtra().stalls = &st.Stalls
 	}
 	ev.State = [2]relay.State{relay.StateOpen, relay.StateOpen}
+	s.noteLogin(ev)
 	if s.host.Started() {
 		s.Shutdown(ev)
 	}

@@ -12,10 +12,10 @@ func TestStateIsComplete(t *testing.T) {
 		"id", "remote", "domain", "server", "began", "secure", "resumable", "splitter", "lastIn", "pingSent", "ping", "pingOutstanding", "relayed",
 	}
 	atRest := []string{
-		"set", "host", "Index", // are the new process's own
+		"set", "host", "Index", "Network", // are the new process's own
 		"phase", "sasl", "ending", "pendingEnd", "await", "unfinished", // are known or zero
-		"upgraded", "proxied", "openSent", "featuresSent", "headerSent", // are set
-		"overLimit", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", // are not
+		"upgraded", "proxied", "openSent", "featuresSent", "headerSent", "loggedIn", // are set
+		"refused", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", // are not
 		"looked", // is of the HTTP request
 		"extra",  // see atRest
 	}

@@ -1,0 +1,179 @@
+package proxy
+
+import (
+	"cmp"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"xmppgate/proxy/internal/limit"
+	"xmppgate/proxy/internal/session"
+)
+
+// This file keeps clients out that have, or do, too much. What is counted of a network,
+// and when it has too much, is in package limit.
+
+// NetworkLimits are the limits of client networks, see Config.NetworkLimits.
+type NetworkLimits = limit.Policy
+
+// A Rate is that of a limit: so many a second, and so many at once.
+type Rate = limit.Rate
+
+// harmlessFailures are the conditions of logins that do not count as failed: nobody has
+// tried a password. Clients try mechanisms that the server does not offer to them, and
+// people change their minds; where many share an address these must not lock out the
+// others. What is left is a wrong password, an account that is not there or not allowed,
+// and what a server does not explain.
+var harmlessFailures = map[string]bool{
+	"aborted": true, "encryption-required": true, "incorrect-encoding": true, "invalid-mechanism": true,
+	"malformed-request": true, "mechanism-too-weak": true, "temporary-auth-failure": true,
+}
+
+// enter counts a new connection from a. That of a proxy belongs to no network, because a is
+// not the client's. If there is a reason to refuse the connection, room tells whether it is
+// to get an HTTP response; without, it is not counted.
+func (g *Gateway) enter(a netip.Addr) (network limit.Network, reason limit.Reason, room bool) {
+	proxied := g.ofProxy(a)
+	if !proxied && g.networks.Denied(a) {
+		return 0, limit.Denied, false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	refusable := maxRefused
+	switch {
+	case g.overload != "":
+		reason, refusable = limit.Overloaded, maxRefusedOverloaded
+	case g.maxSessions > 0 && g.conns-g.refused >= g.maxSessions:
+		reason = limit.Busy
+	case g.maxUnauthenticated > 0 && g.unauthenticated >= g.maxUnauthenticated:
+		reason = limit.Unauthenticated
+	case !proxied:
+		network, reason = g.networks.Enter(g.clock(), a)
+	}
+	switch {
+	case reason == limit.None:
+		g.unauthenticated++
+	case g.refused >= refusable:
+		return 0, reason, false
+	default:
+		g.refused++
+	}
+	g.conns++
+	return network, reason, true
+}
+
+// limited logs that a client at a is refused, or its session ended, because of its
+// network: one line for each network and minute, with the number of refusals. Programs such
+// as fail2ban read these lines, see deploy/fail2ban; the client comes first in them, and
+// nothing that it has chosen.
+func (g *Gateway) limited(a netip.Addr, reason limit.Reason) {
+	if g.settings.Load().Log == nil || !ofNetwork(reason) {
+		return
+	}
+	n := g.networks.Logs(g.clock(), a)
+	if n == 0 {
+		return
+	}
+	g.log(slog.LevelWarn, "client limited", []slog.Attr{
+		slog.String("client", a.Unmap().WithZone("").String()),
+		slog.String("network", g.networks.Prefix(a).String()),
+		slog.String("reason", session.LimitResult(reason)),
+		slog.Int("count", n),
+	})
+}
+
+// ofNetwork reports whether r concerns one network. Those that are denied need no line:
+// somebody has decided that already.
+func ofNetwork(r limit.Reason) bool {
+	switch r {
+	case limit.FailedLogins, limit.NetworkSessions, limit.NetworkUnauthenticated, limit.RequestRate:
+		return true
+	}
+	return false
+}
+
+// ParseNetwork parses a network or an address, which is a network of one. IPv4-mapped ones
+// become IPv4.
+func ParseNetwork(s string) (netip.Prefix, error) { return limit.ParsePrefix(s) }
+
+// A DenyList is a set of networks whose clients may not connect. Nil is the empty one.
+type DenyList = limit.List
+
+// MaxDenyListSize is how large the text of a DenyList may be, in bytes.
+const MaxDenyListSize = limit.MaxListSize
+
+// ParseDenyList parses a DenyList: a network such as 192.0.2.0/24 or an address on each
+// line; # starts a comment.
+func ParseDenyList(text []byte) (*DenyList, error) { return limit.ParseList(text) }
+
+// Deny replaces the list of networks whose clients may not connect. It ends the live
+// sessions of such clients as denied: not resumable, because whoever puts a network on the
+// list wants to be rid of what is there, and a client that has come back from elsewhere
+// can log in anew.
+func (g *Gateway) Deny(list *DenyList) {
+	g.init()
+	g.networks.Deny(list)
+	if list.Len() == 0 {
+		return
+	}
+	for _, l := range g.sessions() {
+		denied := false
+		l.handle.View(func() {
+			// The address of a connection that has yet to send its request may be
+			// that of a proxy.
+			at := l.s.Remote().Addr()
+			denied = (l.s.Info().ID != 0 || !g.ofProxy(at)) && list.Contains(at)
+		})
+		if denied {
+			l.handle.Post(l.s.Deny)
+		}
+	}
+}
+
+// ofProxy reports whether connections from a are those of a proxy, which will tell who the
+// client is.
+func (g *Gateway) ofProxy(a netip.Addr) bool {
+	proxies := &g.settings.Load().ClientAddress
+	return proxies.SendsHeader(a) || proxies.Trusts(a, !a.IsValid())
+}
+
+// minShed is how many sessions SetOverload ends at least.
+const minShed = 16
+
+// SetOverload tells that memory or descriptors are short, and how. While they are no client
+// is accepted. Each call ends a quarter of the sessions that have yet to authenticate, as
+// overload, those first that have been at it for longest; the others go on. The empty text
+// ends it.
+func (g *Gateway) SetOverload(short string) {
+	g.init()
+	g.mu.Lock()
+	g.overload = short
+	g.mu.Unlock()
+	if short == "" {
+		return
+	}
+	type waiting struct {
+		*live
+		since time.Duration
+	}
+	var all []waiting
+	for _, l := range g.sessions() {
+		l.handle.View(func() {
+			if !l.s.LoggedIn() && l.s.Refused() == limit.None {
+				all = append(all, waiting{l, l.s.Info().Began})
+			}
+		})
+	}
+	slices.SortFunc(all, func(a, b waiting) int { return cmp.Compare(a.since, b.since) })
+	for _, l := range all[:min(len(all), max(minShed, (len(all)+3)/4))] {
+		l.handle.Post(l.s.Shed)
+	}
+}
+
+// Overload returns what SetOverload was told last.
+func (g *Gateway) Overload() (short string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.overload
+}
