@@ -50,15 +50,15 @@ func (a *admin) handler() http.Handler {
 	mux.Handle("GET /metrics", a.metrics)
 	mux.Handle("GET /metrics/connections", a.connections)
 	mux.HandleFunc("GET /connections", a.status.List)
-	mux.HandleFunc("POST /connections/end", a.status.End)
+	mux.Handle("POST /connections/end", a.access.action(a.status.End))
 	// It must not depend on the XMPP server: a server that starts only after
 	// its healthy sidecar would wait forever.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", a.readyz)
 	// Not GET: it changes state, and browsers fetch links and images with
 	// GET. A preStop hook runs "xmppgate drain".
-	mux.HandleFunc("POST /drain", a.beginDrain)
-	mux.HandleFunc("POST /reload", a.handleReload)
+	mux.Handle("POST /drain", a.access.action(a.beginDrain))
+	mux.Handle("POST /reload", a.access.action(a.handleReload))
 	// Without cmdline, which may show more than a profile needs.
 	for path, show := range map[string]http.HandlerFunc{"": pprof.Index, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
 		mux.HandleFunc("GET /debug/pprof/"+path, func(w http.ResponseWriter, r *http.Request) {

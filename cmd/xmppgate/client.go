@@ -16,7 +16,7 @@ func healthcheck(ctx context.Context, p process) int {
 	if err != nil {
 		return p.misconfigured(err)
 	}
-	if _, err := askAdmin(ctx, c.adminListeners, http.MethodGet, "/healthz"); err != nil {
+	if _, err := c.askAdmin(ctx, http.MethodGet, "/healthz"); err != nil {
 		return p.failed(err)
 	}
 	return exitOK
@@ -29,7 +29,7 @@ func requestReload(ctx context.Context, p process) int {
 	if err != nil {
 		return p.misconfigured(err)
 	}
-	body, err := askAdmin(ctx, c.adminListeners, http.MethodPost, "/reload")
+	body, err := c.askAdmin(ctx, http.MethodPost, "/reload")
 	if err != nil {
 		return p.failed(err)
 	}
@@ -48,11 +48,11 @@ const maxAnswer = 64 << 10
 
 // askAdmin sends a request to the admin endpoints of the gateway that runs with the
 // same configuration, and returns its answer.
-func askAdmin(ctx context.Context, addresses []listenAddress, method, path string) (body []byte, err error) {
-	if len(addresses) == 0 {
+func (c *config) askAdmin(ctx context.Context, method, path string) (body []byte, err error) {
+	if len(c.adminListeners) == 0 {
 		return nil, errors.New(prefix + "ADMIN_LISTEN is empty: there is no admin listener to ask")
 	}
-	admin := addresses[0]
+	admin := c.adminListeners[0]
 	client := &http.Client{
 		Timeout: 2 * time.Second,
 		// Ignores HTTP_PROXY. The dialer takes ":9280" and "0.0.0.0:9280" as
@@ -67,6 +67,13 @@ func askAdmin(ctx context.Context, addresses []listenAddress, method, path strin
 	request, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, nil)
 	if err != nil {
 		return nil, err
+	}
+	if c.AdminTokenFile != "" && method != http.MethodGet {
+		token, err := readToken(c.AdminTokenFile)
+		if err != nil {
+			return nil, err
+		}
+		request.Header.Set("Authorization", "Bearer "+string(token))
 	}
 	response, err := client.Do(request)
 	if err != nil {

@@ -51,6 +51,7 @@ type config struct {
 	Origins                list          `env:"ORIGINS" help:"web origins whose pages may connect, comma separated: https://chat.example.org, https://*.example.org for its subdomains, null, file://, or those of apps such as capacitor://localhost; empty means any"`
 	AdminListen            list          `env:"ADMIN_LISTEN" reload:"start" envDefault:"127.0.0.1:9280" help:"where metrics, health and drain are served: host:port or unix:/path, comma separated; set but empty turns it off"`
 	AdminHosts             list          `env:"ADMIN_HOSTS" help:"names by which the admin address is called, comma separated; IP addresses and localhost always are"`
+	AdminTokenFile         string        `env:"ADMIN_TOKEN_FILE" help:"a file with the token, 16 characters or more, that drains, reloads and ends of sessions need, as Authorization: Bearer or typed into the status page; empty means that whoever reaches the admin address may do that"`
 	MaxStanzaBytes         int           `env:"MAX_STANZA_BYTES" envDefault:"262144" help:"largest message of a client in bytes"`
 	MaxServerStanzaBytes   int           `env:"MAX_SERVER_STANZA_BYTES" envDefault:"16777216" help:"largest element of a server in bytes; above 256 KiB it reaches the client in fragments of one message, while it comes; at least XMPPGATE_MAX_STANZA_BYTES"`
 	MaxSessions            int           `env:"MAX_SESSIONS" envDefault:"0" help:"sessions that may live at once; 0 means what the limit of open files allows, at 2 a session"`
@@ -189,6 +190,7 @@ func (c *config) check(r *report) {
 	}
 	c.checkListeners(r)
 	c.checkHosts(r)
+	c.checkToken(r)
 	// The parser also takes debug+100, a level at which nothing is logged.
 	if !slices.Contains([]slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}, c.LogLevel) {
 		r.add("LOG_LEVEL", badLevel)
@@ -216,6 +218,9 @@ func (c *config) check(r *report) {
 func (c *config) warnings() (warnings []string) {
 	warn := func(name string, value any, text string) {
 		warnings = append(warnings, fmt.Sprintf("%s%s=%v: %s", prefix, name, value, text))
+	}
+	if c.tokenIsPublic() {
+		warn("ADMIN_TOKEN_FILE", c.AdminTokenFile, "every user of this machine can read it: chmod o-r")
 	}
 	if c.PingInterval >= time.Minute {
 		warn("PING_INTERVAL", c.PingInterval, "many proxies cut connections that are silent for 60s")

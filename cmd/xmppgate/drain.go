@@ -149,7 +149,7 @@ func requestDrain(ctx context.Context, p process) int {
 func awaitDrain(ctx context.Context, c *config, wait bool, out io.Writer) error {
 	var last string
 	for begun := false; ; begun = true {
-		body, err := askAdmin(ctx, c.adminListeners, http.MethodPost, "/drain")
+		body, err := c.askAdmin(ctx, http.MethodPost, "/drain")
 		if err != nil {
 			if begun && ctx.Err() == nil {
 				return nil

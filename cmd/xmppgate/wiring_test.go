@@ -235,6 +235,24 @@ var effects = map[string]func(*testing.T){
 			}
 		}
 	},
+	"ADMIN_TOKEN_FILE": func(t *testing.T) {
+		token := writeToken(t, testToken)
+		g := startGateway(t, "XMPPGATE_ADMIN_TOKEN_FILE="+token)
+		admin := &net.UnixAddr{Net: "unix", Name: g.dir + "/admin"}
+		if status := ask(t, admin, "POST /connections/end?id=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"); status != 401 {
+			t.Errorf("without a token: %d", status)
+		}
+		for _, known := range []bool{true, false} { // by the commands
+			environ := map[string]string{"ADMIN_LISTEN": g.serving.Admin}
+			if known {
+				environ["ADMIN_TOKEN_FILE"] = token
+			}
+			var out bytes.Buffer
+			if code := run(t.Context(), []string{"reload"}, prefixed(environ), &out, &out); (code == exitOK) != known {
+				t.Errorf("reload ends with %d: %s", code, &out)
+			}
+		}
+	},
 	"MAX_STANZA_BYTES": func(t *testing.T) {
 		g := startGateway(t, "XMPPGATE_MAX_STANZA_BYTES=10000")
 		c := g.open()

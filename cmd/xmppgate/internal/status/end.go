@@ -41,7 +41,7 @@ func endFilter(values url.Values) (f filter, err error) {
 // End answers POST /connections/end: it ends the sessions that the parameters mean. Who
 // may do that is decided before.
 func (s *Status) End(w http.ResponseWriter, r *http.Request) {
-	if err := r.ParseForm(); err != nil {
+	if err := r.ParseForm(); err != nil { // unless that was done before
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
