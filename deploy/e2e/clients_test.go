@@ -105,6 +105,9 @@ func TestClientsReadLargeElements(t *testing.T) {
 				runScriptAs(t, s, "large.mjs", library, alice, bob, "login", "roster", "archive")
 			})
 		}
+		t.Run("converse", func(t *testing.T) {
+			runScriptAs(t, s, "converse-large.mjs", mucDomain, alice, bob, "login", "roster", "archive")
+		})
 	})
 }
 
