@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the end-to-end tests need and is not there yet: Prosody, ejabberd, HAProxy, nginx, Chromium, Node.js, the npm packages.
+# Installs what the end-to-end tests need and is not there yet: Prosody, ejabberd, HAProxy, nginx, Caddy, Apache, Chromium, Node.js, the
+# npm packages.
 # For Debian 12. Does nothing, quickly, when all is there.
 set -eu
 cd "$(dirname "$0")"
@@ -18,6 +19,8 @@ command -v prosody >/dev/null || packages="$packages prosody"
 ls -d /usr/lib/*-linux-gnu/ejabberd-* >/dev/null 2>&1 && command -v erl >/dev/null || packages="$packages ejabberd"
 command -v haproxy >/dev/null || packages="$packages haproxy"
 command -v nginx >/dev/null || packages="$packages nginx-light"
+command -v caddy >/dev/null || packages="$packages caddy"
+command -v apache2 >/dev/null || packages="$packages apache2-bin"
 [ -x /usr/bin/chromium ] || packages="$packages chromium"
 command -v node >/dev/null || packages="$packages nodejs"
 command -v npm >/dev/null || packages="$packages npm"

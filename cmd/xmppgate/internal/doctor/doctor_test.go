@@ -153,6 +153,12 @@ var broken = []struct {
 	}}, want: "handshake-wrong"},
 
 	{name: "cut before <open/>", fake: fake{beforeOpen: "cut"}, want: "closed-early"},
+	{name: "cut before <open/>, nginx and Prosody", fake: fake{beforeOpen: "cut", answer: func(q *http.Request) string {
+		if q.Header.Get("Upgrade") == "" {
+			return page(200, "Server: nginx\r\n", "Now point your WebSocket client to this URL to connect to Prosody.")
+		}
+		return ""
+	}}, want: "upgrade-dropped", whom: nginx},
 	{name: "closed before <open/>", fake: fake{beforeOpen: "1008"}, want: "closed-early"},
 	{name: "no <open/>", fake: fake{beforeOpen: "-"}, want: "open-unanswered", whom: xmppgate},
 	{name: "binary", fake: fake{beforeOpen: "binary"}, want: "not-xmpp"},
@@ -166,6 +172,13 @@ var broken = []struct {
 	{name: "server gone", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("remote-connection-failed", "connection refused")}, want: "remote-connection-failed", whom: xmppgate},
 	{name: "policy", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("policy-violation", "")}, want: "policy-violation"},
 	{name: "policy of TLS", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("policy-violation", "Use of STARTTLS required")}, want: "tls-required"},
+	{name: "Prosody without anything but STARTTLS", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("undefined-condition", "No stream features to proceed with")}, want: "tls-required", whom: prosody},
+	{name: "busy for the second one", fake: fake{answer: func(q *http.Request) string {
+		if q.Header.Get("Sec-WebSocket-Extensions") != "" {
+			return page(503, "", "The gateway takes no more sessions now.")
+		}
+		return ""
+	}}, want: "busy"},
 	{name: "stopping", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("system-shutdown", "")}, want: "system-shutdown"},
 	{name: "full", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("resource-constraint", "")}, want: "resource-constraint"},
 	{name: "another error", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("undefined-condition", "")}, want: "stream-error"},

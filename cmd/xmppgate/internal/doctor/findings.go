@@ -81,14 +81,14 @@ var (
 		{apache, `ProxyPass "/xmpp-websocket" "ws://127.0.0.1:5290/xmpp-websocket" in the VirtualHost of this host`},
 		{prosody, `modules_enabled = { "websocket" }; the path is /xmpp-websocket or that in http_paths; another Host than that of a VirtualHost needs http_default_host or http_host`},
 		{ejabberd, "request_handlers: { /ws: ejabberd_http_ws } at the listener ejabberd_http"},
-		{xmppgate, "XMPPGATE_PATH, which lists the paths of the WebSocket"},
+		{xmppgate, "XMPPGATE_PATH, which lists the paths of the WebSocket; the port of XMPPGATE_ADMIN_LISTEN (9280) is not for clients"},
 	}
 	idleOptions = []remedy{
 		{nginx, "proxy_read_timeout 1h; and proxy_send_timeout 1h; in the location of the WebSocket (the default is 60s)"},
 		{haproxy, "timeout tunnel 1h in defaults or in frontend and backend; without it timeout client and timeout server count"},
 		{caddy, "remove stream_timeout from reverse_proxy; the idle and read timeouts of servers do not end a WebSocket"},
 		{traefik, "entryPoints.NAME.transport.respondingTimeouts.readTimeout and idleTimeout, and the timeouts of a load balancer before it"},
-		{apache, "ProxyTimeout 3600, or timeout=3600 in ProxyPass (the default is Timeout, 60 s)"},
+		{apache, "Apache 2.4 has no timeout for a WebSocket: ProxyTimeout and timeout= do not end one; look at what stands before it"},
 		{xmppgate, "XMPPGATE_PING_INTERVAL below the shortest timeout in front (the default is 30s)"},
 		{prosody, "network_settings = { read_timeout = 50 }: Prosody sends a ping after that time (the default is 840)"},
 		{ejabberd, "websocket_ping_interval: 50 seconds (the default is 1 minute)"},
@@ -110,6 +110,7 @@ var findings = map[string]finding{
 	}},
 	"host-meta-missing": {fail, "there is no host-meta: clients that know only the domain find no WebSocket", []remedy{
 		{domainWeb, "serve /.well-known/host-meta (XRD) and /.well-known/host-meta.json (JRD) as XEP-0156 says"},
+		{xmppgate, "XMPPGATE_PUBLIC_URL=wss://HOST/xmpp-websocket, and the domain in XMPPGATE_DOMAINS if that is set"},
 		{nginx, "location /.well-known/host-meta { proxy_pass http://127.0.0.1:5290; }, or alias to a file with add_header Access-Control-Allow-Origin *"},
 		{prosody, "the module http_host_meta of prosody-modules"},
 		{ejabberd, "request_handlers: { /.well-known/host-meta: mod_host_meta, /.well-known/host-meta.json: mod_host_meta } and modules: { mod_host_meta: {} }"},
@@ -126,6 +127,7 @@ var findings = map[string]finding{
 	}},
 	"host-meta-insecure": {warn, "host-meta names a URL that is not wss: clients ignore it", []remedy{
 		{domainWeb, "name a wss URL"},
+		{xmppgate, "XMPPGATE_PUBLIC_URL with wss://"},
 		{ejabberd, "mod_host_meta: { websocket_url: wss://HOST/ws }"},
 	}},
 	"host-meta-cors": {warn, "web clients of other origins may not read host-meta", []remedy{
@@ -326,7 +328,7 @@ var findings = map[string]finding{
 	}},
 	"proxy-no-server": {fail, "a proxy in front cannot reach what is behind it", []remedy{
 		{nginx, "proxy_pass: is this the address and port of the gateway or server, and does it run? error_log says why"},
-		{haproxy, "server NAME HOST:PORT of the backend, and its check: the log and show servers state say why it is down"},
+		{haproxy, "server NAME HOST:PORT of the backend, and its check: the log and show servers state say why it is down; proto h2 is for servers that speak HTTP/2"},
 		{caddy, "reverse_proxy HOST:PORT: is this the address, and does it run?"},
 		{traefik, "loadbalancer.server.port or url of the service, and the network that both containers share"},
 		{apache, "ProxyPass: host and port, and does it run? error.log says why"},

@@ -59,6 +59,7 @@ var marks = []mark{
 	{ejabberd, "", "websocket connection manager"},
 	{xmppgate, "Server", "xmppgate"},
 	{xmppgate, "", "this is a websocket endpoint (rfc 7395)"},
+	{xmppgate, "", "<title>xmpp over websocket</title>"},
 	{xmppgate, "", "this origin may not connect."},
 	{xmppgate, "", "offer the websocket subprotocol xmpp"},
 	{xmppgate, "", "a proxy has removed upgrade."},
@@ -100,11 +101,16 @@ func recognise(header http.Header, body string) (found products) {
 	return found
 }
 
+// proxied reports whether a proxy has shown itself.
+func (p products) proxied() bool {
+	return slices.ContainsFunc(p, func(s string) bool { return slices.Contains(proxyProducts, s) })
+}
+
 // relevant leaves out the options of products that are not there: of the other
 // proxies when one has shown itself, and of the other endpoints likewise. Behind a
 // gateway there is a server, so with xmppgate the servers stay until one is known.
 func (p products) relevant(all []remedy) (some []remedy) {
-	proxy := slices.ContainsFunc(p, func(s string) bool { return slices.Contains(proxyProducts, s) })
+	proxy := p.proxied()
 	server := slices.Contains(p, prosody) || slices.Contains(p, ejabberd)
 	for _, m := range all {
 		switch {

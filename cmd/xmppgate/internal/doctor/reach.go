@@ -275,7 +275,7 @@ func (x *examination) handshakeFailed(ctx context.Context, a netip.AddrPort, hos
 }
 
 func closedEarly(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, context.DeadlineExceeded)
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, context.DeadlineExceeded) || isTimeout(err)
 }
 
 // answersPlain reports whether a port answers HTTP without TLS.

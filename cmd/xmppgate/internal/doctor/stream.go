@@ -245,7 +245,9 @@ func (x *examination) ending(err error, beforeOpen bool) (id, text string) {
 		id = cmp.Or(byCondition[e.name], "stream-error")
 		text = e.Error()
 		switch said := strings.ToLower(e.text); {
-		case strings.Contains(said, "starttls required") || strings.Contains(said, "encryption") || strings.Contains(said, "requires tls"):
+		case strings.Contains(said, "starttls required") || strings.Contains(said, "encryption") || strings.Contains(said, "requires tls") ||
+			strings.Contains(said, "no stream features"): // as Prosody says, which has only STARTTLS left
+
 			id = "tls-required"
 		case id == "host-unknown" && x.options.domain == "" && x.local == "":
 			text += fmt.Sprintf("; %s was taken from the command line's URL", quote(x.domain))
@@ -272,6 +274,9 @@ func (x *examination) ending(err error, beforeOpen bool) (id, text string) {
 		return "open-unanswered", fmt.Sprintf("no answer to <open/> in %v", x.timeout)
 	case isTimeout(err):
 		return "features-missing", fmt.Sprintf("no features in %v after <open/>", x.timeout)
+	case beforeOpen && isCut(err) && slices.Contains(x.seen, prosody) && x.seen.proxied():
+		// Prosody takes a request for a handshake that has only the key.
+		return "upgrade-dropped", "the connection ends behind the 101, as it does when a proxy in front of Prosody passes no Upgrade"
 	case beforeOpen:
 		return "closed-early", describe(err) + " instead of <open/>"
 	}

@@ -239,7 +239,7 @@ func (x *examination) upgrades(ctx context.Context) bool {
 		}
 	}
 	if err != nil {
-		x.noAnswer(err)
+		x.noAnswer(ctx, err)
 		return false
 	}
 	if s == nil {
@@ -284,7 +284,13 @@ func (x *examination) inFront(a *answer) {
 }
 
 // noAnswer reports that nothing came over HTTP.
-func (x *examination) noAnswer(err error) {
+func (x *examination) noAnswer(ctx context.Context, err error) {
+	if x.url.Scheme == "ws" && closedEarly(err) {
+		if _, err := x.handshake(ctx, x.address, tlsConfig(x.url.Hostname())); err == nil {
+			x.found("upgrade", "plain-to-tls", "the port closes the connection and speaks TLS")
+			return
+		}
+	}
 	switch {
 	case errors.Is(err, errSpeaksTLS):
 		x.found("upgrade", "plain-to-tls", "the port answers with an alert of TLS")
@@ -327,6 +333,7 @@ var signs = []sign{
 	{403, "this origin may not connect", "origin-refused"},
 	{503, "takes no more sessions", "busy"},
 	// The pages of the servers for those who do not ask for a WebSocket.
+	{200, "<title>xmpp over websocket</title>", "upgrade-dropped"},
 	{200, "point your websocket client to this url", "upgrade-dropped"},
 	{200, "websocket connection manager", "upgrade-dropped"},
 	{200, "ejabberd", "upgrade-dropped"},
@@ -416,15 +423,32 @@ func (x *examination) origins(ctx context.Context) {
 		x.report.ok("origin", "a page of another origin gets no answer")
 	case s != nil:
 		x.report.ok("origin", "pages of every origin may connect")
+	case a.overload():
+		x.overloaded("origin", a)
 	default:
 		x.report.ok("origin", "pages of other origins get status %d", a.status)
 	}
+}
+
+// overload reports whether the answer is about the number of requests.
+func (a *answer) overload() bool {
+	return a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests
+}
+
+// overloaded reports that another request, after one that went well, was too much.
+func (x *examination) overloaded(check string, a *answer) {
+	id, text := x.refusal(a)
+	x.found(check, id, "another request: %s", text)
 }
 
 // compresses asks for compression, as all browsers do, and looks whether it works.
 func (x *examination) compresses(ctx context.Context) {
 	const name = "permessage-deflate"
 	s, a, err := x.ask(ctx, request{origin: x.origin, extensions: name + "; client_no_context_takeover; server_no_context_takeover"})
+	if err == nil && s == nil && a.overload() {
+		x.overloaded("compression", a)
+		return
+	}
 	if err != nil || s == nil {
 		x.found("compression", "compression-broken", "the handshake fails when compression is asked for")
 		return
