@@ -47,6 +47,9 @@ var conditions = [...]Condition{
 	CondUnsupportedVersion,
 }
 
+// Conditions returns all conditions of RFC 6120.
+func Conditions() []Condition { return append([]Condition(nil), conditions[:]...) }
+
 // StanzaTooBig is the application-specific condition that explains a
 // [CondPolicyViolation] for an element over the size limit (XEP-0205; registered by
 // XEP-0182).

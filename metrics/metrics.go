@@ -14,10 +14,10 @@
 package metrics
 
 import (
-	"cmp"
 	"iter"
 	"net/http"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -85,15 +85,19 @@ func (c *Connection) bytes() uint64 { return c.Up.Bytes + c.Down.Bytes }
 type Options struct {
 	Version, Revision string // of the program, for xmppgate_build_info
 
-	Endings         []string // of sessions, see Ended
-	UpgradeResults  []string // see Upgraded
-	LoginConditions []string // see LoginFailed
-	DialResults     []string // see Dialed
-	Phases          []string // of sessions, see Connection.Phase
-	Sides           []string // of sessions, see StallOver
-	Servers         []string // names of servers
-	OpenPhases      []string // of opening a stream, see Opened
-	OpenResults     []string // of these phases, and of FilesRead
+	Endings        []string // of sessions, see Ended
+	UpgradeResults []string // see Upgraded
+	DialResults    []string // see Dialed
+	Phases         []string // of sessions, see Connection.Phase
+	Sides          []string // of sessions, see StallOver
+	Servers        []string // names of servers
+	OpenPhases     []string // of opening a stream, see Opened
+	OpenResults    []string // of these phases, and of FilesRead
+	Mechanisms     []string // families of SASL mechanisms, see LoginEnded
+	LoginResults   []string // see LoginEnded
+	ResumeResults  []string // see ResumeEnded
+	ErrorSides     []string // who has sent a stream error, see StreamError
+	StreamErrors   []string // their conditions
 
 	// SessionsLimit returns the number of sessions that may live at once. Zero
 	// means no limit, and so does nil. It is called at every scrape.
@@ -111,7 +115,7 @@ type Options struct {
 }
 
 // Metrics holds both registries; [New] makes one. Its methods may be called by
-// several goroutines at once and do not allocate.
+// several goroutines at once. Those without the number of a session do not allocate.
 type Metrics struct {
 	totals, connections *prometheus.Registry
 
@@ -120,7 +124,14 @@ type Metrics struct {
 	ended    map[string]prometheus.Counter
 	stalls   map[string]prometheus.Counter
 	stalled  map[string]prometheus.Counter
-	logins   map[string]prometheus.Counter
+	resumes  map[string]prometheus.Counter
+	logins   map[pair]prometheus.Counter // by mechanism and result
+	errors   map[pair]prometheus.Counter // stream errors by side and condition
+
+	featuresDuration prometheus.Histogram
+	loginDuration    prometheus.Histogram
+	restarts         prometheus.Counter
+	resumable        prometheus.Counter
 
 	upgradeDuration prometheus.Histogram
 	dialDuration    prometheus.Histogram
@@ -169,10 +180,18 @@ func New(source Source, o Options) *Metrics {
 		upgrades: counters(totals, "xmppgate_upgrades_total", "HTTP requests to the WebSocket listeners, by outcome.", "result", o.UpgradeResults),
 		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),
 		ended:    counters(totals, "xmppgate_sessions_ended_total", "Sessions that have ended, by reason.", "ending", o.Endings),
+		resumes:  counters(totals, "xmppgate_resumptions_total", "Clients that have asked the XMPP server to resume a stream, by outcome.", "result", o.ResumeResults),
+		logins:   pairs(totals, "xmppgate_logins_total", "Logins by family of SASL mechanisms and outcome. With the mechanism none, clients that left without a try.", "mechanism", "result", o.Mechanisms, o.LoginResults),
+		errors:   pairs(totals, "xmppgate_stream_errors_total", "Stream errors by condition and by who has sent them.", "side", "condition", o.ErrorSides, o.StreamErrors),
+
+		// Milliseconds to minutes.
+		featuresDuration: histogram(totals, "xmppgate_features_duration_seconds", "Time from the opening of a WebSocket to the first features of the XMPP server.", prometheus.ExponentialBuckets(0.001, 4, 9)),
+		loginDuration:    histogram(totals, "xmppgate_login_duration_seconds", "Time from the opening of a WebSocket to the success of the login.", prometheus.ExponentialBuckets(0.001, 4, 9)),
+		restarts:         newCounter(totals, "xmppgate_stream_restarts_total", "Streams that have started again after a login with SASL."),
+		resumable:        newCounter(totals, "xmppgate_streams_resumable_total", "Streams that the XMPP server lets the client resume later."),
 
 		stalls:  counters(totals, "xmppgate_stalls_total", "Times that a side of a session took nothing for a second or longer although bytes waited for it; counted when it is over.", "side", o.Sides),
 		stalled: counters(totals, "xmppgate_stalled_seconds_total", "How long these stalls lasted.", "side", o.Sides),
-		logins:  counters(totals, "xmppgate_login_failures_total", "Logins that XMPP servers have refused, by the condition of SASL.", "condition", append([]string{otherCondition}, o.LoginConditions...)),
 
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
@@ -279,7 +298,8 @@ func (m *Metrics) SetServers(names []string) {
 
 // Handler serves the first registry, for /metrics.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.totals, promhttp.HandlerOpts{})
+	// Exemplars exist in OpenMetrics only.
+	return promhttp.HandlerFor(m.totals, promhttp.HandlerOpts{EnableOpenMetrics: true})
 }
 
 // ConnectionsHandler serves the metrics of single sessions. Requests beyond four
@@ -298,10 +318,41 @@ func (m *Metrics) Upgraded(result string, took time.Duration) {
 
 // Dialed counts a session's attempt to get a server, by its result, one of
 // Options.DialResults, and the time it took.
-func (m *Metrics) Dialed(result string, took time.Duration) {
-	increment(m.dials, result)
-	m.dialDuration.Observe(took.Seconds())
+func (m *Metrics) Dialed(session uint64, result string, took time.Duration) {
+	incrementFor(session, m.dials, result)
+	observeFor(session, m.dialDuration, took)
 }
+
+// FeaturesSent records the time until a client got its first features.
+func (m *Metrics) FeaturesSent(session uint64, took time.Duration) {
+	observeFor(session, m.featuresDuration, took)
+}
+
+// LoginEnded counts a login by its mechanism and result, of Options.Mechanisms and
+// LoginResults, and records the time until one has succeeded.
+func (m *Metrics) LoginEnded(session uint64, mechanism, result string, took time.Duration) {
+	incrementFor(session, m.logins, pair{mechanism, result})
+	if result == loginSuccess {
+		observeFor(session, m.loginDuration, took)
+	}
+}
+
+// loginSuccess is the one of Options.LoginResults that is no failure.
+const loginSuccess = "success"
+
+// Restarted counts a stream that has started again.
+func (m *Metrics) Restarted() { m.restarts.Inc() }
+
+// Resumable counts a stream that may be resumed.
+func (m *Metrics) Resumable() { m.resumable.Inc() }
+
+// ResumeEnded counts a client's wish to resume a stream by its result, one of
+// Options.ResumeResults.
+func (m *Metrics) ResumeEnded(result string) { increment(m.resumes, result) }
+
+// StreamError counts a stream error by who has sent it and its condition, of
+// Options.ErrorSides and StreamErrors.
+func (m *Metrics) StreamError(side, condition string) { increment(m.errors, pair{side, condition}) }
 
 // AcceptFailed counts a connection that could not be accepted.
 func (m *Metrics) AcceptFailed() { m.acceptErrors.Inc() }
@@ -319,20 +370,11 @@ func (m *Metrics) StallOver(side string, d time.Duration) {
 	}
 }
 
-// otherCondition is the label of a condition that is none of Options.LoginConditions.
-const otherCondition = "other"
-
-// LoginFailed counts a login that a server has refused, by the condition, one of
-// Options.LoginConditions or empty.
-func (m *Metrics) LoginFailed(condition string) {
-	increment(m.logins, cmp.Or(condition, otherCondition))
-}
-
 // Ended counts a session that has ended, by its ending, one of Options.Endings,
 // and its age.
-func (m *Metrics) Ended(ending string, age time.Duration) {
-	increment(m.ended, ending)
-	m.sessionDuration.Observe(age.Seconds())
+func (m *Metrics) Ended(session uint64, ending string, age time.Duration) {
+	incrementFor(session, m.ended, ending)
+	observeFor(session, m.sessionDuration, age)
 }
 
 // Results of Reloaded.
@@ -402,10 +444,43 @@ func (m *Metrics) CertificateExpires(server string, at time.Time) {
 	}
 }
 
-func increment(counters map[string]prometheus.Counter, value string) {
+func increment[K comparable](counters map[K]prometheus.Counter, value K) {
 	if c, ok := counters[value]; ok {
 		c.Inc()
 	}
+}
+
+// incrementFor is increment with the number of the session as an exemplar, by which the
+// log and /connections know it. Each counter and each bucket keeps the latest one.
+func incrementFor[K comparable](session uint64, counters map[K]prometheus.Counter, value K) {
+	if c, ok := counters[value]; ok {
+		c.(prometheus.ExemplarAdder).AddWithExemplar(1, exemplar(session))
+	}
+}
+
+// observeFor records a time in the same way.
+func observeFor(session uint64, h prometheus.Histogram, took time.Duration) {
+	h.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), exemplar(session))
+}
+
+func exemplar(session uint64) prometheus.Labels {
+	return prometheus.Labels{"session": strconv.FormatUint(session, 10)}
+}
+
+// A pair is the values of two labels.
+type pair [2]string
+
+// pairs registers one counter for each pair of values of two labels.
+func pairs(r prometheus.Registerer, name, help, label, label2 string, values, values2 []string) map[pair]prometheus.Counter {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label, label2})
+	r.MustRegister(vec)
+	handles := make(map[pair]prometheus.Counter, len(values)*len(values2))
+	for _, v := range values {
+		for _, v2 := range values2 {
+			handles[pair{v, v2}] = vec.WithLabelValues(v, v2)
+		}
+	}
+	return handles
 }
 
 // counters registers one counter for each value of a label, resolved once so

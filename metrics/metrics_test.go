@@ -44,6 +44,11 @@ var options = Options{
 	Servers:        []string{"tcp://a:5222", "srv:example.org"},
 	OpenPhases:     []string{"tcp", "tls"},
 	OpenResults:    []string{"ok", "refused"},
+	Mechanisms:     []string{"none", "scram"},
+	LoginResults:   []string{"success", "not-authorized"},
+	ResumeResults:  []string{"resumed", "item-not-found"},
+	ErrorSides:     []string{"client", "server"},
+	StreamErrors:   []string{"conflict"},
 	SessionsLimit:  always(500), ConnectionsLimit: always(2),
 }
 
@@ -117,19 +122,26 @@ func TestRunning(t *testing.T) {
 	m := New(gateway(), o)
 	m.Upgraded("ok", 2*time.Millisecond)
 	m.Upgraded("refused", time.Millisecond)
-	m.Dialed("ok", 3*time.Millisecond)
-	m.Dialed("timeout", 10*time.Second)
+	m.Dialed(7, "ok", 3*time.Millisecond)
+	m.Dialed(7, "timeout", 10*time.Second)
 	m.Opened("tcp://a:5222", "tcp", "ok", 3*time.Millisecond)
 	m.Opened("srv:example.org", "tcp", "ok", time.Millisecond)
 	m.Opened("srv:example.org", "tls", "refused", time.Second)
 	m.FailedOver("srv:example.org")
 	m.Redirected("tcp://a:5222")
 	m.CertificateExpires("srv:example.org", time.Unix(1800000000, 0))
+	m.FeaturesSent(7, 20*time.Millisecond)
+	m.LoginEnded(7, "scram", "not-authorized", time.Second)
+	m.LoginEnded(7, "scram", "success", 2*time.Second)
+	m.Restarted()
+	m.Resumable()
+	m.ResumeEnded("item-not-found")
+	m.StreamError("server", "conflict")
 	m.AcceptFailed()
 	m.Pinged(25 * time.Millisecond)
 	m.StallOver("client", 1500*time.Millisecond)
-	m.Ended("client-closed", time.Hour)
-	m.Ended("client-closed", 48*time.Hour)
+	m.Ended(7, "client-closed", time.Hour)
+	m.Ended(7, "client-closed", 48*time.Hour)
 	compare(t, m.totals, "running.prom")
 	compare(t, m.connections, "running-connections.prom")
 }
@@ -140,6 +152,42 @@ func TestBuildInfo(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
 		}
+	}
+}
+
+// What a session has caused names it, in the format that can. A bucket and a counter keep
+// one name each, so that their number is bounded.
+func TestExemplars(t *testing.T) {
+	m := New(&fakeSource{}, options)
+	for id := range uint64(100) {
+		m.Dialed(id, "ok", 3*time.Millisecond)
+		m.FeaturesSent(id, 20*time.Millisecond)
+		m.LoginEnded(id, "scram", "success", time.Second)
+		m.LoginEnded(id, "scram", "not-authorized", time.Second)
+		m.Ended(id, "shutdown", time.Hour)
+	}
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil)
+	r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	m.Handler().ServeHTTP(w, r)
+	got := w.Body.String()
+	for _, want := range []string{
+		`xmppgate_dials_total{result="ok"} 100.0 # {session="99"} 1.0`,
+		`xmppgate_logins_total{mechanism="scram",result="not-authorized"} 100.0 # {session="99"} 1.0`,
+		`xmppgate_sessions_ended_total{ending="shutdown"} 100.0 # {session="99"} 1.0`,
+		`xmppgate_features_duration_seconds_bucket{le="0.064"} 100 # {session="99"} 0.02`,
+		`xmppgate_login_duration_seconds_bucket{le="1.024"} 100 # {session="99"} 1.0`,
+		`xmppgate_session_duration_seconds_bucket{le="3600.0"} 100 # {session="99"} 3600.0`,
+		`xmppgate_dial_duration_seconds_bucket{le="0.008"} 100 # {session="99"} 0.003`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	if n := strings.Count(got, "session="); n != 8 {
+		t.Errorf("%d exemplars", n)
+	}
+	if got := scrape(m.Handler()); strings.Contains(got, "session=") {
+		t.Error("the text format has exemplars")
 	}
 }
 
@@ -168,7 +216,7 @@ func TestClosedSets(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Upgraded("made up", 0)
-	m.Dialed("made up", 0)
+	m.Dialed(7, "made up", 0)
 	m.Opened("made up", "tcp", "ok", 0)
 	m.Opened("tcp://a:5222", "made up", "ok", 0)
 	m.Opened("tcp://a:5222", "tcp", "made up", 0)
@@ -178,7 +226,12 @@ func TestClosedSets(t *testing.T) {
 	m.FilesRead("tcp://a:5222", "made up")
 	m.CertificateExpires("made up", time.Now())
 	m.StallOver("made up", time.Second)
-	m.Ended("made up", 0)
+	m.LoginEnded(7, "made up", "success", 0)
+	m.LoginEnded(7, "scram", "made up", 0)
+	m.ResumeEnded("made up")
+	m.StreamError("made up", "conflict")
+	m.StreamError("server", "made up")
+	m.Ended(7, "made up", 0)
 	source.connections = append(gateway().connections, Connection{Phase: "made up"})
 	after, err := testutil.GatherAndCount(m.totals)
 	if err != nil {
@@ -267,12 +320,12 @@ func TestObserverAllocatesNothing(t *testing.T) {
 	m := New(&fakeSource{}, options)
 	n := testing.AllocsPerRun(100, func() {
 		m.Upgraded("ok", time.Millisecond)
-		m.Dialed("timeout", time.Millisecond)
 		m.Opened("tcp://a:5222", "tcp", "ok", time.Millisecond)
 		m.FailedOver("tcp://a:5222")
 		m.Pinged(time.Millisecond)
 		m.StallOver("client", time.Second)
-		m.Ended("shutdown", time.Millisecond)
+		m.StreamError("server", "conflict")
+		m.ResumeEnded("resumed")
 	})
 	if n != 0 {
 		t.Errorf("%v allocations", n)

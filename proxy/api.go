@@ -17,15 +17,29 @@ type Observer interface {
 	Upgraded(result string, took time.Duration)
 	// Dialed is called once for every attempt of a session to get a server.
 	// result is one of DialResults.
-	Dialed(result string, took time.Duration)
+	Dialed(session uint64, result string, took time.Duration)
 	// AcceptFailed is called for every failed accept, for example because no
 	// descriptor was left.
 	AcceptFailed()
+	// FeaturesSent is called once for every session whose client gets features,
+	// with the time since the WebSocket was opened.
+	FeaturesSent(session uint64, took time.Duration)
+	// LoginEnded is called for the outcome of every login. mechanism is one of
+	// Mechanisms, result one of LoginResults, took the time since the WebSocket was
+	// opened. The mechanism is "none" if the client has left without a try.
+	LoginEnded(session uint64, mechanism, result string, took time.Duration)
+	// Restarted is called when a stream has started again after SASL.
+	Restarted()
+	// Resumable is called when a server lets the client resume its stream later
+	// (XEP-0198). ResumeEnded is called for the outcome of every wish to resume
+	// one; result is one of ResumeResults.
+	Resumable()
+	ResumeEnded(result string)
+	// StreamError is called for every stream error. side is the one of ErrorSides
+	// that has sent it, condition one of StreamErrors.
+	StreamError(side, condition string)
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
-	// LoginFailed is called for every login that a server has refused. condition is
-	// one of LoginConditions, or empty for none of them.
-	LoginFailed(condition string)
 	// StallOver is called when a side of a session, one of Sides, that had taken
 	// nothing for d takes bytes again, or is gone. d is at least a second.
 	StallOver(side string, d time.Duration)
@@ -51,9 +65,26 @@ func Endings() []EndingInfo { return session.Endings() }
 // UpgradeResults returns all results that Observer.Upgraded gets.
 func UpgradeResults() []string { return session.UpgradeResults() }
 
-// LoginConditions returns all conditions that Observer.LoginFailed gets, but not the
-// empty one.
-func LoginConditions() []string { return framing.SASLConditions() }
+// LoginResults returns all results that Observer.LoginEnded gets: the conditions of RFC
+// 6120, section 6.5, and what there is beside them.
+func LoginResults() []string { return session.LoginResults() }
+
+// Mechanisms returns all families of SASL mechanisms that Observer.LoginEnded gets.
+func Mechanisms() []string { return framing.Mechanisms() }
+
+// ResumeResults returns all results that Observer.ResumeEnded gets.
+func ResumeResults() []string { return session.ResumeResults() }
+
+// ErrorSides and StreamErrors return the sides and conditions that Observer.StreamError
+// gets.
+func ErrorSides() []string { return session.ErrorSides() }
+
+func StreamErrors() (all []string) {
+	for _, c := range framing.Conditions() {
+		all = append(all, string(c))
+	}
+	return all
+}
 
 // Phases returns all values of SessionInfo.Phase, in the order in which sessions
 // pass through them.
@@ -87,13 +118,17 @@ type Queue struct {
 	Stalled time.Duration // in all
 }
 
-// An EndedSession describes a session that is over. It has no content and no JID.
+// An EndedSession describes a session that is over. It has no content, and no JID unless
+// Config.LogJIDs.
 type EndedSession struct {
 	SessionInfo           // at the end; Phase is the last one before the ending
 	Ended       time.Time // when it did
 	Ending      string    // the Name of one of Endings
 	Cause       string    // what happened, in words; at most a KiB
 	Condition   string    // of the server's stream error; empty if there was none
+	Mechanism   string    // of the last login, one of Mechanisms; empty if the client chose none
+	Login       string    // its outcome, one of LoginResults; empty if there was none
+	JID         string    // bare, see Config.LogJIDs; empty if it is not known
 	Limit, Size int       // what was exceeded, and by what, in bytes; zero if nothing was, or it is not known
 }
 

@@ -159,6 +159,10 @@ type Config struct {
 	// LongestPingInterval.
 	PingInterval time.Duration
 
+	// LogJIDs adds the bare JID of a session to its log lines: what the client's
+	// header states, until the server names the one that it has authenticated.
+	LogJIDs bool
+
 	// Loop is LoopAuto or LoopGoroutine. Empty means LoopAuto.
 	Loop string
 
@@ -185,6 +189,7 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 		ChannelBinding:      c.ChannelBinding,
 		StripBindingOverTLS: c.StripBindingOverTLS,
 		HideExternal:        c.HideExternal,
+		LogJIDs:             c.LogJIDs,
 		MaxStanza:           bounded(c.MaxStanza, DefaultMaxStanza, LargestStanza),
 		MaxServerStanza:     bounded(c.MaxServerStanza, DefaultMaxServerStanza, LargestServerStanza),
 		PingInterval:        bounded(c.PingInterval, DefaultPingInterval, LongestPingInterval),

@@ -67,7 +67,7 @@ func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upst
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	l.gateway().observer.Dialed(dialResult(err), time.Since(begun))
+	l.gateway().observer.Dialed(l.s.ID(), dialResult(err), time.Since(begun))
 	if err != nil {
 		l.handle.Post(func(ev *relay.Event) { l.failed(ev, err) })
 		return
@@ -160,7 +160,7 @@ func (l *live) Abandon(ev *relay.Event, a *session.Attempt, cause error) (name s
 // dialed reports the outcome of a connection by the loop to both observers.
 func (l *live) dialed(d *dialing, err error, now time.Duration) {
 	result, took := dialResult(err), now-d.began
-	l.gateway().observer.Dialed(result, took)
+	l.gateway().observer.Dialed(l.s.ID(), result, took)
 	d.static.Opened(upstream.PhaseTCP, result, took)
 }
 

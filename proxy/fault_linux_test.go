@@ -38,7 +38,7 @@ func (o *witness) Ended(s *EndedSession) {
 	o.ended = append(o.ended, s.Ending)
 }
 
-func (o *witness) Dialed(result string, _ time.Duration) {
+func (o *witness) Dialed(_ uint64, result string, _ time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.dialed = append(o.dialed, result)

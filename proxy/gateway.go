@@ -181,10 +181,15 @@ func (g *Gateway) log(level slog.Level, message string, attrs []slog.Attr) {
 // nopObserver observes nothing.
 type nopObserver struct{}
 
-func (nopObserver) Upgraded(string, time.Duration)  {}
-func (nopObserver) Dialed(string, time.Duration)    {}
-func (nopObserver) AcceptFailed()                   {}
-func (nopObserver) Pinged(time.Duration)            {}
-func (nopObserver) StallOver(string, time.Duration) {}
-func (nopObserver) LoginFailed(string)              {}
-func (nopObserver) Ended(*EndedSession)             {}
+func (nopObserver) Upgraded(string, time.Duration)                   {}
+func (nopObserver) Dialed(uint64, string, time.Duration)             {}
+func (nopObserver) AcceptFailed()                                    {}
+func (nopObserver) Pinged(time.Duration)                             {}
+func (nopObserver) FeaturesSent(uint64, time.Duration)               {}
+func (nopObserver) LoginEnded(uint64, string, string, time.Duration) {}
+func (nopObserver) Restarted()                                       {}
+func (nopObserver) Resumable()                                       {}
+func (nopObserver) ResumeEnded(string)                               {}
+func (nopObserver) StreamError(string, string)                       {}
+func (nopObserver) StallOver(string, time.Duration)                  {}
+func (nopObserver) Ended(*EndedSession)                              {}

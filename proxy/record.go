@@ -1,17 +1,20 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
 	"time"
 
+	"xmppgate/framing"
 	"xmppgate/proxy/internal/session"
 	"xmppgate/proxy/upstream"
 )
 
 // This file logs the end of a session: one record that says what happened, where,
-// and how far the session had come. It has no content and no JID.
+// and how far the session had come; and logins that fail. It has no content, and no JID
+// unless Config.LogJIDs.
 
 // maxCause bounds the text of a cause in bytes, because it may quote a server.
 const maxCause = 1024
@@ -26,6 +29,7 @@ func (g *Gateway) ended(r *session.Record, now time.Duration) *EndedSession {
 		SessionInfo: g.info(&r.Info), Ended: g.epoch.Add(now),
 		Ending: r.Ending.Name, Cause: strings.ToValidUTF8(cause[:min(len(cause), maxCause)], ""),
 		Condition: string(r.Condition), Limit: r.Limit, Size: r.Size,
+		Mechanism: r.Mechanism, Login: r.Login, JID: r.JID,
 	}
 	e.Domain, e.Server, e.Idle = loggedDomain(r.Domain), serverName(r), now-r.LastIn
 	return e
@@ -47,6 +51,15 @@ func (g *Gateway) logEnd(level slog.Level, e *EndedSession) {
 		slog.Uint64("down_elements", e.Down.Elements()),
 		slog.Uint64("down_bytes", e.Down.Bytes),
 	}
+	if e.Mechanism != "" {
+		attrs = append(attrs, slog.String("mechanism", e.Mechanism))
+	}
+	if e.Login != "" && e.Login != session.LoginSuccess && e.Mechanism != "" {
+		attrs = append(attrs, slog.String("login", e.Login))
+	}
+	if e.JID != "" {
+		attrs = append(attrs, slog.String("jid", e.JID))
+	}
 	if e.Ping != 0 {
 		attrs = append(attrs, slog.Duration("ping", e.Ping))
 	}
@@ -66,6 +79,52 @@ func (g *Gateway) logEnd(level slog.Level, e *EndedSession) {
 		}
 	}
 	g.log(level, "session ended", attrs)
+}
+
+// logLogin logs a login that has failed. There is one line for each outcome and minute,
+// because clients can cause them as often as they like; the record of the session has the
+// outcome as well.
+func (l *live) logLogin(mechanism, result string) {
+	failed, ok := session.FailedLogin(result)
+	if !ok || mechanism == framing.MechanismNone.String() && result == session.LoginAbandoned {
+		return // it has not tried
+	}
+	l.gateway().notice("login "+result, failed.Level, "login failed", func() []slog.Attr {
+		r := l.s.Record()
+		attrs := []slog.Attr{
+			slog.Uint64("session", r.ID),
+			slog.String("remote", session.RemoteName(r.Remote)),
+			slog.String("domain", loggedDomain(r.Domain)),
+			slog.String("server", serverName(&r)),
+			slog.String("mechanism", mechanism),
+			slog.String("result", result),
+			slog.String("cause", failed.Meaning),
+		}
+		if r.JID != "" {
+			attrs = append(attrs, slog.String("jid", r.JID))
+		}
+		return attrs
+	})
+}
+
+// Debug implements session.Host.
+func (l *live) Debug() bool {
+	log := l.gateway().settings.Load().Log
+	return log != nil && log.Enabled(context.Background(), slog.LevelDebug)
+}
+
+// Step implements session.Host. There is no limit to these lines: who asks for them wants
+// all of them.
+func (l *live) Step(name string, attrs ...slog.Attr) {
+	i := l.s.Info()
+	all := []slog.Attr{slog.Uint64("session", i.ID), slog.String("step", name), slog.String("remote", session.RemoteName(i.Remote))}
+	if i.Domain != "" {
+		all = append(all, slog.String("domain", loggedDomain(i.Domain)))
+	}
+	if i.Server != "" {
+		all = append(all, slog.String("server", i.Server))
+	}
+	l.gateway().log(slog.LevelDebug, "session step", append(all, attrs...))
 }
 
 // serverName returns the server of the session, or the last one that it tried. It is

@@ -107,7 +107,6 @@ func (l *live) LoggedIn(*relay.Event) {
 // LoginFailed implements session.Host.
 func (l *live) LoginFailed(ev *relay.Event, condition string) (tooMany bool) {
 	g := l.gateway()
-	g.observer.LoginFailed(condition)
 	if harmlessFailures[condition] || g.networks.LoginFailed(ev.Now, l.s.Network) {
 		return false
 	}
@@ -143,6 +142,27 @@ func (l *live) Pinged(roundTrip time.Duration) { l.gateway().observer.Pinged(rou
 func (l *live) StallOver(sd relay.Side, d time.Duration) {
 	l.gateway().observer.StallOver(Sides()[sd], d)
 }
+
+// FeaturesSent implements session.Host.
+func (l *live) FeaturesSent(took time.Duration) { l.gateway().observer.FeaturesSent(l.s.ID(), took) }
+
+// LoginEnded implements session.Host.
+func (l *live) LoginEnded(_ *relay.Event, mechanism, result string, took time.Duration) {
+	l.gateway().observer.LoginEnded(l.s.ID(), mechanism, result, took)
+	l.logLogin(mechanism, result)
+}
+
+// Restarted implements session.Host.
+func (l *live) Restarted() { l.gateway().observer.Restarted() }
+
+// Resumable implements session.Host.
+func (l *live) Resumable() { l.gateway().observer.Resumable() }
+
+// ResumeEnded implements session.Host.
+func (l *live) ResumeEnded(result string) { l.gateway().observer.ResumeEnded(result) }
+
+// StreamError implements session.Host.
+func (l *live) StreamError(side, condition string) { l.gateway().observer.StreamError(side, condition) }
 
 // Notice implements session.Host.
 func (l *live) Notice(cause string, level slog.Level, message string, attrs func() []slog.Attr) {

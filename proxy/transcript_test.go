@@ -371,6 +371,8 @@ func env(t *testing.T, src []byte) *Gateway {
 			g.ChannelBinding = map[string]framing.ChannelBinding{"strip": framing.ChannelBindingStrip, "end-point": framing.ChannelBindingEndPoint}[v]
 		case "XMPPGATE_TRUSTED_PROXIES":
 			g.ClientAddress.Unix = v == "unix" // a pipe has no address, either
+		case "XMPPGATE_LOG_JIDS":
+			g.LogJIDs, err = strconv.ParseBool(v)
 		case "XMPPGATE_UPSTREAM": // see stage.upstream
 		case "XMPPGATE_PING_INTERVAL":
 			g.PingInterval, err = time.ParseDuration(v)
@@ -400,6 +402,10 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 		st.upstream, _, _ = strings.Cut(names, "\n")
 	}
 	world.gateway(st.g)
+	outcomes := new(outcomes)
+	if st.g.Observer == nil {
+		st.g.Observer = outcomes
+	}
 	lines := parseTranscript(t, string(section(ar, "transcript")))
 
 	conn, far := world.pipe(t)
@@ -479,7 +485,46 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 	}
 	st.reads()
 	world.settle(func() bool { return len(st.g.sessions()) == 0 })
+	outcomes.compare(t, ar)
 	return strings.Join(page, "\n") + "\n", ok
+}
+
+// outcomes notes what becomes of logins and the like, one a line.
+type outcomes struct {
+	nopObserver
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (o *outcomes) note(words ...string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.WriteString(strings.Join(words, " ") + "\n")
+}
+
+func (o *outcomes) FeaturesSent(uint64, time.Duration) { o.note("features sent") }
+func (o *outcomes) LoginEnded(_ uint64, mechanism, result string, _ time.Duration) {
+	o.note("login", mechanism, result)
+}
+func (o *outcomes) Restarted()                         { o.note("restarted") }
+func (o *outcomes) Resumable()                         { o.note("resumable") }
+func (o *outcomes) ResumeEnded(result string)          { o.note("resume", result) }
+func (o *outcomes) StreamError(side, condition string) { o.note("stream error", side, condition) }
+
+// compare fails if there are others than the file outcomes has, where there is one.
+func (o *outcomes) compare(t *testing.T, ar *txtar.Archive) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range ar.Files {
+		f := &ar.Files[i]
+		switch {
+		case f.Name != "outcomes" || string(f.Data) == o.text.String():
+		case *update:
+			f.Data = []byte(o.text.String())
+		default:
+			t.Errorf("the outcomes are\n%swant\n%s", o.text.String(), f.Data)
+		}
+	}
 }
 
 func (st *stage) extraHeaders(b []byte) string {

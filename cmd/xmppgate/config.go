@@ -74,6 +74,7 @@ type config struct {
 	Profile                bool          `env:"PROFILE" envDefault:"false" help:"serve Go profiles below /debug/pprof/ of the admin address"`
 	LogLevel               slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
 	LogFormat              string        `env:"LOG_FORMAT" reload:"start" envDefault:"auto" help:"text (for people), journal (with priorities), json, or auto: text on a terminal, journal where systemd reads it, JSON elsewhere"`
+	LogJIDs                bool          `env:"LOG_JIDS" envDefault:"false" help:"add the bare JID to log lines about sessions; whoever reads the log then knows who is online when and where"`
 	UnsafeAdmin            bool          `env:"UNSAFE_ADMIN" reload:"start" envDefault:"false" help:"accept an ADMIN_LISTEN that other machines can reach, where a container or firewall keeps them out"`
 	UnsafeUpstream         bool          `env:"UNSAFE_UPSTREAM" envDefault:"false" help:"accept servers without encryption on another machine, where the network is trusted: compose, Kubernetes"`
 

@@ -155,6 +155,12 @@ func TestTroubleshooting(t *testing.T) {
 			t.Errorf("no row explains the result %s", name)
 		}
 	}
+	_, logins, _ := strings.Cut(page, "\n## Clients cannot log in\n")
+	for _, name := range proxy.LoginResults() {
+		if name != "success" && !regexp.MustCompile("(?m)^\\| (`[a-z-]+`, )*`"+name+"`(, `[a-z-]+`)* \\|").MatchString(logins) {
+			t.Errorf("no row explains the login result %s", name)
+		}
+	}
 	for _, e := range proxy.Endings() {
 		if e.Level >= slog.LevelWarn && !strings.Contains(page, "`"+e.Name+"`") {
 			t.Errorf("no row explains the ending %s", e.Name)

@@ -30,7 +30,7 @@ var (
 
 // Ended implements proxy.Observer.
 func (o *observer) Ended(s *proxy.EndedSession) {
-	o.Metrics.Ended(s.Ending, s.Age())
+	o.Metrics.Ended(s.ID, s.Ending, s.Age())
 	o.ended.Add(s)
 }
 
@@ -97,13 +97,17 @@ func newMetrics(s source, b build, sessions, connections func() int, draining fu
 		Revision:         b.revision,
 		Endings:          endings,
 		UpgradeResults:   proxy.UpgradeResults(),
-		LoginConditions:  proxy.LoginConditions(),
 		DialResults:      proxy.DialResults(),
 		Phases:           proxy.Phases(),
 		Sides:            proxy.Sides(),
 		Servers:          servers,
 		OpenPhases:       upstream.Phases(),
 		OpenResults:      upstream.Results(),
+		Mechanisms:       proxy.Mechanisms(),
+		LoginResults:     proxy.LoginResults(),
+		ResumeResults:    proxy.ResumeResults(),
+		ErrorSides:       proxy.ErrorSides(),
+		StreamErrors:     proxy.StreamErrors(),
 		SessionsLimit:    sessions,
 		ConnectionsLimit: connections,
 		Draining:         draining,

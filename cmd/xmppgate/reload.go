@@ -61,6 +61,7 @@ func (s *service) gatewayConfig(c *config) proxy.Config {
 		MaxStanza:           c.MaxStanzaBytes,
 		MaxServerStanza:     c.MaxServerStanzaBytes,
 		PingInterval:        c.PingInterval,
+		LogJIDs:             c.LogJIDs,
 		Loop:                c.Loop,
 		Observer:            s.observer,
 		Log:                 s.log,

@@ -426,6 +426,25 @@ var effects = map[string]func(*testing.T){
 			}
 		}
 	},
+	"LOG_JIDS": func(t *testing.T) {
+		for value, logs := range map[string]bool{"true": true, "false": false} {
+			g := startGateway(t, "XMPPGATE_LOG_JIDS="+value)
+			c, err := dialGateway(t.Context(), g.dir+"/ws")
+			if err != nil {
+				t.Fatal(err)
+			}
+			open := `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" from="alice@example.org/phone" to="example.org" version="1.0"/>`
+			if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte(open)))); err != nil {
+				t.Fatal(err)
+			}
+			readFrame(t, c)
+			c.Close()
+			g.logs("session ended")
+			if line := g.stderr.Text(); strings.Contains(line, `"jid":"alice@example.org"`) != logs || strings.Contains(line, "phone") {
+				t.Errorf("%s: %s", value, line)
+			}
+		}
+	},
 	"LOG_LEVEL": func(t *testing.T) {
 		for value, logs := range map[string]bool{"info": true, "warn": false} {
 			if log := wholeLog(t, "XMPPGATE_LOG_LEVEL="+value); strings.Contains(log, `"serving"`) != logs {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -208,6 +209,11 @@ func (s *Session) clientHeader(ev *relay.Event, m *framing.Message) {
 		// The session belongs to the domain that it started with.
 		condition = framing.CondImproperAddressing
 	}
+	if first && s.set.LogJIDs {
+		if from, err := framing.Unquote(m.Header.From); err == nil {
+			s.noteJID(from)
+		}
+	}
 	if !s.saslStep(ev, onHeader) {
 		return
 	}
@@ -218,6 +224,7 @@ func (s *Session) clientHeader(ev *relay.Event, m *framing.Message) {
 	}
 	s.queueHeader(m.Header)
 	if first {
+		s.step("connecting")
 		s.dial(ev)
 		return
 	}
@@ -267,8 +274,10 @@ func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
 	case framing.ClassSASLAuth, framing.ClassSASL2Authenticate:
 		// EXTERNAL would prove to the server who the gateway is, not who
 		// the client is.
+		s.loginBegins(ev, m)
 		if m.Mechanism == framing.MechanismExternal {
 			s.reply(ev, externalFailure[m.Class])
+			s.loginEnds(ev, refusalResult("invalid-mechanism"))
 			return
 		}
 		if m.Class == framing.ClassSASLAuth {
@@ -276,7 +285,10 @@ func (s *Session) clientElement(ev *relay.Event, m *framing.Message) {
 		} else {
 			s.saslStep(ev, onAuthenticate)
 		}
+	case framing.ClassStreamError:
+		s.host.StreamError(errorOfClient, string(cmp.Or(m.StreamErrorCondition(), framing.CondUndefined)))
 	}
+	s.clientSpeaks(ev, m)
 	if x := s.extra; x != nil && x.header != nil {
 		x.header = nil // from here on no other server can take its place
 		s.dropExtra()

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"strings"
 
 	"xmppgate/framing"
@@ -154,6 +155,9 @@ func (s *Session) Attached(ev *relay.Event, to *Server, answered bool) (wanted b
 	}
 	s.ensureExtra().attempt = nil
 	s.server, s.readByHost = to, answered
+	if s.host.Debug() {
+		s.host.Step("server connected", slog.Bool("tls", to.TLS))
+	}
 	ev.State[server] = relay.StateOpen
 	s.lastIn[server] = ev.Now
 	if answered {

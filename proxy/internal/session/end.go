@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -120,6 +121,10 @@ func (s *Session) endWithError(ev *relay.Event, end ending, condition framing.Co
 		return
 	}
 	s.reportAnswer(ev, end)
+	s.loginUnfinished(ev, end)
+	if s.host.Debug() {
+		s.host.Step("closing", slog.String("ending", end.info().Name))
+	}
 	s.ending = end
 	s.waitForNothing()
 	if x := s.extra; x != nil {
@@ -149,6 +154,7 @@ func (s *Session) endWithError(ev *relay.Event, end ending, condition framing.Co
 					s.sendOwnOpen(ev)
 				}
 				s.sendMessage(ev, framing.AppendStreamError(nil, condition, text, app))
+				s.host.StreamError(errorOfGateway, string(condition))
 			}
 			if info.Close {
 				s.sendClose(ev)

@@ -119,6 +119,9 @@ func Endings() []EndingInfo { return slices.Clone(endings[1:]) }
 
 func (end ending) info() *EndingInfo { return &endings[end] }
 
+// byServer reports whether it was the server that ended the session, or made it end.
+func (end ending) byServer() bool { return endServerClosed <= end && end <= endServerSilent }
+
 // code is the WebSocket close code that e sends.
 func (end ending) code() ws.StatusCode { return ws.StatusCode(endings[end].Code) }
 

@@ -97,6 +97,7 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 	s.upgraded = true
 	s.id = s.host.Upgraded(ev, ev.Now-s.began)
 	s.began = ev.Now
+	s.step("opened")
 	s.wait(ev, endOpenTimeout, openTimeout)
 	s.markAlive(ev) // frames may come with the request
 	return size, true

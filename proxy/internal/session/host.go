@@ -55,6 +55,8 @@ type Settings struct {
 	// means for ever. MaxAge is how old a session may become, less up to a fifth; zero
 	// means as old as it likes.
 	AuthTimeout, MaxAge time.Duration
+	// LogJIDs keeps the bare JID of a session for Record.
+	LogJIDs bool
 
 	// StreamID makes the id of a header that is sent in a server's stead.
 	StreamID func() string
@@ -101,6 +103,26 @@ type Host interface {
 	// the Server.Name of the one that was being connected to, if it is known.
 	Abandon(ev *relay.Event, a *Attempt, cause error) (name string)
 
+	// FeaturesSent tells that the client has got its first features, and the time since
+	// the upgrade.
+	FeaturesSent(took time.Duration)
+
+	// LoginEnded tells the outcome of a login: the family of its mechanism, see
+	// framing.Mechanisms, one of LoginResults, and the time since the upgrade.
+	LoginEnded(ev *relay.Event, mechanism, result string, took time.Duration)
+
+	// Restarted tells that the server has answered the header of a restarted stream.
+	Restarted()
+
+	// Resumable tells that the server lets the client resume the stream later
+	// (XEP-0198). ResumeEnded tells what became of the client's wish to resume one, one
+	// of ResumeResults.
+	Resumable()
+	ResumeEnded(result string)
+
+	// StreamError tells that one of ErrorSides has sent a stream error.
+	StreamError(side, condition string)
+
 	// Pinged tells the round trip of a ping.
 	Pinged(roundTrip time.Duration)
 
@@ -109,6 +131,12 @@ type Host interface {
 
 	// ChannelBindingOffered tells that the server offers what no client can use.
 	ChannelBindingOffered()
+
+	// Debug reports whether Step has a reader.
+	Debug() bool
+
+	// Step logs what the session has come to, at debug level.
+	Step(name string, attrs ...slog.Attr)
 
 	// Notice logs what peers can cause as often as they like.
 	Notice(cause string, level slog.Level, message string, attrs func() []slog.Attr)

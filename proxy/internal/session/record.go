@@ -98,6 +98,9 @@ type Record struct {
 	Limit     int               // that was exceeded, in bytes; zero means none
 	Size      int               // that exceeded it; zero if it is not known
 	Tried     string            // the server that has failed before, or empty
+	Mechanism string            // of the last login, see framing.Mechanisms; empty if there was none
+	JID       string            // bare, see Settings.LogJIDs; empty if it is not known
+	Login     string            // its outcome, see LoginResults; empty if there was none
 }
 
 // Record describes s when it is over.
@@ -107,9 +110,13 @@ func (s *Session) Record() Record {
 	if s.upgraded || s.ending == endInternal {
 		r.Ending = s.ending.info()
 	}
+	if s.mechanism != framing.MechanismNone {
+		r.Mechanism = s.mechanism.String()
+	}
+	r.Login = s.login.String()
 	if x := s.extra; x != nil {
 		r.Result, r.Cause, r.Condition, r.Limit, r.Size = x.result, x.cause, x.condition, x.limit, x.size
-		r.Tried = x.avoid
+		r.Tried, r.JID = x.avoid, x.jid
 	}
 	return r
 }

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"xmppgate/framing"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -96,13 +95,8 @@ func (s *Session) noteLogin(ev *relay.Event) {
 	}
 }
 
-// loginFailed tells the host of a <failure/> that the client has got. Of an element in
-// parts only the end is here: its condition is not known then.
-func (s *Session) loginFailed(ev *relay.Event, u *framing.StreamUnit) {
-	condition := ""
-	if u.Kind == framing.KindElement {
-		condition = u.SASLCondition()
-	}
+// loginFailed tells the host of a <failure/> that the client has got.
+func (s *Session) loginFailed(ev *relay.Event, condition string) {
 	if s.ending == endNone && !s.loggedIn && s.host.LoginFailed(ev, condition) {
 		s.endWith(ev, endFailedLogins, nil)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"xmppgate/framing"
 	"xmppgate/proxy/internal/relay"
@@ -86,6 +87,7 @@ func (s *Session) badStream(ev *relay.Event, err error) {
 
 func (s *Session) serverHeader(ev *relay.Event, h framing.Header) {
 	s.reportAnswer(ev, endNone)
+	restarted := s.phase[toClient] == phaseRestart
 	if !s.streamStep(ev, toClient, streamHeader) {
 		return
 	}
@@ -98,6 +100,10 @@ func (s *Session) serverHeader(ev *relay.Event, h framing.Header) {
 	if s.alreadySent.header {
 		s.alreadySent.header = false
 		return
+	}
+	if restarted {
+		s.step("restarted")
+		s.host.Restarted()
 	}
 	s.alreadySent = alreadySent{} // the features of a restarted stream are others
 	s.openSent = true
@@ -142,6 +148,7 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 	if s.fragmenting() {
 		return
 	}
+	s.serverSpeaks(ev, u)
 	switch u.Class {
 	case framing.ClassSASLSuccess:
 		s.saslStep(ev, onSuccess)
@@ -149,17 +156,15 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 		s.sendHeader(ev)
 	case framing.ClassSASLFailure:
 		s.saslStep(ev, onFailure)
-		s.loginFailed(ev, u)
 	case framing.ClassSASL2Success:
 		s.saslStep(ev, onSASL2Success)
 		s.noteLogin(ev)
-	case framing.ClassSASL2Failure:
-		s.loginFailed(ev, u)
-	case framing.ClassSMEnabled, framing.ClassSMResumed:
-		s.resumable = true
 	case framing.ClassStreamError:
 		s.pendingEnd = endServerError
 		s.wait(ev, s.pendingEnd, CloseTimeout)
+	}
+	if !s.bound && s.sasl == saslDone {
+		s.awaitBound(u)
 	}
 }
 
@@ -173,10 +178,13 @@ func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
 		condition := cmp.Or(u.StreamErrorCondition(), framing.CondUndefined)
 		s.ensureExtra().cause = fmt.Errorf("the server sent the stream error %s", condition)
 		s.extra.condition = condition
-		if s.redirected(ev, *u, condition) {
-			if s.ending == endNone {
-				s.ensureExtra().cause, s.extra.verdict = nil, verdict{}
-			}
+		followed := s.redirected(ev, *u, condition)
+		if followed && s.ending == endNone {
+			s.ensureExtra().cause, s.extra.verdict = nil, verdict{}
+			return false
+		}
+		s.host.StreamError(errorOfServer, string(condition))
+		if followed {
 			return false
 		}
 	}
@@ -195,8 +203,14 @@ func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
 		s.endWith(ev, endServerBroken, errUpgradedStream)
 		return false
 	case framing.ClassFeatures:
-		s.featuresSent = true
+		if !s.featuresSent {
+			s.featuresSent = true
+			s.host.FeaturesSent(ev.Now - s.began)
+		}
 		offered := u.OffersSASL()
+		if s.host.Debug() {
+			s.host.Step("features", slog.Bool("sasl", offered))
+		}
 		if offered {
 			s.saslStep(ev, onOffer)
 		} else {

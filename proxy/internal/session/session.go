@@ -92,14 +92,17 @@ type Session struct {
 	secure   bool         // it is encrypted on its way to the gateway
 
 	// What has happened to the streams.
-	openSent     bool      // the client has got <open/>
-	featuresSent bool      // the client has got <stream:features/>
-	headerSent   bool      // the server has got a header
-	endTagSent   bool      // the server has got </stream:stream>
-	closeSent    bool      // the client has got <close/>
-	sasl         saslState // changed by saslStep alone
-	loggedIn     bool      // the client is authenticated, or the server asks nobody to be
-	resumable    bool      // XEP-0198 is on
+	openSent     bool              // the client has got <open/>
+	featuresSent bool              // the client has got <stream:features/>
+	headerSent   bool              // the server has got a header
+	endTagSent   bool              // the server has got </stream:stream>
+	closeSent    bool              // the client has got <close/>
+	sasl         saslState         // changed by saslStep alone
+	loggedIn     bool              // the client is authenticated, or the server asks nobody to be
+	mechanism    framing.Mechanism // that the client has chosen last
+	login        loginResult       // of the last login
+	bound        bool              // the client has got its JID, see awaitBound
+	resumable    bool              // the server lets the client resume the stream (XEP-0198)
 	alreadySent  alreadySent
 	clientFull   bool // receiveServer stopped because of the client, not for want of bytes
 	readByHost   bool // Host.Connect has read what is being received
@@ -135,6 +138,8 @@ type extra struct {
 	unread       int              // answers of our own that wait for the client
 	fragmented   int              // bytes of the message to the client that is not complete; zero means none
 	replies      []string         // answers of our own that wait for its end
+	negotiation  negotiation      // the login that is under way
+	jid          string           // of the client, see Settings.LogJIDs
 	result       string           // of a request that was not upgraded
 	cause        error            // what made the session end, for the log
 	verdict                       // what the log learns beside it
@@ -149,7 +154,7 @@ type alreadySent struct{ header, features bool }
 
 // dropExtra forgets extra when none of it is needed.
 func (s *Session) dropExtra() {
-	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.stalls == nil && x.verdict == (verdict{}) {
+	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.stalls == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
 		s.extra = nil
 	}
 }
@@ -198,6 +203,14 @@ func (s *Session) Refused() limit.Reason { return s.refused }
 
 // LoggedIn reports whether Host.LoggedIn was called.
 func (s *Session) LoggedIn() bool { return s.loggedIn }
+
+// step logs at debug level what the session has come to. With attributes, which cost even
+// where nobody reads them, ask Host.Debug and call Host.Step.
+func (s *Session) step(name string) {
+	if s.host.Debug() {
+		s.host.Step(name)
+	}
+}
 
 // Start implements relay.Session. Only from here on the gateway knows the session,
 // so that no other event can come before.

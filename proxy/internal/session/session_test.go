@@ -36,8 +36,9 @@ func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
 // A fakeHost lets a session be driven without a loop and a gateway.
 type fakeHost struct {
 	requests  []*Request
-	bindings  int // offers of channel binding
-	abandoned int // attempts to connect
+	bindings  int      // offers of channel binding
+	abandoned int      // attempts to connect
+	outcomes  []string // of logins and the like, in order
 	over      bool
 	loggedIn  int      // calls of LoggedIn
 	failures  []string // conditions that LoginFailed got
@@ -66,6 +67,18 @@ func (h *fakeHost) StallOver(relay.Side, time.Duration)                   {}
 func (h *fakeHost) ChannelBindingOffered()                                { h.bindings++ }
 func (h *fakeHost) Notice(string, slog.Level, string, func() []slog.Attr) {}
 func (h *fakeHost) Over(*relay.Event)                                     { h.over = true }
+func (h *fakeHost) FeaturesSent(time.Duration)                            { h.outcomes = append(h.outcomes, "features") }
+func (h *fakeHost) LoginEnded(_ *relay.Event, mechanism, result string, _ time.Duration) {
+	h.outcomes = append(h.outcomes, "login "+mechanism+" "+result)
+}
+func (h *fakeHost) Restarted()                { h.outcomes = append(h.outcomes, "restarted") }
+func (h *fakeHost) Resumable()                { h.outcomes = append(h.outcomes, "resumable") }
+func (h *fakeHost) ResumeEnded(result string) { h.outcomes = append(h.outcomes, "resume "+result) }
+func (h *fakeHost) StreamError(side, condition string) {
+	h.outcomes = append(h.outcomes, side+" "+condition)
+}
+func (h *fakeHost) Debug() bool               { return false }
+func (h *fakeHost) Step(string, ...slog.Attr) {}
 
 // testSettings are those of a gateway that was not told anything.
 func testSettings() *Settings {

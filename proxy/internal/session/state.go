@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 	"unique"
 
@@ -31,6 +32,10 @@ type State struct {
 	Silent   bool             // nothing has come since that ping
 
 	Resumable bool
+	Bound     bool
+	Mechanism string     // of the login, one of framing.Mechanisms
+	Login     string     // its outcome, one of LoginResults; empty for none
+	JID       string     // see Settings.LogJIDs
 	Relayed   [2]Traffic // so far, to server and client
 	Stalls    [2]Stalls  // that are over, by side
 	Splitter  []byte     // framing.StreamSplitter
@@ -58,6 +63,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 		ID: s.id, Remote: s.remote, Secure: s.secure, Domain: s.domainName(), Server: s.server.Name,
 		Age: now - s.began, LastIn: [2]time.Duration{now - s.lastIn[client], now - s.lastIn[server]},
 		Ping: s.roundTrip(), Silent: s.pingOutstanding, Resumable: s.resumable,
+		Bound: s.bound, Mechanism: s.mechanism.String(), Login: s.login.String(),
 		Relayed: [2]Traffic{toServer: s.traffic(toServer), toClient: s.traffic(toClient)}, Splitter: splitter,
 	}
 	if s.extra != nil && s.extra.stalls != nil {
@@ -66,6 +72,9 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 	if s.pingSent != 0 {
 		st.PingSent = max(time.Duration(pingClock(now)-s.pingSent)*time.Microsecond, 1)
 	}
+	if s.extra != nil {
+		st.JID = s.extra.jid
+	}
 	return st, nil
 }
 
@@ -73,7 +82,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 func (x *extra) atRest() bool {
 	return x.due == 0 && x.stateDue == [2]time.Duration{} && x.skip == 0 && x.header == nil && !x.headerQueued && x.headerSent == 0 &&
 		x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.replies == nil && x.cause == nil &&
-		x.verdict == verdict{} && x.unwritable == [2]error{}
+		x.verdict == verdict{} && x.negotiation == negotiation{} && x.unwritable == [2]error{}
 }
 
 // Check returns what is wrong with st.
@@ -93,6 +102,13 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 	s.ping, s.pingOutstanding, s.resumable = uint32(st.Ping/time.Microsecond), st.Silent, st.Resumable
 	if st.PingSent != 0 {
 		s.pingSent = cmp.Or(pingClock(ev.Now)-uint32(st.PingSent/time.Microsecond), 1) // zero means none
+	}
+	// What a program of another age calls otherwise is forgotten.
+	s.mechanism = framing.Mechanism(max(0, slices.Index(framing.Mechanisms(), st.Mechanism)))
+	s.login = loginResult(max(0, slices.Index(loginResults, st.Login)))
+	s.bound = st.Bound
+	if st.JID != "" && s.set.LogJIDs {
+		s.ensureExtra().jid = st.JID
 	}
 	s.upgraded, s.proxied, s.openSent, s.featuresSent, s.headerSent = true, true, true, true, true
 	s.sasl, s.phase = saslDone, [2]streamPhase{phaseOpen, phaseOpen}
@@ -115,5 +131,5 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 // more.
 func (s *Session) Leave() { s.releaseServer() }
 
-// ID is what Host.Upgraded has returned.
+// ID is what Host.Upgraded has returned, zero before.
 func (s *Session) ID() uint64 { return s.id }

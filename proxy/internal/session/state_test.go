@@ -10,6 +10,7 @@ import (
 func TestStateIsComplete(t *testing.T) {
 	inState := []string{
 		"id", "remote", "domain", "server", "began", "secure", "resumable", "splitter", "lastIn", "pingSent", "ping", "pingOutstanding", "relayed",
+		"bound", "mechanism", "login",
 	}
 	atRest := []string{
 		"set", "host", "Index", "Network", // are the new process's own
@@ -20,9 +21,9 @@ func TestStateIsComplete(t *testing.T) {
 		"extra",  // see atRest
 	}
 	ofExtra := []string{
-		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", // are zero, see atRest
+		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", // are zero, see atRest
 		"dials", "avoid", "listener", "result", // are of the way to the server
-		"relayed", "stalls", // are in the state
+		"relayed", "stalls", "jid", // are in the state
 	}
 	check := func(typ reflect.Type, lists ...[]string) {
 		known := map[string]bool{}
