@@ -20,12 +20,14 @@ import (
 //	offer: states and sockets   -->
 //	                            <--  answer: which it refuses
 //	go                          -->
+//	                            <--  driving
 //	closes its sockets               drives the sessions
 //
-// Until it has sent go the old process can take everything back: if the new one fails,
-// or does not answer, the sessions go on where they were. The new process does nothing
-// to a session before go, and nothing at all without it. So no byte is read or written
-// twice, whoever ends at whatever moment.
+// Until it hears that the new process is driving, the old one can take everything back:
+// if the new one fails, or does not answer, the sessions go on where they were. The new
+// process does nothing to a session before it has said so, and does not say so without
+// go. So no byte is read or written twice, whoever ends at whatever moment; a process
+// that ends takes those sessions with it that it drives.
 
 // A Succession is what a process that takes over sessions has to know before it starts
 // any of its own.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,14 +38,16 @@ type packet struct {
 	Offer   []json.RawMessage `json:",omitempty"` // of session.State; the sockets come with them
 	Refused map[int]string    `json:",omitempty"` // by the index of an offer, and why
 	Go      bool              `json:",omitempty"` // drive what you have not refused
+	Driving bool              `json:",omitempty"` // the answer to go, before that begins
 	End     bool              `json:",omitempty"` // nothing more comes
 }
 
 // HandOver moves sessions to the process that calls TakeOver at the other end of conn,
 // a socket of type SOCK_SEQPACKET. It calls begun when every session that was at rest
 // has been moved, and goes on with those that come to rest until none is left, or ctx is
-// done. After an error the sessions that were not moved go on here.
-func (g *Gateway) HandOver(ctx context.Context, conn *net.UnixConn, begun func()) (moved int, err error) {
+// done. After an error the sessions that were not moved go on here. kill makes the other
+// process end, if it is not known what that does; it returns when it has ended.
+func (g *Gateway) HandOver(ctx context.Context, conn *net.UnixConn, begun, kill func()) (moved int, err error) {
 	g.init()
 	defer func() {
 		if err != nil {
@@ -52,7 +55,7 @@ func (g *Gateway) HandOver(ctx context.Context, conn *net.UnixConn, begun func()
 		}
 	}()
 	for first := true; ; first = false {
-		n, err := g.offerAll(conn)
+		n, err := g.offerAll(conn, kill)
 		moved += n
 		if err != nil {
 			return moved, err
@@ -73,19 +76,19 @@ func (g *Gateway) HandOver(ctx context.Context, conn *net.UnixConn, begun func()
 }
 
 // offerAll offers all sessions that are at rest. It returns how many were moved.
-func (g *Gateway) offerAll(conn *net.UnixConn) (moved int, err error) {
+func (g *Gateway) offerAll(conn *net.UnixConn, kill func()) (moved int, err error) {
 	var o offer
 	for _, l := range g.sessions() {
 		o.add(g, l)
 		if len(o.sessions) == maxOffered || o.size >= maxOffer {
-			n, err := o.make(conn)
+			n, err := o.make(conn, kill)
 			moved += n
 			if err != nil {
 				return moved, err
 			}
 		}
 	}
-	n, err := o.make(conn)
+	n, err := o.make(conn, kill)
 	return moved + n, err
 }
 
@@ -120,11 +123,11 @@ func (o *offer) add(g *Gateway, l *live) {
 
 // make makes the offer, which is empty afterwards. Sessions that were not taken are
 // driven on.
-func (o *offer) make(conn *net.UnixConn) (moved int, err error) {
+func (o *offer) make(conn *net.UnixConn, kill func()) (moved int, err error) {
 	if len(o.sessions) == 0 {
 		return 0, nil
 	}
-	refused, err := o.agree(conn)
+	refused, err := o.agree(conn, kill)
 	for i, l := range o.sessions {
 		h := l.handle.(loop.Movable)
 		if reason, stays := refused[i]; err != nil || stays {
@@ -145,8 +148,8 @@ func (o *offer) make(conn *net.UnixConn) (moved int, err error) {
 }
 
 // agree tells the other process to drive what it does not refuse. After an error it
-// drives nothing.
-func (o *offer) agree(conn *net.UnixConn) (refused map[int]string, err error) {
+// drives nothing, and has not begun to.
+func (o *offer) agree(conn *net.UnixConn, kill func()) (refused map[int]string, err error) {
 	if err := send(conn, packet{Offer: o.states}, o.fds); err != nil {
 		return nil, err
 	}
@@ -155,7 +158,23 @@ func (o *offer) agree(conn *net.UnixConn) (refused map[int]string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return answer.Refused, send(conn, packet{Go: true}, nil)
+	if err := send(conn, packet{Go: true}, nil); err != nil {
+		return nil, err
+	}
+	// Without this word a process that was killed just now would take sessions with
+	// it that it has not touched.
+	word, fds, err := receive(conn, offerTimeout)
+	closeAll(fds)
+	if err != nil {
+		// It may have said it, or may yet.
+		kill()
+		word, fds, _ = receive(conn, offerTimeout)
+		closeAll(fds)
+	}
+	if word.Driving {
+		return answer.Refused, nil
+	}
+	return nil, cmp.Or(err, errors.New("the new process does not say that it drives the sessions"))
 }
 
 // moved removes a session that goes on elsewhere.
@@ -221,6 +240,9 @@ func (g *Gateway) take(conn *net.UnixConn, states []json.RawMessage, fds []int, 
 		closeAll(more)
 		if err == nil && !p.Go {
 			err = errors.New("no word to go")
+		}
+		if err == nil {
+			err = send(conn, packet{Driving: true}, nil)
 		}
 	}
 	if err != nil {

@@ -92,7 +92,7 @@ func (b *bench) handOver(from, to *Gateway) (moved int) {
 		taken <- result{n, err}
 	}()
 	ctx, cancel := context.WithCancel(b.t.Context())
-	moved, err := from.HandOver(ctx, old, cancel)
+	moved, err := from.HandOver(ctx, old, cancel, func() { b.t.Error("it has to be killed") })
 	if r := <-taken; err != nil || r.err != nil || r.taken != moved {
 		b.t.Fatalf("moved %d, %v; taken %d, %v", moved, err, r.taken, r.err)
 	}
@@ -337,7 +337,9 @@ func TestHandOverLeaves(t *testing.T) {
 		t.Run(l, func(t *testing.T) {
 			b := newBench(t, l)
 			cl, srv := b.connect()
-			if l != LoopAuto {
+			if l == LoopAuto {
+				b.serverSays(cl, srv, `<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></stream:features>`)
+			} else {
 				b.login(cl, srv)
 			}
 			if n := b.handOver(b.g, b.successor()); n != 0 {
@@ -358,10 +360,30 @@ func TestHandOverFails(t *testing.T) {
 			defer closeAll(receiveOffer(t, conn))
 			send(conn, packet{}, nil)
 		},
+		"it dies before driving": func(t *testing.T, conn *net.UnixConn) {
+			defer closeAll(receiveOffer(t, conn))
+			send(conn, packet{}, nil)
+			if p, _, err := receive(conn, patience); err != nil || !p.Go {
+				t.Errorf("%+v, %v", p, err)
+			}
+		},
+		"it does not say that it drives": func(t *testing.T, conn *net.UnixConn) {
+			defer closeAll(receiveOffer(t, conn))
+			send(conn, packet{}, nil)
+			receive(conn, patience)
+			send(conn, packet{}, nil)
+		},
+		"it hangs": func(t *testing.T, conn *net.UnixConn) {
+			defer closeAll(receiveOffer(t, conn))
+			send(conn, packet{}, nil)
+			receive(conn, patience)
+			receive(conn, patience) // until it is killed
+		},
 		"it refuses": func(t *testing.T, conn *net.UnixConn) {
 			defer closeAll(receiveOffer(t, conn))
 			send(conn, packet{Refused: map[int]string{0: "test", 1: "test"}}, nil)
 			receive(conn, patience)
+			send(conn, packet{Driving: true}, nil)
 		},
 		"it talks nonsense": func(t *testing.T, conn *net.UnixConn) {
 			defer closeAll(receiveOffer(t, conn))
@@ -372,6 +394,7 @@ func TestHandOverFails(t *testing.T) {
 			defer closeAll(fds)
 			send(conn, packet{Refused: map[int]string{0: "", 1: ""}}, fds)
 			receive(conn, patience)
+			send(conn, packet{Driving: true}, fds)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -394,7 +417,7 @@ func TestHandOverFails(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			// What comes during the offer is not lost.
 			b.send(clients[0], "<a/>")
-			if moved, err := b.g.HandOver(ctx, old, cancel); moved != 0 || err == nil && name != "it refuses" && name != "it sends descriptors" {
+			if moved, err := b.g.HandOver(ctx, old, cancel, func() { successor.Close() }); moved != 0 || err == nil && name != "it refuses" && name != "it sends descriptors" {
 				t.Errorf("moved %d, %v", moved, err)
 			}
 			<-failed
@@ -448,6 +471,9 @@ func TestTakeOverRefuses(t *testing.T) {
 			t.Errorf("%s: %+v, %v", state, p, err)
 		}
 		send(old, packet{Go: true}, nil)
+		if p, _, err := receive(old, patience); err != nil || !p.Driving {
+			t.Errorf("%+v, %v", p, err)
+		}
 	}
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors, then %d", before, after)

@@ -9,7 +9,7 @@ import (
 )
 
 // HandOver does nothing here: only the epoll loop moves sessions.
-func (g *Gateway) HandOver(context.Context, *net.UnixConn, func()) (moved int, err error) {
+func (g *Gateway) HandOver(context.Context, *net.UnixConn, func(), func()) (moved int, err error) {
 	return 0, errors.ErrUnsupported
 }
 

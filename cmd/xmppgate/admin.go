@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,6 +28,7 @@ type admin struct {
 	servers              servers
 	config               func() *config
 	reload               func() (notes []string, err error)
+	upgrade              func(context.Context) error // starts the program anew; nil when it cannot be
 }
 
 const adminIndex = `xmppgate
@@ -40,6 +42,7 @@ const adminIndex = `xmppgate
 /readyz               200 while an XMPP server answers and no drain has begun
 /reload               POST: read the configuration again
 /drain                POST: accept no clients, close sessions
+/upgrade              POST: replace the program, keep the sessions
 `
 
 // handler serves all endpoints. access refuses requests that a web page may have
@@ -59,6 +62,7 @@ func (a *admin) handler() http.Handler {
 	// GET. A preStop hook runs "xmppgate drain".
 	mux.Handle("POST /drain", a.access.action(a.beginDrain))
 	mux.Handle("POST /reload", a.access.action(a.handleReload))
+	mux.Handle("POST /upgrade", a.access.action(a.upgradeProgram))
 	// Without cmdline, which may show more than a profile needs.
 	for path, show := range map[string]http.HandlerFunc{"": pprof.Index, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
 		mux.HandleFunc("GET /debug/pprof/"+path, func(w http.ResponseWriter, r *http.Request) {
@@ -86,6 +90,13 @@ func newAdminServer(a *admin, log *slog.Logger) *http.Server {
 		MaxHeaderBytes:               16 << 10,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+}
+
+// shutDown stops accepting requests and lets those under way come to their end.
+func shutDown(s *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = s.Shutdown(ctx) // what is left is cut by Close
 }
 
 func answer(w http.ResponseWriter, status int, text string) {

@@ -16,7 +16,7 @@ func healthcheck(ctx context.Context, p process) int {
 	if err != nil {
 		return p.misconfigured(err)
 	}
-	if _, err := c.askAdmin(ctx, http.MethodGet, "/healthz"); err != nil {
+	if _, err := c.askAdmin(ctx, http.MethodGet, "/healthz", askTimeout); err != nil {
 		return p.failed(err)
 	}
 	return exitOK
@@ -29,7 +29,7 @@ func requestReload(ctx context.Context, p process) int {
 	if err != nil {
 		return p.misconfigured(err)
 	}
-	body, err := c.askAdmin(ctx, http.MethodPost, "/reload")
+	body, err := c.askAdmin(ctx, http.MethodPost, "/reload", askTimeout)
 	if err != nil {
 		return p.failed(err)
 	}
@@ -46,15 +46,18 @@ func (p process) failed(err error) int {
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 64 << 10
 
+// askTimeout bounds a request that is answered at once.
+const askTimeout = 2 * time.Second
+
 // askAdmin sends a request to the admin endpoints of the gateway that runs with the
 // same configuration, and returns its answer.
-func (c *config) askAdmin(ctx context.Context, method, path string) (body []byte, err error) {
+func (c *config) askAdmin(ctx context.Context, method, path string, timeout time.Duration) (body []byte, err error) {
 	if len(c.adminListeners) == 0 {
 		return nil, errors.New(prefix + "ADMIN_LISTEN is empty: there is no admin listener to ask")
 	}
 	admin := c.adminListeners[0]
 	client := &http.Client{
-		Timeout: 2 * time.Second,
+		Timeout: timeout,
 		// Ignores HTTP_PROXY. The dialer takes ":9280" and "0.0.0.0:9280" as
 		// this machine.
 		Transport: &http.Transport{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ const (
 // A drain begins once, by a signal or by /drain, and goes through its states.
 type drain struct {
 	started chan struct{}
+	reason  string // of one that no signal has begun
 
 	mu       sync.Mutex // guards what is below
 	state    string
@@ -86,7 +88,7 @@ func count(sessions iter.Seq[proxy.SessionInfo]) (n int) {
 // not ready, while clients that they still send are served, and then closes all
 // sessions within timeout. It returns nil when the sessions have ended in time.
 func (d *drain) run(ctx context.Context, g *proxy.Gateway, delay, timeout time.Duration, log *slog.Logger) error {
-	reason := "asked to"
+	reason := cmp.Or(d.reason, "asked to")
 	if ctx.Err() != nil {
 		reason = context.Cause(ctx).Error()
 	}
@@ -149,7 +151,7 @@ func requestDrain(ctx context.Context, p process) int {
 func awaitDrain(ctx context.Context, c *config, wait bool, out io.Writer) error {
 	var last string
 	for begun := false; ; begun = true {
-		body, err := c.askAdmin(ctx, http.MethodPost, "/drain")
+		body, err := c.askAdmin(ctx, http.MethodPost, "/drain", askTimeout)
 		if err != nil {
 			if begun && ctx.Err() == nil {
 				return nil

@@ -165,11 +165,15 @@ func onThisMachine(host string) bool {
 	return false
 }
 
-// listenAll opens every address of a variable, or none.
-func listenAll(variable string, addresses []listenAddress) ([]net.Listener, error) {
+// listenAll opens every address of a variable, or none. It takes over those that before
+// listens on.
+func listenAll(variable string, addresses []listenAddress, before *predecessor) ([]net.Listener, error) {
 	var opened []net.Listener
 	for _, address := range addresses {
-		l, err := listen(address)
+		l, err := before.listener(variable, address)
+		if l == nil && err == nil {
+			l, err = listen(address)
+		}
 		if err != nil {
 			closeAll(opened)
 			return nil, explain(err, variable, address)

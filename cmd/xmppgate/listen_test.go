@@ -17,7 +17,7 @@ func TestListenAllOrNone(t *testing.T) {
 	}
 	defer taken.Close()
 	socket := filepath.Join(t.TempDir(), "s")
-	if _, err := listenAll("LISTEN", parseAll(t, "unix:"+socket, taken.Addr().String())); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := listenAll("LISTEN", parseAll(t, "unix:"+socket, taken.Addr().String()), nil); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Fatalf("error %v", err)
 	}
 	if _, err := os.Lstat(socket); err == nil {
@@ -27,7 +27,7 @@ func TestListenAllOrNone(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
-	listeners, err := listenAll("LISTEN", parseAll(t, "unix:"+socket, "127.0.0.1:0"))
+	listeners, err := listenAll("LISTEN", parseAll(t, "unix:"+socket, "127.0.0.1:0"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestPortIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	_, err = listenAll("ADMIN_LISTEN", parseAll(t, taken.Addr().String()))
+	_, err = listenAll("ADMIN_LISTEN", parseAll(t, taken.Addr().String()), nil)
 	if err == nil || !errors.Is(err, syscall.EADDRINUSE) || !strings.HasSuffix(err.Error(), ": set XMPPGATE_ADMIN_LISTEN to another port") {
 		t.Errorf("%v", err)
 	}
@@ -113,10 +113,10 @@ func TestPortIsTaken(t *testing.T) {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
-	if _, err := listenAll("LISTEN", parseAll(t, "192.0.2.1:0")); err == nil || !strings.Contains(err.Error(), "this machine has no such address; set XMPPGATE_LISTEN") {
+	if _, err := listenAll("LISTEN", parseAll(t, "192.0.2.1:0"), nil); err == nil || !strings.Contains(err.Error(), "this machine has no such address; set XMPPGATE_LISTEN") {
 		t.Errorf("%v", err)
 	}
-	if _, err := listenAll("LISTEN", parseAll(t, "unix:"+t.TempDir()+"/none/s")); err == nil || !strings.Contains(err.Error(), "make the directory, or set XMPPGATE_LISTEN") {
+	if _, err := listenAll("LISTEN", parseAll(t, "unix:"+t.TempDir()+"/none/s"), nil); err == nil || !strings.Contains(err.Error(), "make the directory, or set XMPPGATE_LISTEN") {
 		t.Errorf("%v", err)
 	}
 }

@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(leakless{m}, map[string]func(){"xmppgate": main, "get": getMain, "session": sessionMain})
+	testscript.Main(leakless{m}, map[string]func(){"xmppgate": main, "get": getMain, "session": sessionMain, "successor": successorMain})
 }
 
 // leakless fails the tests when they leave goroutines behind.

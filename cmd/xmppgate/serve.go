@@ -18,8 +18,15 @@ import (
 
 // serve is the default command: it runs the gateway.
 func serve(ctx context.Context, p process) int {
+	before, err := inherit(p.environ)
+	if err != nil {
+		before.refuse(err)
+		fmt.Fprintf(p.stderr, "xmppgate: take over: %v\n", err)
+		return exitFailed
+	}
 	c, err := loadConfig(p.environ)
 	if err != nil {
+		before.refuse(err)
 		return p.misconfigured(err)
 	}
 	profile(c.Profile)
@@ -37,7 +44,8 @@ func serve(ctx context.Context, p process) int {
 	for _, warning := range c.warnings() {
 		log.Warn(warning)
 	}
-	if err := runGateway(ctx, &service{environ: p.environ, start: c, log: log, level: level}, hangups, lines.Lost); err != nil {
+	if err := runGateway(ctx, &service{environ: p.environ, start: c, log: log, level: level}, before, hangups, lines.Lost); err != nil {
+		before.refuse(err)
 		log.Error("xmppgate failed", "error", err)
 		return exitFailed
 	}
@@ -46,8 +54,9 @@ func serve(ctx context.Context, p process) int {
 
 // runGateway runs the gateway of s until ctx ends and its sessions are drained. It
 // reloads whenever a signal comes from hangups. It returns nil when every session has
-// ended in time.
-func runGateway(ctx context.Context, s *service, hangups <-chan os.Signal, logLinesLost func() uint64) error {
+// ended in time, or goes on in another process. It takes over from before, unless that
+// is nil.
+func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-chan os.Signal, logLinesLost func() uint64) error {
 	d := newDrain()
 	defer context.AfterFunc(ctx, d.begin)()
 	s.drain = d
@@ -68,14 +77,21 @@ func runGateway(ctx context.Context, s *service, hangups <-chan os.Signal, logLi
 		func() int { return s.config().ConnectionMetricsLimit }, d.begun, logLinesLost)
 	s.observer.Metrics = s.metrics
 
-	clientListeners, err := listenAll("LISTEN", c.listeners)
+	clientListeners, err := listenAll("LISTEN", c.listeners, before)
 	if err != nil {
 		return err
 	}
 	defer closeAll(clientListeners)
-	adminListeners, err := listenAll("ADMIN_LISTEN", c.adminListeners)
+	adminListeners, err := listenAll("ADMIN_LISTEN", c.adminListeners, before)
 	if err != nil {
 		return err
+	}
+	u := newUpgrader(s.environ, gateway, func() time.Duration { return s.config().DrainTimeout }, log)
+	u.hold("LISTEN", c.listeners, clientListeners)
+	u.hold("ADMIN_LISTEN", c.adminListeners, adminListeners)
+	var succession error
+	if before != nil {
+		succession = gateway.Succeed(before.Succession)
 	}
 	adminServer := newAdminServer(&admin{
 		gateway:     gateway,
@@ -87,13 +103,18 @@ func runGateway(ctx context.Context, s *service, hangups <-chan os.Signal, logLi
 		connections: s.metrics.ConnectionsHandler(),
 		config:      s.config,
 		reload:      s.reload,
+		upgrade:     u.upgrade,
 	}, log)
 
 	// A listener that ends before the drain has failed.
 	ended := make(chan error, len(clientListeners)+len(adminListeners))
 	var running sync.WaitGroup
 	for _, l := range clientListeners {
-		running.Go(func() { ended <- gateway.Serve(l) })
+		running.Go(func() {
+			if err := gateway.Serve(l); err != nil { // else it was to end
+				ended <- err
+			}
+		})
 	}
 	for _, l := range adminListeners {
 		running.Go(func() { ended <- adminServer.Serve(l) })
@@ -116,6 +137,12 @@ func runGateway(ctx context.Context, s *service, hangups <-chan os.Signal, logLi
 	log.Info("serving", "version", b.version, "listen", addresses(clientListeners), "upstream", serverNames(router),
 		"admin", addresses(adminListeners), "max_sessions", gateway.MaxSessions, "open_files", s.files)
 
+	if before == nil {
+		notifyReady()
+	} else {
+		running.Go(func() { takeOver(before, gateway, router.Join, succession, log) })
+	}
+
 	var failure error
 	delay := time.Duration(0) // after a listener has ended nobody comes any more
 	select {
@@ -124,15 +151,23 @@ func runGateway(ctx context.Context, s *service, hangups <-chan os.Signal, logLi
 	case err := <-ended:
 		failure = fmt.Errorf("a listener ended: %w", err)
 		d.begin()
+	case <-u.begun:
+		d.reason = "a new process is in charge"
+		shutDown(adminServer)
+		u.await(ctx)
+	}
+	if !u.succeeded() {
+		notifyStopping()
 	}
 	drainErr := d.run(ctx, gateway, delay, s.config().DrainTimeout, log)
 	// After /drain the process stays until a signal comes: if it exited by
 	// itself, its supervisor would start it again.
-	if failure == nil {
+	if failure == nil && !u.succeeded() {
 		<-ctx.Done()
 	}
 	_ = adminServer.Close()
 	closeAll(clientListeners)
+	before.close()
 	stop()
 	running.Wait()
 	return errors.Join(failure, drainErr)

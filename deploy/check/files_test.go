@@ -74,7 +74,7 @@ func TestDashboard(t *testing.T) {
 
 // systemd-analyze needs no running systemd. It wants the program to exist.
 func TestSystemd(t *testing.T) {
-	unit := replace(t, string(read(t, "../systemd/xmppgate.service")), "/usr/local/bin/xmppgate\n", xmppgate+"\n")
+	unit := replace(t, string(read(t, "../systemd/xmppgate.service")), "=/usr/local/bin/xmppgate", "="+xmppgate)
 	path := filepath.Join(t.TempDir(), "xmppgate.service")
 	if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
 		t.Fatal(err)

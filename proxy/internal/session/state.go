@@ -17,7 +17,7 @@ import (
 const StateVersion = 1
 
 // A State is all that another process needs to go on with a session at rest: it is
-// authenticated, and nothing is under way on either side. Moments are told as the time
+// authenticated, or need not be, and nothing is under way on either side. Moments are told as the time
 // since, because processes do not share an epoch.
 type State struct {
 	ID       uint64
@@ -31,14 +31,15 @@ type State struct {
 	PingSent time.Duration    // since a ping that has yet to be answered; zero for none
 	Silent   bool             // nothing has come since that ping
 
-	Resumable bool
-	Bound     bool
-	Mechanism string     // of the login, one of framing.Mechanisms
-	Login     string     // its outcome, one of LoginResults; empty for none
-	JID       string     // see Settings.LogJIDs
-	Relayed   [2]Traffic // so far, to server and client
-	Stalls    [2]Stalls  // that are over, by side
-	Splitter  []byte     // framing.StreamSplitter
+	Authenticated bool // false if the server asks for no SASL
+	Resumable     bool
+	Bound         bool
+	Mechanism     string     // of the login, one of framing.Mechanisms
+	Login         string     // its outcome, one of LoginResults; empty for none
+	JID           string     // see Settings.LogJIDs
+	Relayed       [2]Traffic // so far, to server and client
+	Stalls        [2]Stalls  // that are over, by side
+	Splitter      []byte     // framing.StreamSplitter
 }
 
 // errBusy is why a session stays where it is.
@@ -49,7 +50,7 @@ var errBusy = errors.New("something is under way")
 func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 	open := [2]relay.State{relay.StateOpen, relay.StateOpen}
 	switch {
-	case s.sasl != saslDone, s.phase != [2]streamPhase{phaseOpen, phaseOpen}, s.ending != endNone, s.pendingEnd != endNone,
+	case s.sasl.unauthenticated(), !s.featuresSent, s.phase != [2]streamPhase{phaseOpen, phaseOpen}, s.ending != endNone, s.pendingEnd != endNone,
 		c.State != open, c.Blocked != [2]bool{}, s.unfinished != unfinished{}, s.server == nil, s.await != endNone:
 		return nil, errBusy
 	case s.extra != nil && !s.extra.atRest():
@@ -62,7 +63,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 	st := &State{
 		ID: s.id, Remote: s.remote, Secure: s.secure, Domain: s.domainName(), Server: s.server.Name,
 		Age: now - s.began, LastIn: [2]time.Duration{now - s.lastIn[client], now - s.lastIn[server]},
-		Ping: s.roundTrip(), Silent: s.pingOutstanding, Resumable: s.resumable,
+		Ping: s.roundTrip(), Silent: s.pingOutstanding, Authenticated: s.sasl == saslDone, Resumable: s.resumable,
 		Bound: s.bound, Mechanism: s.mechanism.String(), Login: s.login.String(),
 		Relayed: [2]Traffic{toServer: s.traffic(toServer), toClient: s.traffic(toClient)}, Splitter: splitter,
 	}
@@ -111,7 +112,10 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 		s.ensureExtra().jid = st.JID
 	}
 	s.upgraded, s.proxied, s.openSent, s.featuresSent, s.headerSent = true, true, true, true, true
-	s.sasl, s.phase = saslDone, [2]streamPhase{phaseOpen, phaseOpen}
+	s.phase = [2]streamPhase{phaseOpen, phaseOpen}
+	if st.Authenticated {
+		s.sasl = saslDone
+	}
 	if up, down := asCount(st.Relayed[toServer]), asCount(st.Relayed[toClient]); asTraffic(up) == st.Relayed[toServer] && asTraffic(down) == st.Relayed[toClient] {
 		s.relayed = [2]relay.Count{toServer: up, toClient: down}
 	} else {

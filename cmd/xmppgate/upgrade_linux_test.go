@@ -1,0 +1,460 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// A replaceable is a gateway whose program is a file of its own.
+type replaceable struct {
+	*gatewayProcess
+	program string
+}
+
+func startReplaceable(t *testing.T, environ ...string) *replaceable {
+	t.Helper()
+	g := newGateway(t, environ...)
+	if !slices.ContainsFunc(environ, func(e string) bool { return strings.HasPrefix(e, "XMPPGATE_UPSTREAM=") }) {
+		g.Env = append(g.Env, "XMPPGATE_UPSTREAM=unix:"+g.dir+"/server") // with XMPPGATE_CONFIG, too
+	}
+	program := filepath.Join(g.dir, "xmppgate")
+	r := &replaceable{g, program}
+	r.install()
+	g.Path, g.Args = program, []string{"xmppgate"} // by which the test binary knows what to be
+	log, err := os.Create(filepath.Join(g.dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close() })
+	g.Stdout, g.Stderr = log, log
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.log())
+		}
+	})
+	g.begin()
+	t.Cleanup(func() {
+		for _, pid := range r.processes() {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	return r
+}
+
+// install puts the program into its place r.
+func (r *replaceable) install() {
+	r.t.Helper()
+	found, err := exec.LookPath("xmppgate")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	b, err := os.ReadFile(found)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.replaceBy(b)
+}
+
+func (r *replaceable) replaceBy(program []byte) {
+	r.t.Helper()
+	if err := os.WriteFile(r.program+".new", program, 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Rename(r.program+".new", r.program); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// upgrade asks for an upgrade and returns the answer.
+func (r *replaceable) upgrade() (status int, body string) {
+	r.t.Helper()
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", r.dir+"/admin")
+		},
+	}}
+	a, err := client.Post("http://localhost/upgrade", "", nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer a.Body.Close()
+	var b bytes.Buffer
+	b.ReadFrom(a.Body)
+	return a.StatusCode, b.String()
+}
+
+// processes returns all processes that run the program of r, replaced or not.
+func (r *replaceable) processes() (all []int) {
+	links, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && strings.TrimSuffix(to, " (deleted)") == r.program {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+			if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(status), ") Z ") {
+				all = append(all, pid)
+			}
+		}
+	}
+	return all
+}
+
+func (r *replaceable) log() string {
+	b, _ := os.ReadFile(r.dir + "/log")
+	return string(b)
+}
+
+// talks returns a client that has said something, which its session waits for.
+func (r *replaceable) talks() net.Conn {
+	r.t.Helper()
+	c := r.open()
+	if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte("<presence/>")))); err != nil {
+		r.t.Fatal(err)
+	}
+	pings(r.t, c)
+	return c
+}
+
+// pings sends a ping and waits for the pong: the session is driven by somebody.
+func pings(t *testing.T, c net.Conn) {
+	t.Helper()
+	if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewPingFrame([]byte("p")))); err != nil {
+		t.Fatal(err)
+	}
+	if op, payload := readFrame(t, c); op != ws.OpPong || string(payload) != "p" {
+		t.Fatalf("%v %q, want a pong", op, payload)
+	}
+}
+
+// becomesSole waits until one process is left, and returns it.
+func (r *replaceable) becomesSole() (pid int) {
+	r.t.Helper()
+	go r.Wait() // or the first would stay as a zombie
+	r.eventually("both processes stay\n", func() bool {
+		all := r.processes()
+		if len(all) == 1 {
+			pid = all[0]
+		}
+		return len(all) == 1
+	})
+	return pid
+}
+
+func TestUpgrade(t *testing.T) {
+	r := startReplaceable(t)
+	var clients []net.Conn
+	for range 70 { // more than one offer
+		clients = append(clients, r.talks())
+	}
+	pid := r.Process.Pid
+	for range 3 {
+		r.install()
+		if status, body := r.upgrade(); status != http.StatusOK {
+			t.Fatalf("%d %s\n%s", status, body, r.log())
+		}
+		clients = append(clients, r.talks()) // there is always somebody who listens
+		next := r.becomesSole()
+		if next == pid {
+			t.Fatal("the same process")
+		}
+		pid = next
+		for _, c := range clients {
+			pings(t, c)
+		}
+		if _, body := r.get("/metrics"); !strings.Contains(body, fmt.Sprintf(`xmppgate_sessions{phase="negotiating"} %d`, len(clients))) {
+			t.Errorf("not %d sessions: %s", len(clients), body)
+		}
+	}
+	syscall.Kill(pid, syscall.SIGTERM)
+	for _, c := range clients {
+		answerClose(t, c)
+	}
+	r.eventually("it does not end", func() bool { return len(r.processes()) == 0 })
+	for _, socket := range []string{"ws", "admin"} {
+		if _, err := os.Stat(filepath.Join(r.dir, socket)); err == nil {
+			t.Errorf("%s is left", socket)
+		}
+	}
+	for _, problem := range []string{`"level":"ERROR"`, `"level":"WARN"`, "session ended"} {
+		if log, _, _ := strings.Cut(r.log(), `"reason":"terminated"`); strings.Contains(log, problem) {
+			t.Errorf("%s in %s", problem, log)
+		}
+	}
+}
+
+// systemd learns which process is the service, and when it is ready.
+func TestUpgradeNotifies(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.SetReadDeadline(time.Now().Add(20 * time.Second))
+	hears := func(want string) {
+		t.Helper()
+		b := make([]byte, 1024)
+		n, err := l.Read(b)
+		if got := string(b[:n]); err != nil || got != want {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	r := startReplaceable(t, "NOTIFY_SOCKET="+socket)
+	hears("READY=1")
+	if status, body := r.upgrade(); status != http.StatusOK {
+		t.Fatalf("%d %s", status, body)
+	}
+	pid := r.becomesSole()
+	hears(fmt.Sprintf("MAINPID=%d\nREADY=1", pid))
+	syscall.Kill(pid, syscall.SIGTERM)
+	hears("STOPPING=1")
+}
+
+// The process of the command line ends with 0 when another is in charge.
+func TestUpgradeCommand(t *testing.T) {
+	r := startReplaceable(t)
+	command := exec.CommandContext(t.Context(), "xmppgate", "upgrade")
+	command.Env = r.Env
+	if out, err := command.CombinedOutput(); err != nil || string(out) != "the new program is in charge\n" {
+		t.Fatalf("%v %s", err, out)
+	}
+	if err := r.Wait(); err != nil {
+		t.Errorf("the old process: %v", err)
+	}
+}
+
+// A file that is not a working program, and a configuration that has become wrong,
+// leave the old process as it is.
+func TestUpgradeFails(t *testing.T) {
+	settings := filepath.Join(t.TempDir(), "settings")
+	write := func(text string) {
+		if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("XMPPGATE_PING_INTERVAL=50s\n")
+	r := startReplaceable(t, "XMPPGATE_CONFIG="+settings)
+	c := r.talks()
+	for _, f := range []struct {
+		name, want string
+		prepare    func()
+	}{
+		{"ends", "exit status 3", func() { r.replaceBy([]byte("#!/bin/sh\nexit 3\n")) }},
+		{"ends with 0", "exit status 0", func() { r.replaceBy([]byte("#!/bin/sh\n")) }},
+		{"is not a program", "exec format error", func() { r.replaceBy([]byte("\x7fELF?")) }},
+		{"is gone", "no such file", func() { os.Remove(r.program) }},
+		{"is killed", "signal: killed", func() { r.replaceBy([]byte("#!/bin/sh\nkill -9 $$\n")) }},
+		{"dies after hello", "exit status 4", func() { r.imitate("hello") }},
+		{"dies after its answer", "exit status 4", func() { r.imitate("answer") }},
+		{"dies with an offer", "exit status 4", func() { r.imitate("offer") }},
+		{"dies before go", "exit status 4", func() { r.imitate("taken") }},
+		{"dies before driving", "exit status 4", func() { r.imitate("go") }},
+		{"talks nonsense", "the other process says", func() { r.imitate("nonsense") }},
+		{"finds an error", "XMPPGATE_PING_INTERVAL", func() { r.install(); write("XMPPGATE_PING_INTERVAL=soon\n") }},
+	} {
+		f.prepare()
+		if status, body := r.upgrade(); status != http.StatusInternalServerError || !strings.Contains(body, f.want) {
+			t.Errorf("%s: %d %s", f.name, status, body)
+		}
+		pings(t, c)
+		r.open().Close()
+		if n := len(r.processes()); n > 1 {
+			t.Errorf("%s: %d processes", f.name, n)
+		}
+	}
+	write("")
+	r.install()
+	if status, body := r.upgrade(); status != http.StatusOK {
+		t.Fatalf("%d %s\n%s", status, body, r.log())
+	}
+	r.becomesSole()
+	pings(t, c)
+}
+
+// A program that describes sessions in another way takes the clients to come.
+func TestUpgradeOfAnotherVersion(t *testing.T) {
+	r := startReplaceable(t, "XMPPGATE_DRAIN_TIMEOUT=1s")
+	c := r.talks()
+	r.imitate("version")
+	if status, body := r.upgrade(); status != http.StatusOK {
+		t.Fatalf("%d %s", status, body)
+	}
+	pings(t, c) // still with the old one
+	answerClose(t, c)
+	if err := r.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, r.log())
+	}
+	if log := r.log(); !strings.Contains(log, "of another time") {
+		t.Errorf("no reason in %s", log)
+	}
+}
+
+// imitate makes the program one that takes over up to a point.
+func (r *replaceable) imitate(point string) {
+	r.t.Helper()
+	successor, err := exec.LookPath("successor")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.replaceBy(fmt.Appendf(nil, "#!/bin/sh\nexec %s %s\n", successor, point))
+}
+
+// successorMain takes over until the point that its argument names, and ends.
+func successorMain() {
+	defer os.Exit(4)
+	fd, _ := strconv.Atoi(os.Getenv(successorVariable))
+	conn, err := unixConn(os.NewFile(uintptr(fd), ""))
+	if err != nil {
+		panic(err)
+	}
+	var h hello
+	if err := hear(conn, &h); err != nil {
+		panic(err)
+	}
+	b := make([]byte, 1<<20)
+	switch os.Args[1] {
+	case "hello":
+		return
+	case "nonsense":
+		conn.Write([]byte("[1"))
+		conn.Read(b) // the end
+		return
+	case "version":
+		say(conn, answerToHello{Why: "of another time"})
+		conn.Read(b)
+		return
+	}
+	say(conn, answerToHello{Sessions: true})
+	if os.Args[1] == "answer" {
+		return
+	}
+	conn.Read(b)
+	if os.Args[1] == "offer" {
+		return
+	}
+	conn.Write([]byte("{}"))
+	if os.Args[1] == "taken" {
+		return
+	}
+	conn.Read(b) // go
+}
+
+var (
+	upgradeSessions = flag.Int("upgrade.sessions", 300, "sessions of TestUpgradeUnderLoad")
+	upgradeTimes    = flag.Int("upgrade.times", 10, "upgrades of TestUpgradeUnderLoad")
+	upgradeRate     = flag.Int("upgrade.rate", 2000, "messages a second of TestUpgradeUnderLoad, in each direction")
+)
+
+// Clients and servers exchange messages all the while: each arrives once, in order.
+func TestUpgradeUnderLoad(t *testing.T) {
+	echo := filepath.Join(t.TempDir(), "echo") // a server that answers each message with the same
+	l, err := net.Listen("unix", echo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go echoStream(t, c)
+		}
+	}()
+	r := startReplaceable(t, "XMPPGATE_UPSTREAM=unix:"+echo)
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var clients sync.WaitGroup
+	var messages atomic.Int64
+	for i := range *upgradeSessions {
+		c := r.open()
+		c.SetDeadline(time.Time{})
+		clients.Go(func() {
+			defer c.Close()
+			pause := time.Second * time.Duration(*upgradeSessions) / time.Duration(*upgradeRate)
+			time.Sleep(pause * time.Duration(i) / time.Duration(*upgradeSessions))
+			for n := 1; ; n++ {
+				up := fmt.Sprintf("<message id='%d'/>", n)
+				if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte(up)))); err != nil {
+					t.Errorf("session %d: %v", i, err)
+					return
+				}
+				f, err := ws.ReadFrame(c)
+				if want := fmt.Sprintf("<message xmlns='jabber:client' id='%d'/>", n); err != nil || string(f.Payload) != want {
+					t.Errorf("session %d: %v %q, want %q", i, err, f.Payload, want)
+					return
+				}
+				messages.Add(1)
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(pause):
+				}
+			}
+		})
+	}
+	start := time.Now()
+	for n := range *upgradeTimes {
+		before := messages.Load()
+		if status, body := r.upgrade(); status != http.StatusOK {
+			t.Fatalf("%d %s", status, body)
+		}
+		if n == 0 {
+			go r.Wait()
+		}
+		r.eventually("both processes stay", func() bool { return len(r.processes()) == 1 })
+		r.eventually("nothing moves", func() bool { return messages.Load() > before })
+	}
+	took := time.Since(start)
+	stop()
+	clients.Wait()
+	t.Logf("%d sessions, %d upgrades in %v, %d messages in each direction", *upgradeSessions, *upgradeTimes, took, messages.Load())
+	if log := r.log(); strings.Contains(log, "going away") || strings.Contains(log, `"level":"ERROR"`) {
+		t.Error(log)
+	}
+}
+
+// echoStream answers each message, and checks that none is missing.
+func echoStream(t *testing.T, c net.Conn) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	for header := ""; !strings.Contains(header, "<stream:stream"); {
+		tag, err := r.ReadString('>')
+		if err != nil {
+			return
+		}
+		header += tag
+	}
+	io.WriteString(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='1' version='1.0'><stream:features/>`)
+	for n := 1; ; n++ {
+		got, err := r.ReadString('>')
+		if err != nil || strings.HasSuffix(got, "</stream:stream>") { // which a health check sends
+			return
+		}
+		if want := fmt.Sprintf("<message id='%d'/>", n); got != want {
+			t.Errorf("server: got %q, want %q", got, want)
+			return
+		}
+		fmt.Fprintf(c, "<message xmlns='jabber:client' id='%d'/>", n)
+	}
+}
