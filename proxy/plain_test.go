@@ -20,6 +20,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"xmppgate/proxy/clientaddr"
+	"xmppgate/proxy/internal/limit"
 )
 
 // served lets g serve until the test ends, and returns its URL.
@@ -144,6 +147,30 @@ func TestPlainBusy(t *testing.T) {
 			}
 		}
 		first.Close()
+	})
+}
+
+// The limits of networks hold for plain requests, behind a trusted proxy as well.
+func TestPlainLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine, ClientAddress: clientaddr.Policy{Unix: true}, // a pipe has no address
+			NetworkLimits: NetworkLimits{Requests: limit.Rate{PerSecond: 1e-6, Burst: 2}}}}
+		for i, path := range []string{"GET /", "GET /healthz", "GET /", "GET /ws", "OPTIONS /", "HEAD /healthz", "GET /.well-known/host-meta"} {
+			want := "HTTP/1.1 200 "
+			if i >= 2 {
+				want = "HTTP/1.1 429 "
+			}
+			if got := exchange(g, [][]byte{[]byte(path + " HTTP/1.1\r\nHost: gw\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n")}); !strings.HasPrefix(got, want) {
+				t.Errorf("%d. %s: %q", i, path, got)
+			}
+		}
+		// Another one's client, and the proxy itself, which checks our health.
+		for _, header := range []string{"X-Forwarded-For: 203.0.113.8\r\n", ""} {
+			if got := exchange(g, [][]byte{[]byte("GET /healthz HTTP/1.1\r\nHost: gw\r\n" + header + "\r\n")}); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+				t.Errorf("%q: %q", header, got)
+			}
+		}
+		time.Sleep(2 * noticePeriod)
 	})
 }
 

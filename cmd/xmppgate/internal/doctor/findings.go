@@ -111,7 +111,7 @@ var findings = map[string]finding{
 	"host-meta-missing": {fail, "there is no host-meta: clients that know only the domain find no WebSocket", []remedy{
 		{domainWeb, "serve /.well-known/host-meta (XRD) and /.well-known/host-meta.json (JRD) as XEP-0156 says"},
 		{xmppgate, "XMPPGATE_PUBLIC_URL=wss://HOST/xmpp-websocket, and the domain in XMPPGATE_DOMAINS if that is set"},
-		{nginx, "location /.well-known/host-meta { proxy_pass http://127.0.0.1:5290; }, or alias to a file with add_header Access-Control-Allow-Origin *"},
+		{nginx, "location /.well-known/host-meta { proxy_pass http://127.0.0.1:5290; proxy_set_header Host $host; }, or alias to a file with add_header Access-Control-Allow-Origin *"},
 		{prosody, "the module http_host_meta of prosody-modules"},
 		{ejabberd, "request_handlers: { /.well-known/host-meta: mod_host_meta, /.well-known/host-meta.json: mod_host_meta } and modules: { mod_host_meta: {} }"},
 	}},
