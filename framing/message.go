@@ -198,6 +198,7 @@ func (p *MessageParser) parseElement(m *Message, msg []byte, start int) error {
 	p.open = p.open[:0]
 	content := 0 // where the content of the root starts
 	last := 0    // where the last end tag starts
+	odd := false // the last tag was tried as a plain one and is none
 
 	for i := start; ; {
 		if i+1 == len(msg) {
@@ -245,8 +246,12 @@ func (p *MessageParser) parseElement(m *Message, msg []byte, start int) error {
 			if len(p.open) == maxDepth {
 				return &Error{CondPolicyViolation, i, errDepth}
 			}
-			j, ok := p.plainTag(msg, i)
-			if !ok {
+			// A tag that is not plain comes seldom alone, and to try costs time.
+			j, ok := 0, false
+			if !odd {
+				j, ok = p.plainTag(msg, i)
+			}
+			if odd = !odd && !ok; !ok {
 				var err error
 				if j, err = p.startTag(msg, i, len(p.open)+1); err != nil {
 					return err
@@ -289,14 +294,17 @@ func (p *MessageParser) parseElement(m *Message, msg []byte, start int) error {
 			continue
 		}
 		i = p.nextMark(msg, text)
-		if i < len(msg) && msg[i] != '<' { // '&' or ']'
-			i = p.nextMark(msg, indexByte(msg, i, '<'))
-			if err := checkReferences(msg[text:i], text); err != nil {
-				return err
+		for i < len(msg) && msg[i] != '<' { // '&' or ']'
+			n := 1
+			if msg[i] == '&' {
+				var err error
+				if _, n, err = reference(msg[i:]); err != nil {
+					return referenceError(i, err)
+				}
+			} else if i+2 < len(msg) && msg[i+1] == ']' && msg[i+2] == '>' {
+				return &Error{CondNotWellFormed, i, errSectionEnd}
 			}
-			if j := bytes.Index(msg[text:i], []byte("]]>")); j >= 0 {
-				return &Error{CondNotWellFormed, text + j, errSectionEnd}
-			}
+			i = p.nextMark(msg, i+n)
 		}
 		if i == len(msg) {
 			return &Error{CondNotWellFormed, i, errUnfinished}

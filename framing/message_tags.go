@@ -18,7 +18,7 @@ type qname struct {
 // taste, so asking for one after the other would be guessing.
 const quotes uint64 = 1<<('"'%64) | 1<<('\''%64)
 
-// plainTag is startTag for a tag as nearly all are: one space before each
+// plainTag is startTag for a tag as nearly all are: one white space before each
 // attribute, none around '=', at most one at the end; no quotes and no
 // references in values; no prefix but xml, which is bound everywhere. It does
 // not keep the attributes. If it says no, anything may be wrong with the tag, or
@@ -42,8 +42,8 @@ func (p *MessageParser) plainTag(msg []byte, i int) (end int, ok bool) {
 		if k < uint(len(msg)) && msg[k] >= utf8.RuneSelf {
 			k = wideNameEnd(msg, name)
 		}
-		if k+1 >= uint(len(msg)) || n == 0 || msg[j] != ' ' || byteClass[msg[name]] != byteName {
-			if msg[j] == ' ' && name < uint(len(msg)) && (msg[name] == '/' || msg[name] == '>') {
+		if k+1 >= uint(len(msg)) || n == 0 || byteClass[msg[j]] != byteSpace || byteClass[msg[name]] != byteName {
+			if byteClass[msg[j]] == byteSpace && name < uint(len(msg)) && (msg[name] == '/' || msg[name] == '>') {
 				j = name
 				break
 			}

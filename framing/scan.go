@@ -59,14 +59,13 @@ func asciiNameEnd(b []byte, i uint) uint {
 }
 
 // wideNameEnd is asciiNameEnd for a name beyond ASCII that starts at i. It
-// returns len(b) if the name is improper, or if white space but the space
-// follows, for the tag is no plain one then and its names are checked again.
+// returns len(b) if the name is improper.
 func wideNameEnd(b []byte, i uint) uint {
 	end := i
 	for end < uint(len(b)) && byteClass[b[end]]&byteName != 0 {
 		end++
 	}
-	if end < uint(len(b)) && isSpace(b[end]) && b[end] != ' ' || !checkRunes(b[i:end]) {
+	if !checkRunes(b[i:end]) {
 		return uint(len(b))
 	}
 	return end
@@ -294,8 +293,8 @@ func scanName(b []byte, i int) (colon, end int) {
 }
 
 // checkRunes reports whether a name that scanName accepted is proper beyond
-// ASCII. It decodes characters of two bytes by itself: names may be as short as
-// that, so a call counts.
+// ASCII. It decodes most characters by itself: names may be as short as one, so
+// a call counts.
 func checkRunes(name []byte) bool {
 	head := true
 	for i := 0; i < len(name); {
@@ -303,6 +302,11 @@ func checkRunes(name []byte) bool {
 		if c < utf8.RuneSelf {
 			head = c == ':'
 			i++
+			continue
+		}
+		if 0xe4 <= c && c <= 0xec && i+2 < len(name) && name[i+1]&0xc0 == 0x80 && name[i+2]&0xc0 == 0x80 {
+			head = false // U+4000 to U+CFFF may stand anywhere
+			i += 3
 			continue
 		}
 		var r rune
@@ -498,14 +502,19 @@ func checkReferences(b []byte, offset int) error {
 		}
 		i += j
 		_, n, err := reference(b[i:])
-		if err == errEntity {
-			return &Error{CondRestrictedXML, offset + i, err}
-		}
 		if err != nil {
-			return &Error{CondNotWellFormed, offset + i, err}
+			return referenceError(offset+i, err)
 		}
 		i += n
 	}
+}
+
+// referenceError returns the error of reference at an offset.
+func referenceError(offset int, err error) error {
+	if err == errEntity {
+		return &Error{CondRestrictedXML, offset, err}
+	}
+	return &Error{CondNotWellFormed, offset, err}
 }
 
 // reference decodes the reference at the start of b, which is n bytes long.
@@ -590,7 +599,7 @@ func appendUnescaped(dst, b []byte) []byte {
 func unescaped(b []byte) []byte {
 	for _, c := range b {
 		if c == '&' || c < ' ' {
-			return appendUnescaped(nil, b)
+			return appendUnescaped(make([]byte, 0, len(b)), b)
 		}
 	}
 	return b
