@@ -26,16 +26,17 @@ type Gateway struct {
 	// Config is the configuration at the start. Update does not change it.
 	Config
 
-	once     sync.Once
-	loop     loop.Loop
-	epoch    time.Time // session times count from here
-	clock    func() time.Duration
-	streamID func() string
-	observer Observer
-	settings atomic.Pointer[settings] // of new sessions
-	notices  notices
-	warned   atomic.Bool                  // by live.ChannelBindingOffered
-	static   atomic.Pointer[staticServer] // see serverOf
+	once       sync.Once
+	loop       loop.Loop
+	epoch      time.Time // session times count from here
+	clock      func() time.Duration
+	streamID   func() string
+	observer   Observer
+	settings   atomic.Pointer[settings] // of new sessions
+	notices    notices
+	endedLimit endedLimit
+	warned     atomic.Bool                  // by live.ChannelBindingOffered
+	static     atomic.Pointer[staticServer] // see serverOf
 
 	registry
 }
@@ -150,7 +151,9 @@ func (g *Gateway) Serve(l net.Listener) error {
 		case isTemporary(err):
 			g.observer.AcceptFailed()
 			pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
-			g.log(slog.LevelWarn, "accept", []slog.Attr{slog.String("error", err.Error()), slog.Duration("pause", pause)})
+			g.notice("accept", slog.LevelWarn, "accept", func() []slog.Attr {
+				return []slog.Attr{slog.String("error", err.Error()), slog.Duration("pause", pause)}
+			})
 			time.Sleep(pause)
 		default:
 			return fmt.Errorf("accept: %w", err)

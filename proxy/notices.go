@@ -26,10 +26,16 @@ type pendingNotice struct {
 	attrs   []slog.Attr // of the first of those times
 }
 
+// logs reports whether there is a log that takes lines of that level.
+func (g *Gateway) logs(level slog.Level) bool {
+	log := g.settings.Load().Log
+	return log != nil && log.Enabled(context.Background(), level)
+}
+
 // notice logs a cause: at once, or with others like it at the end of the minute.
 // attrs is called only if its result is logged.
 func (g *Gateway) notice(cause string, level slog.Level, message string, attrs func() []slog.Attr) {
-	if l := g.settings.Load().Log; l == nil || !l.Enabled(context.Background(), level) {
+	if !g.logs(level) {
 		return
 	}
 	q := &g.notices

@@ -131,6 +131,68 @@ func TestRefusalsAreBounded(t *testing.T) {
 	})
 }
 
+// However many sessions end, the log has a number of lines for each ending that does not
+// grow with them, and none is lost from the count.
+func TestEndsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for level, lines := range map[slog.Level]int{slog.LevelInfo: endedBurst, slog.LevelDebug: 3 * endedBurst} {
+			var log recording
+			g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: level}))}}
+			end := func(ending string) { g.logEnd(slog.LevelInfo, &EndedSession{Ending: ending, Ended: time.Now()}) }
+			g.init()
+			for range 3 * endedBurst {
+				end("client-lost")
+			}
+			end("server-lost") // those of another ending are seen
+			if got := len(log.ended(t)); got != lines+1 {
+				t.Errorf("%v: %d lines", level, got)
+			}
+			time.Sleep(2 * noticePeriod)
+			synctest.Wait()
+			counted := 0
+			for _, l := range parseLog(t, log.text.Bytes()) {
+				if l.Msg == "more sessions ended" {
+					counted += l.Count
+				}
+			}
+			if counted != 3*endedBurst-lines {
+				t.Errorf("%v: %d counted, want %d", level, counted, 3*endedBurst-lines)
+			}
+			end("client-lost")
+			if got := len(log.ended(t)); got != lines+2 {
+				t.Errorf("%v: %d lines after a while", level, got)
+			}
+		}
+	})
+}
+
+// Logins that fail have one line for each outcome and minute, with the number of them.
+func TestFailedLoginsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log recording
+		g := &Gateway{Config: Config{Dial: noServer, Loop: LoopGoroutine, Log: slog.New(slog.NewJSONHandler(&log, nil))}}
+		g.init()
+		l := g.admit()
+		for range 1000 {
+			l.logLogin("scram", "not-authorized")
+			l.logLogin("plain", "unanswered")
+			l.logLogin("scram", "success")
+			l.logLogin("none", "abandoned")
+		}
+		time.Sleep(2 * noticePeriod)
+		synctest.Wait()
+		lines, counts := map[string]int{}, map[string]int{}
+		for _, l := range parseLog(t, log.text.Bytes()) {
+			lines[l.Msg+" "+l.Result]++
+			counts[l.Result] += l.Count
+		}
+		if lines["login failed not-authorized"] != 2 || lines["login failed unanswered"] != 2 || len(lines) != 2 ||
+			counts["not-authorized"] != 1000 || counts["unanswered"] != 1000 {
+			t.Errorf("lines %v, counts %v", lines, counts)
+		}
+	})
+}
+
 // What is counted in the last minute is logged before the end.
 func TestRefusalsAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,11 +1,13 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"xmppgate/framing"
 	"xmppgate/proxy/internal/session"
@@ -35,8 +37,42 @@ func (g *Gateway) ended(r *session.Record, now time.Duration) *EndedSession {
 	return e
 }
 
-// logEnd logs the end of a session.
+// Bounds of the lines about sessions of one ending: clients can begin and end sessions as
+// often as they like, and a server can end all that it has.
+const (
+	endedBurst = 500
+	endedRate  = rate.Limit(10) // a second
+)
+
+// An endedLimit has the limiters of these lines, by ending.
+type endedLimit struct {
+	mu  sync.Mutex
+	all map[string]*rate.Limiter
+}
+
+// allows reports whether there may be another line at the moment now.
+func (l *endedLimit) allows(ending string, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all == nil {
+		l.all = make(map[string]*rate.Limiter)
+	}
+	limiter := l.all[ending]
+	if limiter == nil {
+		limiter = rate.NewLimiter(endedRate, endedBurst)
+		l.all[ending] = limiter
+	}
+	return limiter.AllowN(now, 1)
+}
+
+// logEnd logs the end of a session, or counts it when there are too many of them.
 func (g *Gateway) logEnd(level slog.Level, e *EndedSession) {
+	if !g.logs(slog.LevelDebug) && !g.endedLimit.allows(e.Ending, e.Ended) {
+		g.notice("ended "+e.Ending, level, "more sessions ended", func() []slog.Attr {
+			return []slog.Attr{slog.String("ending", e.Ending)}
+		})
+		return
+	}
 	attrs := []slog.Attr{
 		slog.Uint64("session", e.ID),
 		slog.String("remote", session.RemoteName(e.Remote)),
@@ -109,8 +145,7 @@ func (l *live) logLogin(mechanism, result string) {
 
 // Debug implements session.Host.
 func (l *live) Debug() bool {
-	log := l.gateway().settings.Load().Log
-	return log != nil && log.Enabled(context.Background(), slog.LevelDebug)
+	return l.gateway().logs(slog.LevelDebug)
 }
 
 // Step implements session.Host. There is no limit to these lines: who asks for them wants

@@ -259,13 +259,62 @@ type recordWorld struct {
 	bubble
 	log    *recording
 	faulty bool
+	level  slog.Level
 }
 
 func (w recordWorld) gateway(g *Gateway) {
 	w.bubble.gateway(g)
-	g.Log = slog.New(slog.NewJSONHandler(w.log, nil))
+	g.Log = slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: w.level}))
 	if w.faulty {
 		g.Observer = panicker{}
+	}
+}
+
+// Debug level shows each step of a session, and no other level does.
+func TestSteps(t *testing.T) {
+	const script = `session opens
+server sends <stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>
+client sends <auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'>AGEAYg==</auth>
+server sends <failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>
+client sends <auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGEAYg==</auth>
+server sends <success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>
+` + sessionOpens + `
+server sends <stream:features/>
+client sends <resume xmlns='urn:xmpp:sm:3' h='0' previd='x'/>
+server sends <failed xmlns='urn:xmpp:sm:3'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>
+server sends <iq type='result'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>alice@proto.test/phone</jid></bind></iq>
+server sends <enabled xmlns='urn:xmpp:sm:3' resume='true'/>
+client sends <close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>
+server sends </stream:stream>
+client drops
+`
+	const want = "opened connecting server connected features login scram login over scram not-authorized login plain login over plain success " +
+		"restarted features resumption item-not-found bound resumable closing client-closed"
+	for level, want := range map[slog.Level]string{slog.LevelDebug: want, slog.LevelInfo: ""} {
+		synctest.Test(t, func(t *testing.T) {
+			var log recording
+			defer func(before bool) { *update = before }(*update)
+			*update = true
+			ar := &txtar.Archive{Files: []txtar.File{{Name: "env", Data: []byte("XMPPGATE_UPSTREAM=one\n")}, {Name: "transcript", Data: []byte(script)}}}
+			play(t, ar, chunkings["whole"], recordWorld{log: &log, level: level})
+			synctest.Wait()
+			var got []string
+			for line := range bytes.Lines(log.text.Bytes()) {
+				var r struct{ Msg, Step, Mechanism, Result, Ending, Remote, Domain string }
+				if err := json.Unmarshal(line, &r); err != nil {
+					t.Fatal(err)
+				}
+				if r.Msg == "session step" {
+					got = append(got, strings.Fields(r.Step+" "+r.Mechanism+" "+r.Result+" "+r.Ending)...)
+				}
+			}
+			if text := strings.Join(got, " "); text != want {
+				t.Errorf("%v:\n%s\nwant\n%s", level, text, want)
+			}
+			if text := log.text.String(); strings.Contains(text, "alice") || strings.Contains(text, "AGEAYg") {
+				t.Error(text)
+			}
+		})
 	}
 }
 
