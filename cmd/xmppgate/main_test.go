@@ -21,8 +21,11 @@ import (
 	"go.uber.org/goleak"
 )
 
+// programs are what the tests run as processes of their own.
+var programs = map[string]func(){"xmppgate": main, "get": getMain, "session": sessionMain}
+
 func TestMain(m *testing.M) {
-	testscript.Main(leakless{m}, map[string]func(){"xmppgate": main, "get": getMain, "session": sessionMain, "successor": successorMain})
+	testscript.Main(leakless{m}, programs)
 }
 
 // leakless fails the tests when they leave goroutines behind.

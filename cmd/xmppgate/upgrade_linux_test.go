@@ -317,6 +317,8 @@ func (r *replaceable) imitate(point string) {
 	r.replaceBy(fmt.Appendf(nil, "#!/bin/sh\nexec %s %s\n", successor, point))
 }
 
+func init() { programs["successor"] = successorMain }
+
 // successorMain takes over until the point that its argument names, and ends.
 func successorMain() {
 	defer os.Exit(4)
