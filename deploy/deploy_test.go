@@ -23,7 +23,7 @@ import (
 // What each package may import of this module. The arrows lead downwards only: a
 // package with a new one, and a new package, needs a change here.
 var mayImport = map[string][]string{
-	"cmd/xmppgate":                   {"cmd/xmppgate/internal/demo", "cmd/xmppgate/internal/doctor", "cmd/xmppgate/internal/logqueue", "cmd/xmppgate/internal/status", "framing", "metrics", "proxy", "proxy/clientaddr", "proxy/upstream"},
+	"cmd/xmppgate":                   {"cmd/xmppgate/internal/demo", "cmd/xmppgate/internal/doctor", "cmd/xmppgate/internal/logqueue", "cmd/xmppgate/internal/status", "framing", "metrics", "proxy", "proxy/certfiles", "proxy/clientaddr", "proxy/upstream"},
 	"cmd/xmppgate/internal/demo":     {"cmd/xmppgate/internal/logqueue", "proxy", "proxy/upstream"},
 	"cmd/xmppgate/internal/doctor":   {"framing"},
 	"cmd/xmppgate/internal/logqueue": {},
@@ -31,8 +31,10 @@ var mayImport = map[string][]string{
 	"deploy":                         {},
 	"framing":                        {},
 	"metrics":                        {},
-	"proxy":                          {"framing", "proxy/clientaddr", "proxy/internal/limit", "proxy/internal/loop", "proxy/internal/relay", "proxy/internal/session", "proxy/upstream"},
+	"proxy":                          {"framing", "proxy/clientaddr", "proxy/internal/limit", "proxy/internal/loop", "proxy/internal/loop/polltls", "proxy/internal/relay", "proxy/internal/session", "proxy/upstream"},
+	"proxy/certfiles":                {"proxy/internal/filestamp"},
 	"proxy/clientaddr":               {},
+	"proxy/internal/filestamp":       {},
 	"proxy/internal/http1":           {},
 	"proxy/internal/limit":           {},
 	"proxy/internal/loop":            {"proxy/internal/loop/polltls", "proxy/internal/loop/socket", "proxy/internal/relay"},
@@ -41,7 +43,7 @@ var mayImport = map[string][]string{
 	"proxy/internal/relay":           {},
 	"proxy/internal/session":         {"framing", "proxy/clientaddr", "proxy/internal/http1", "proxy/internal/limit", "proxy/internal/relay"},
 	"proxy/internal/wstest":          {}, // for tests: no package may import it
-	"proxy/upstream":                 {"framing", "proxy/internal/loop/polltls"},
+	"proxy/upstream":                 {"framing", "proxy/internal/filestamp", "proxy/internal/loop/polltls"},
 }
 
 // Who may import what is not ours, and what nobody else may.

@@ -99,6 +99,8 @@ type Options struct {
 	ErrorSides     []string // who has sent a stream error, see StreamError
 	StreamErrors   []string // their conditions
 
+	TLS TLSOptions
+
 	// SessionsLimit returns the number of sessions that may live at once. Zero
 	// means no limit, and so does nil. It is called at every scrape.
 	SessionsLimit func() int
@@ -139,6 +141,7 @@ type Metrics struct {
 	pingRoundTrip   prometheus.Histogram
 	sessionDuration prometheus.Histogram
 
+	tls         *tlsMetrics
 	reloads     map[string]prometheus.Counter
 	reloaded    prometheus.Gauge
 	opens       *prometheus.CounterVec
@@ -176,6 +179,7 @@ func New(source Source, o Options) *Metrics {
 	m := &Metrics{
 		totals:      totals,
 		connections: connections,
+		tls:         newTLSMetrics(totals, o.TLS),
 
 		upgrades: counters(totals, "xmppgate_upgrades_total", "HTTP requests to the WebSocket listeners, by outcome.", "result", o.UpgradeResults),
 		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),

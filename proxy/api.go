@@ -38,6 +38,9 @@ type Observer interface {
 	// StreamError is called for every stream error. side is the one of ErrorSides
 	// that has sent it, condition one of StreamErrors.
 	StreamError(side, condition string)
+	// Secured is called once for every handshake of TLS with a client, and for every
+	// client that ought to have begun one.
+	Secured(Handshake)
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
 	// StallOver is called when a side of a session, one of Sides, that had taken

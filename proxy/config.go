@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"log/slog"
 	"slices"
@@ -114,6 +115,16 @@ type Config struct {
 	// connect; others get status 403. A request without Origin is not from a
 	// browser and is accepted. Nil allows all.
 	AllowedOrigins []OriginPattern
+
+	// Certificate returns the certificate that a client of ServeTLS gets, as
+	// tls.Config.GetCertificate does. It is called for every handshake, so that a
+	// certificate may change at any time. Required by ServeTLS.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+	// ACME lets certificate authorities check ServeTLS by TLS-ALPN-01 (RFC 8737):
+	// Certificate is asked for the answer, by a client that offers ACMEProtocol and
+	// nothing else.
+	ACME bool
 
 	// MaxSessions is the number of sessions that may live at once. More
 	// connections get status 503. Zero means no limit; the largest value is

@@ -38,6 +38,9 @@ type Gateway struct {
 	warned     atomic.Bool                  // by live.ChannelBindingOffered
 	static     atomic.Pointer[staticServer] // see serverOf
 
+	tls *clientTLS
+
+	handshakes handshakes
 	registry
 }
 
@@ -59,6 +62,7 @@ func (g *Gateway) init() {
 		}
 		g.registry.init()
 		g.publish(&g.Config)
+		g.tls = newClientTLS()
 	})
 }
 
@@ -125,7 +129,19 @@ const (
 // only Shutdown may close it. Call Serve once for each of several listeners.
 func (g *Gateway) Serve(l net.Listener) error {
 	g.init()
-	from := g.loop.Listen(l, g)
+	return g.serve(l, g)
+}
+
+// ServeTLS is Serve for clients that begin with TLS, behind a PROXY header if their
+// address sends one. They get TLS 1.2 or later and a certificate of Config.Certificate.
+func (g *Gateway) ServeTLS(l net.Listener) error {
+	g.init()
+	return g.serve(l, tlsAcceptor{g})
+}
+
+// serve serves the clients of l as sessions of a.
+func (g *Gateway) serve(l net.Listener, a loop.Acceptor) error {
+	from := g.loop.Listen(l, a)
 	g.mu.Lock()
 	if g.stopped {
 		g.mu.Unlock()
@@ -196,3 +212,4 @@ func (nopObserver) ResumeEnded(string)                               {}
 func (nopObserver) StreamError(string, string)                       {}
 func (nopObserver) StallOver(string, time.Duration)                  {}
 func (nopObserver) Ended(*EndedSession)                              {}
+func (nopObserver) Secured(Handshake)                                {}

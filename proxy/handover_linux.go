@@ -285,7 +285,7 @@ func (g *Gateway) drive(h *heir) {
 	g.mu.Unlock()
 	ok := g.loop.(loop.Mover).Restore(h.fds, func(handle loop.Handle) relay.Session {
 		l.handle = handle
-		l.s.Init(&g.settings.Load().session, l, h.state.Remote, limit.None)
+		l.s.Init(&g.settings.Load().session, l, h.state.Remote, false, limit.None)
 		l.s.Network = g.networks.Adopt(g.clock(), h.state.Remote.Addr())
 		return &l.s
 	}, func(ev *relay.Event) { l.s.Restore(ev, &h.state, h.server) })

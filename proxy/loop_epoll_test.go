@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 // sockets is the world of the epoll loop: real sockets, and a clock that moves
 // only when the script says so.
 type sockets struct {
+	tls bool // the client speaks TLS
 	g   *Gateway
 	now atomic.Int64
 }
@@ -27,6 +29,7 @@ func (w *sockets) gateway(g *Gateway) {
 	w.now.Store(1)
 	w.g = g
 	g.Loop = LoopAuto
+	g.Certificate = oneCertificate
 	g.clock = func() time.Duration { return time.Duration(w.now.Load()) }
 }
 
@@ -44,6 +47,17 @@ func (w *sockets) pipe(t *testing.T) (near, far net.Conn) {
 		f.Close()
 	}
 	return ends[0], ends[1]
+}
+
+func (w *sockets) connect(t *testing.T, g *Gateway) net.Conn {
+	conn, far := w.pipe(t)
+	if !w.tls {
+		g.serveConn(far)
+		return conn
+	}
+	g.init()
+	g.loop.Start(far, tlsAcceptor{g})
+	return tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 }
 
 // pass moves the clock in steps: one timeout may set the next.
@@ -64,13 +78,18 @@ func (w *sockets) settle(arrived func() bool) {
 }
 
 // The transcripts hold on real sockets too, with the epoll loop.
-func TestTranscriptsOnSockets(t *testing.T) {
+func TestTranscriptsOnSockets(t *testing.T) { testTranscriptsOnSockets(t, false) }
+
+// They hold with TLS at the client, too.
+func TestTranscriptsOverTLS(t *testing.T) { testTranscriptsOnSockets(t, true) }
+
+func testTranscriptsOnSockets(t *testing.T, overTLS bool) {
 	eachTranscript(t, func(t *testing.T, file string, ar *txtar.Archive, c chunking, _ bool) {
 		if section(ar, "pipes") != nil {
 			return // what is played needs a connection without buffers
 		}
 		t.Parallel()
-		w := &sockets{}
+		w := &sockets{tls: overTLS}
 		if happened, ok := play(t, ar, c, w); !ok {
 			t.Errorf("%s, as it happened:\n%s", file, happened)
 		}

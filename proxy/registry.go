@@ -53,6 +53,18 @@ const (
 // its session is allocated. It returns nil if the client is denied, or if there is no room
 // even for an HTTP response.
 func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
+	return g.newSession(h, remote, false)
+}
+
+// A tlsAcceptor is a Gateway whose clients begin with TLS.
+type tlsAcceptor struct{ *Gateway }
+
+// Admit implements loop.Acceptor.
+func (a tlsAcceptor) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
+	return a.Gateway.newSession(h, remote, true)
+}
+
+func (g *Gateway) newSession(h loop.Handle, remote netip.AddrPort, speaksTLS bool) relay.Session {
 	network, reason, room := g.enter(remote.Addr())
 	if reason != limit.None {
 		g.limited(remote.Addr(), reason)
@@ -62,7 +74,7 @@ func (g *Gateway) Admit(h loop.Handle, remote netip.AddrPort) relay.Session {
 		return nil
 	}
 	l := &live{handle: h}
-	l.s.Init(&g.settings.Load().session, l, remote, reason)
+	l.s.Init(&g.settings.Load().session, l, remote, speaksTLS, reason)
 	l.s.Network = network
 	return &l.s
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -116,6 +117,8 @@ var chunkings = map[string]chunking{
 type world interface {
 	gateway(*Gateway)
 	pipe(t *testing.T) (near, far net.Conn)
+	// connect connects a client to g.
+	connect(t *testing.T, g *Gateway) net.Conn
 	pass(d time.Duration)
 	// settle waits until nothing more happens; arrived tells that all that
 	// is expected has.
@@ -126,8 +129,13 @@ type bubble struct{}
 
 func (bubble) gateway(g *Gateway)                   { g.Loop = LoopGoroutine }
 func (bubble) pipe(*testing.T) (near, far net.Conn) { return net.Pipe() }
-func (bubble) pass(d time.Duration)                 { time.Sleep(d) }
-func (bubble) settle(func() bool)                   { synctest.Wait() }
+func (w bubble) connect(t *testing.T, g *Gateway) net.Conn {
+	conn, far := w.pipe(t)
+	g.serveConn(far)
+	return conn
+}
+func (bubble) pass(d time.Duration) { time.Sleep(d) }
+func (bubble) settle(func() bool)   { synctest.Wait() }
 
 // archives yields the files that match pattern; there must be some.
 func archives(t *testing.T, pattern string) iter.Seq2[string, *txtar.Archive] {
@@ -408,9 +416,8 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 	}
 	lines := parseTranscript(t, string(section(ar, "transcript")))
 
-	conn, far := world.pipe(t)
+	conn := world.connect(t, st.g)
 	st.client = conn
-	st.g.serveConn(far)
 	if _, err := io.WriteString(conn, "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
 		st.extraHeaders(section(ar, "headers"))+"\r\n"); err != nil {
@@ -634,7 +641,11 @@ func (st *stage) perform(batch []line) {
 		case "server sends":
 			out = append(out, l.payload...)
 		case "client drops":
-			st.client.Close()
+			conn := st.client
+			if t, ok := conn.(*tls.Conn); ok {
+				conn = t.NetConn() // without close_notify, which the gateway would answer
+			}
+			conn.Close()
 		case "client stops":
 			st.mu.Lock()
 			st.resume = make(chan struct{})

@@ -36,7 +36,9 @@ const emptyMeansNone = prefix + "ADMIN_LISTEN"
 // --help and the table in docs/configuration.md.
 type config struct {
 	Config                 string        `env:"CONFIG" reload:"start" help:"a file with more of these variables, KEY=value a line; the environment wins over it, and a reload reads it again"`
-	Listen                 list          `env:"LISTEN" reload:"start" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated; unix:/path?mode=0660&group=www-data lets others connect"`
+	Listen                 list          `env:"LISTEN" reload:"start" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated; unix:/path?mode=0660&group=www-data lets others connect, host:port?tls=off is without TLS in spite of TLS_CERT"`
+	TLSCert                list          `env:"TLS_CERT" help:"PEM files with certificates for clients, each with its chain, comma separated: the TCP addresses of LISTEN then speak TLS (wss://). A client gets the one for the name it asks for, or else the first. Files are read again when they change"`
+	TLSKey                 list          `env:"TLS_KEY" help:"PEM files with the private keys, in the same order; empty means that they are in the files of TLS_CERT"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated; * stands for one segment, as in /*/xmpp-websocket"`
 	PublicURL              string        `env:"PUBLIC_URL" help:"the URL by which clients reach a WebSocket from outside, such as wss://xmpp.example.org/xmpp-websocket; clients find it by their domain then, from /.well-known/host-meta; {domain} in it stands for each of XMPPGATE_DOMAINS"`
 	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
@@ -190,6 +192,7 @@ func (c *config) check(r *report) {
 		c.allowedOrigins = append(c.allowedOrigins, p)
 	}
 	c.checkListeners(r)
+	c.checkTLS(r)
 	c.checkHosts(r)
 	c.checkToken(r)
 	// The parser also takes debug+100, a level at which nothing is logged.
@@ -238,6 +241,9 @@ func (c *config) warnings() (warnings []string) {
 	}
 	if n := c.clientAddress.HeaderName(); n != clientaddr.DefaultHeader && len(c.TrustedProxies) == 0 {
 		warn("CLIENT_ADDRESS_HEADER", n, "not used: "+prefix+"TRUSTED_PROXIES says nobody is believed")
+	}
+	if len(c.TLSCert) > 0 && !slices.ContainsFunc(c.listeners, c.speaksTLS) {
+		warn("TLS_CERT", c.TLSCert, "not used: no TCP address without ?tls=off in "+prefix+"LISTEN")
 	}
 	if files := descriptorLimit(); c.MaxSessions > 0 {
 		if fit := sessionLimit(0, files); fit > 0 && c.MaxSessions > fit {

@@ -220,6 +220,12 @@ func TestListenersThatConflict(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{
+		{"LISTEN", "127.0.0.1:5290?tls=on", `the only option of a TCP address is ?tls=off`},
+		{"LISTEN", "127.0.0.1:5290?", `the only option of a TCP address is ?tls=off`},
+		{"ADMIN_LISTEN", "127.0.0.1:9281?tls=off", `the admin address never speaks TLS`},
+		{"TLS_KEY", "/k", `the certificates are missing: set XMPPGATE_TLS_CERT`},
+		{"TLS_CERT", "/nowhere", `/nowhere: open /nowhere: no such file`},
+		{"TLS_CERT", "/nowhere,/nowhere", `/nowhere is listed twice`},
 		{"LISTEN", "5290", `"5290" is not an address: write host:port, :port or unix:/path`},
 		{"LISTEN", "unix:/run/", `write unix:/path`},
 		{"LISTEN", "unix:/" + strings.Repeat("x", maxSocketPath), `is too long: a Unix socket allows at most`},
@@ -393,13 +399,13 @@ func TestHidesExternal(t *testing.T) {
 }
 
 // writeCertificate returns the files of a certificate that signs itself.
-func writeCertificate(t *testing.T) (cert, key string) {
+func writeCertificate(t *testing.T, names ...string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: names}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"xmppgate/cmd/xmppgate/internal/doctor"
 	"xmppgate/metrics"
 	"xmppgate/proxy"
+	"xmppgate/proxy/certfiles"
 	"xmppgate/proxy/upstream"
 )
 
@@ -308,7 +309,7 @@ func metricsTable(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics(source{&proxy.Gateway{}, router}, build{}, nil, nil, nil, nil)
+	m := newMetrics(source{&proxy.Gateway{}, router, func() *certfiles.Store { return nil }}, build{}, nil, nil, nil, nil)
 	m.Opened(server.Name, upstream.PhaseTCP, upstream.ResultOK, 0)
 	m.FilesRead(server.Name, upstream.ResultOK)
 	m.CertificateExpires(server.Name, time.Now())

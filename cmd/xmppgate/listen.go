@@ -23,6 +23,8 @@ type listenAddress struct {
 	network string // tcp or unix
 	name    string // host:port, or the path of a socket
 
+	cleartext bool // no TLS in spite of TLS_CERT
+
 	// Who may connect to a Unix socket. Without restricted the umask of the
 	// process decides.
 	restricted bool
@@ -36,18 +38,22 @@ const groupMode fs.FileMode = 0o660
 // maxSocketPath is the length of the longest path of a socket in bytes.
 const maxSocketPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
-// parseListen parses host:port, or unix:/path with options in a query.
+// parseListen parses host:port or unix:/path, with options in a query.
 func parseListen(s string) (listenAddress, error) {
 	rest, unix := strings.CutPrefix(s, "unix:")
 	if !unix {
-		_, port, err := net.SplitHostPort(s)
+		address, query, optional := strings.Cut(s, "?")
+		_, port, err := net.SplitHostPort(address)
 		if err == nil {
 			_, err = strconv.ParseUint(port, 10, 16)
 		}
 		if err != nil {
 			return listenAddress{}, fmt.Errorf("%q is not an address: write host:port, :port or unix:/path", s)
 		}
-		return listenAddress{network: "tcp", name: s}, nil
+		if optional && query != "tls=off" {
+			return listenAddress{}, fmt.Errorf("%q: the only option of a TCP address is ?tls=off", s)
+		}
+		return listenAddress{network: "tcp", name: address, cleartext: optional}, nil
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	a := listenAddress{network: "unix", name: path, gid: -1}

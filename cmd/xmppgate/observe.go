@@ -10,6 +10,7 @@ import (
 	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/metrics"
 	"xmppgate/proxy"
+	"xmppgate/proxy/certfiles"
 	"xmppgate/proxy/upstream"
 )
 
@@ -44,6 +45,22 @@ func (o *observer) FilesRead(server string, err error) {
 		o.log.Info("the files of a server have changed and were read", "server", server)
 	}
 	o.Metrics.FilesRead(server, result)
+}
+
+// Secured implements proxy.Observer.
+func (o *observer) Secured(h proxy.Handshake) {
+	o.Metrics.Secured(h.Result, h.Version, h.Curve, h.Resumed, h.Took)
+}
+
+// CertificateRead is told that the files of a certificate for clients have changed.
+func (o *observer) CertificateRead(files certfiles.Pair, err error) {
+	if err != nil {
+		o.log.Warn("the changed certificate for clients cannot be used; the old one stays in force", "file", files.Cert, "error", err,
+			"remedy", "write the certificate and its key again; they are read as soon as they match")
+	} else {
+		o.log.Info("the certificate for clients has changed and was read", "file", files.Cert)
+	}
+	o.Metrics.CertificateRead(err == nil)
 }
 
 // Encrypted implements upstream.Observer.
@@ -110,15 +127,30 @@ func newMetrics(s source, b build, sessions, connections func() int, draining fu
 		StreamErrors:     proxy.StreamErrors(),
 		SessionsLimit:    sessions,
 		ConnectionsLimit: connections,
-		Draining:         draining,
-		LogLinesLost:     logLinesLost,
+		TLS: metrics.TLSOptions{
+			Results: proxy.HandshakeResults(), Versions: proxy.TLSVersions(), Curves: proxy.TLSCurves(),
+			HandshakesLimit: proxy.MaxHandshakes, Handshakes: s.gateway.Handshakes, Certificates: s.Certificates,
+		},
+		Draining:     draining,
+		LogLinesLost: logLinesLost,
 	})
 }
 
 // A source presents a gateway to metrics.
 type source struct {
-	gateway *proxy.Gateway
-	router  *upstream.Router
+	gateway      *proxy.Gateway
+	router       *upstream.Router
+	certificates func() *certfiles.Store // for clients; nil without TLS
+}
+
+// Certificates returns the certificates for clients.
+func (s source) Certificates() (all []metrics.Certificate) {
+	if files := s.certificates(); files != nil {
+		for _, c := range files.Certificates() {
+			all = append(all, metrics.Certificate(c))
+		}
+	}
+	return all
 }
 
 func (s source) Totals() (up, down metrics.Traffic) {

@@ -14,6 +14,7 @@ import (
 
 	"xmppgate/framing"
 	"xmppgate/proxy"
+	"xmppgate/proxy/certfiles"
 	"xmppgate/proxy/clientaddr"
 	"xmppgate/proxy/upstream"
 )
@@ -27,7 +28,8 @@ type parsed struct {
 	domains        []string        // clients may name; nil means any
 	upstream       upstream.Config // without Observer
 	clientAddress  clientaddr.Policy
-	exempt         []netip.Prefix // from the limits of networks
+	exempt         []netip.Prefix   // from the limits of networks
+	certificates   *certfiles.Store // for clients; nil without TLS
 	allowedOrigins []proxy.OriginPattern
 	seeOther       map[string]string
 	unused         bool // UPSTREAM is set, and no session can use it
@@ -276,6 +278,9 @@ func (c *config) checkListeners(r *report) {
 		}
 	}
 	for _, a := range c.adminListeners {
+		if a.cleartext {
+			r.add("ADMIN_LISTEN", "%s has the option tls, which is for %sLISTEN: the admin address never speaks TLS", a, prefix)
+		}
 		if a.network == "tcp" && !local(a.name) && !c.UnsafeAdmin {
 			r.add("ADMIN_LISTEN", "other machines could read metrics and start a drain: write 127.0.0.1:9280 or unix:/path, or set %sUNSAFE_ADMIN=true where a container or firewall keeps them out", prefix)
 		}

@@ -62,6 +62,7 @@ func (s *service) gatewayConfig(c *config) proxy.Config {
 		MaxServerStanza:     c.MaxServerStanzaBytes,
 		PingInterval:        c.PingInterval,
 		LogJIDs:             c.LogJIDs,
+		Certificate:         c.certificate(),
 		Loop:                c.Loop,
 		Observer:            s.observer,
 		Log:                 s.log,
@@ -105,7 +106,7 @@ func (s *service) load() (c *config, waiting []string, err error) {
 		return nil, nil, err
 	}
 	for _, name := range c.differences(s.start) {
-		if variableCalled(name).onlyStart {
+		if variableCalled(name).onlyStart || c.turnsTLS(name, s.start) {
 			waiting = append(waiting, name)
 		}
 	}

@@ -53,7 +53,7 @@ func reloadedGateway(t *testing.T, environ []string) *gatewayProcess {
 	t.Helper()
 	var now, later []string
 	for _, e := range environ {
-		if name, _, _ := strings.Cut(e, "="); variableCalled(name).onlyStart {
+		if name, _, _ := strings.Cut(e, "="); variableCalled(name).onlyStart || strings.HasPrefix(name, prefix+"TLS_") { // which only a start turns on
 			now = append(now, e)
 		} else {
 			later = append(later, e)
@@ -101,7 +101,7 @@ func (g *gatewayProcess) reloads() (notes string) {
 // Every variable has the same effect by a reload as by a start, or is said to need a
 // start. That is what the column "reload" of docs/configuration.md says.
 func TestReload(t *testing.T) {
-	special := map[string]func(*testing.T){"LOG_LEVEL": reloadLogLevel}
+	special := map[string]func(*testing.T){"LOG_LEVEL": reloadLogLevel, "TLS_CERT": reloadTLS, "TLS_KEY": reloadTLS}
 	for _, v := range variables() {
 		name := strings.TrimPrefix(v.name, prefix)
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"xmppgate/cmd/xmppgate/internal/logqueue"
 	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/proxy"
+	"xmppgate/proxy/certfiles"
 )
 
 // serve is the default command: it runs the gateway.
@@ -73,7 +74,8 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	s.gateway = &proxy.Gateway{Config: s.gatewayConfig(c)}
 	gateway := s.gateway
 	b := readBuild()
-	s.metrics = newMetrics(source{gateway, router}, b, func() int { return s.maxSessions(s.config()) },
+	from := source{gateway, router, func() *certfiles.Store { return s.config().certificates }}
+	s.metrics = newMetrics(from, b, func() int { return s.maxSessions(s.config()) },
 		func() int { return s.config().ConnectionMetricsLimit }, d.begun, logLinesLost)
 	s.observer.Metrics = s.metrics
 
@@ -109,9 +111,13 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	// A listener that ends before the drain has failed.
 	ended := make(chan error, len(clientListeners)+len(adminListeners))
 	var running sync.WaitGroup
-	for _, l := range clientListeners {
+	for i, l := range clientListeners {
+		serve := gateway.Serve
+		if c.speaksTLS(c.listeners[i]) {
+			serve = gateway.ServeTLS
+		}
 		running.Go(func() {
-			if err := gateway.Serve(l); err != nil { // else it was to end
+			if err := serve(l); err != nil { // else it was to end
 				ended <- err
 			}
 		})
@@ -124,6 +130,7 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	defer stop()
 	running.Go(func() { returnMemory(background, gateway.SessionsStarted) })
 	running.Go(func() { router.Run(background) })
+	running.Go(func() { s.watchCertificates(background) })
 	running.Go(func() {
 		for {
 			select {

@@ -48,6 +48,8 @@ var effects = map[string]func(*testing.T){
 			t.Errorf("%d listeners: %v", len(addresses), addresses)
 		}
 	},
+	"TLS_CERT": tlsCertEffect,
+	"TLS_KEY":  tlsKeyEffect,
 	"PATH": func(t *testing.T) {
 		g := startGateway(t, "XMPPGATE_PATH=/chat")
 		g.upgrades(101, "/chat", "")
@@ -337,7 +339,14 @@ var effects = map[string]func(*testing.T){
 		refuses(t, "XMPPGATE_NETWORK_REQUESTS=100")
 	},
 	"NETWORK_HANDSHAKES": func(t *testing.T) {
-		startGateway(t, "XMPPGATE_NETWORK_HANDSHAKES=off")
+		cert, key := writeCertificate(t)
+		tls := []string{"XMPPGATE_LISTEN=127.0.0.1:0", "XMPPGATE_TLS_CERT=" + cert, "XMPPGATE_TLS_KEY=" + key, "XMPPGATE_LIMITS_EXEMPT=192.0.2.0/24"}
+		for value, allowed := range map[string]int{"off": 4, "1/h:2": 2} {
+			g := startGateway(t, append(tls, "XMPPGATE_NETWORK_HANDSHAKES="+value)...)
+			if n := handshakesOf(t, g.serving.Listen, 4); n != allowed {
+				t.Errorf("%s: %d handshakes", value, n)
+			}
+		}
 		for _, value := range []string{"0/s:1", "1/s:0", "1/d:1", "-1/s:1", "NaN/s:1", "1/s", "1:1", "1e9/s:1"} {
 			refuses(t, "XMPPGATE_NETWORK_HANDSHAKES="+value)
 		}

@@ -58,6 +58,12 @@ var (
 	local = Header{Local: true}
 )
 
+// withTLS is secure with a version.
+func withTLS(h Header, version uint16) Header {
+	h.Secure, h.TLS = true, version
+	return h
+}
+
 func secure(h Header) Header {
 	h.Secure = true
 	return h
@@ -109,7 +115,11 @@ var headers = []struct {
 	{"v2 LOCAL, more", binaryHeader(0x20, 0x11, "anything"), local, nil},
 	{"v2 LOCAL, unknown family", binaryHeader(0x20, 0xff, inet), local, nil},
 	{"v2 TLS", binaryHeader(0x21, 0x11, inet+field(typeTLS, tls)), secure(from4), nil},
-	{"v2 TLS, IPv6", binaryHeader(0x21, 0x21, inet6+field(typeTLS, "\x07\x00\x00\x00\x00"+field(0x21, "TLSv1.3"))), secure(from6), nil},
+	{"v2 TLS, IPv6", binaryHeader(0x21, 0x21, inet6+field(typeTLS, "\x07\x00\x00\x00\x00"+field(0x21, "TLSv1.3"))), withTLS(from6, 0x0304), nil},
+	{"v2 TLS, version of the future", binaryHeader(0x21, 0x11, inet+field(typeTLS, "\x01\x00\x00\x00\x00"+field(0x22, "example.org")+field(0x21, "TLSv1.4"))), secure(from4), nil},
+	{"v2 TLS, version behind others", binaryHeader(0x21, 0x11, inet+field(typeTLS, "\x01\x00\x00\x00\x00"+field(0x22, "example.org")+field(0x21, "TLSv1.2"))), withTLS(from4, 0x0303), nil},
+	{"v2 TLS, fields cut short", binaryHeader(0x21, 0x11, inet+field(typeTLS, "\x01\x00\x00\x00\x00\x21\x00\x09TLSv1.2")), secure(from4), nil},
+	{"v2 no TLS, version", binaryHeader(0x21, 0x11, inet+field(typeTLS, "\x00\x00\x00\x00\x00"+field(0x21, "TLSv1.2"))), from4, nil},
 	{"v2 TLS, Unix", binaryHeader(0x21, 0x31, strings.Repeat("/", 216)+field(typeTLS, tls)), secure(Header{}), nil},
 	{"v2 no TLS", binaryHeader(0x21, 0x11, inet+field(typeTLS, plain)), from4, nil},
 	{"v2 TLS, short", binaryHeader(0x21, 0x11, inet+field(typeTLS, tls[1:])), Header{}, errExtra},

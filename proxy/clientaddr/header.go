@@ -24,6 +24,10 @@ type Header struct {
 
 	// Secure reports whether the client used TLS. Only version 2 can say so.
 	Secure bool
+
+	// TLS is the version, as in package crypto/tls, or zero if the header does not
+	// say.
+	TLS uint16
 }
 
 // MaxHeader is the length of the longest accepted header in bytes: 16 bytes and
@@ -171,7 +175,7 @@ func parseBinary(b []byte) (h Header, n int, err error) {
 			h.Source = end(rest[:f.address], ports)
 			h.Destination = end(rest[f.address:2*f.address], ports[f.ports:])
 		}
-		if h.Secure, err = parseExtra(b, fixed+2*(f.address+f.ports)); err != nil {
+		if h.Secure, h.TLS, err = parseExtra(b, fixed+2*(f.address+f.ports)); err != nil {
 			return Header{}, 0, err
 		}
 		return h, n, nil
@@ -189,41 +193,64 @@ func end(address, ports []byte) netip.AddrPort {
 const (
 	typeChecksum = 0x03
 	typeTLS      = 0x20
+
+	typeTLSVersion = 0x21 // inside of typeTLS
 )
+
+// tlsVersions are the values of typeTLSVersion, as OpenSSL names them.
+var tlsVersions = map[string]uint16{"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+
+// tlsVersion finds the version in the fields inside of typeTLS. It is zero if there is
+// none, or none that is known.
+func tlsVersion(b []byte) uint16 {
+	for len(b) >= 3 {
+		n := int(binary.BigEndian.Uint16(b[1:]))
+		if len(b) < 3+n {
+			break
+		}
+		if b[0] == typeTLSVersion {
+			return tlsVersions[string(b[3:3+n])]
+		}
+		b = b[3+n:]
+	}
+	return 0
+}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // parseExtra parses the extra fields of the header b, from the position given
 // on: a byte for the type, two for the length of what follows.
-func parseExtra(b []byte, at int) (secure bool, err error) {
+func parseExtra(b []byte, at int) (secure bool, version uint16, err error) {
 	for at < len(b) {
 		start := at + 3
 		if start > len(b) {
-			return false, errExtra
+			return false, 0, errExtra
 		}
 		end := start + int(binary.BigEndian.Uint16(b[at+1:]))
 		if end > len(b) {
-			return false, errExtra
+			return false, 0, errExtra
 		}
 		switch value := b[start:end]; b[at] {
 		case typeTLS: // a byte of flags, four for the certificate, more fields
 			if len(value) < 5 {
-				return false, errExtra
+				return false, 0, errExtra
 			}
-			secure = value[0]&1 != 0
+			if secure = value[0]&1 != 0; secure {
+				version = tlsVersion(value[5:])
+			}
 		case typeChecksum:
 			if len(value) != crc32.Size {
-				return false, errExtra
+				return false, 0, errExtra
 			}
 			// It is that of the header with zeros in its own place.
 			sum := crc32.Update(0, castagnoli, b[:start])
 			sum = crc32.Update(sum, castagnoli, make([]byte, crc32.Size))
 			sum = crc32.Update(sum, castagnoli, b[end:])
 			if sum != binary.BigEndian.Uint32(value) {
-				return false, errChecksum
+				return false, 0, errChecksum
 			}
 		}
 		at = end
 	}
-	return secure, nil
+	return secure, version, nil
 }

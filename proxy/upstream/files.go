@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"xmppgate/proxy/internal/filestamp"
 )
 
 // checkInterval is the time between two checks of files for changes.
@@ -26,8 +27,8 @@ type files struct {
 
 	mu      sync.Mutex // guards all below
 	checked time.Time
-	stamps  []stamp // of the last attempt to read them
-	failed  string  // what it came to; empty if it succeeded
+	stamps  []filestamp.Stamp // of the last attempt to read them
+	failed  string            // what it came to; empty if it succeeded
 }
 
 // credentials are what the files hold, and what is made of that once. Sessions
@@ -38,32 +39,7 @@ type credentials struct {
 	tls         tlsConfigs
 }
 
-// A stamp identifies a version of a file. It is nil if there is no such file.
-type stamp struct{ os.FileInfo }
-
-func stampOf(file string) stamp {
-	info, err := os.Stat(file)
-	if err != nil {
-		return stamp{}
-	}
-	return stamp{info}
-}
-
-func (s stamp) equal(o stamp) bool {
-	if s.FileInfo == nil || o.FileInfo == nil {
-		return s.FileInfo == o.FileInfo
-	}
-	return os.SameFile(s.FileInfo, o.FileInfo) && s.ModTime().Equal(o.ModTime()) && s.Size() == o.Size()
-}
-
-func (f *files) currentStamps() (stamps []stamp) {
-	for _, file := range []string{f.ca, f.cert, f.key} {
-		if file != "" {
-			stamps = append(stamps, stampOf(file))
-		}
-	}
-	return stamps
-}
+func (f *files) currentStamps() []filestamp.Stamp { return filestamp.All(f.ca, f.cert, f.key) }
 
 // first reads the files for the first time.
 func (f *files) first() (problems []error) {
@@ -84,7 +60,7 @@ func (f *files) credentials(read func(error)) *credentials {
 	if now := time.Now(); now.Sub(f.checked) >= checkInterval {
 		f.checked = now
 		stamps := f.currentStamps()
-		changed := !slices.EqualFunc(stamps, f.stamps, stamp.equal)
+		changed := !filestamp.Same(stamps, f.stamps)
 		if changed || f.failed != "" { // permissions leave no stamp
 			f.stamps = stamps
 			f.reload(changed, read)

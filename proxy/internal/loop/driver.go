@@ -28,6 +28,9 @@ type conn interface {
 	// unsent is the number of bytes written that the peer of sd has not
 	// acknowledged, or -1 when that is not known.
 	unsent(sd side) int
+	// closeNotify tells the peer of sd that nothing more comes, if it speaks TLS. That
+	// may leave unsentRecords. Only the first call has an effect.
+	closeNotify(sd side)
 	// finish sends FIN. It reports false when the connection cannot be
 	// closed in one direction only.
 	finish(sd side) bool
@@ -68,6 +71,10 @@ type driver struct {
 	over      bool // Session.Over was called, or another process has the session
 	suspended bool // between Movable.Suspend and what follows it, see suspensions
 	sawFIN    bool // the client has sent FIN, found while it was not read
+
+	// stopSecuring ends a handshake of TLS with the client, see Handle.Secure. Nil when
+	// none is under way.
+	stopSecuring func()
 
 	// Writing.
 	sides [2]output
@@ -272,6 +279,9 @@ func (d *driver) settle(ev *relay.Event) {
 	if d.conns.Over() {
 		if !d.over {
 			d.over = true
+			if d.stopSecuring != nil {
+				d.stopSecuring()
+			}
 			for sd := range d.win {
 				d.inputWaits[sd] = false
 				d.win[sd].release()
@@ -304,9 +314,14 @@ func (d *driver) applyState(ev *relay.Event, sd side) {
 		return
 	}
 	if d.conns.State[sd] == relay.StateFinishing && !o.finished && len(o.pending()) == 0 && d.conn.unsentRecords(sd) == 0 {
-		o.finished = true
-		if !d.conn.finish(sd) {
-			d.conns.State[sd] = relay.StateClosed
+		if !o.broken {
+			d.conn.closeNotify(sd)
+		}
+		if d.conn.unsentRecords(sd) == 0 { // else FIN follows when they are sent
+			o.finished = true
+			if !d.conn.finish(sd) {
+				d.conns.State[sd] = relay.StateClosed
+			}
 		}
 	}
 	if d.conns.State[sd] == relay.StateClosed {

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -26,10 +27,10 @@ type epollConn struct {
 	generation int32  // tells this session from an earlier one at index
 
 	// Guarded by driver.mu.
-	fd       [2]int32      // -1 for none; that of the server is still connecting unless it is attached
-	interest [2]uint32     // the events epoll reports; zero for a descriptor that is not registered
-	tls      *polltls.Conn // of the server; nil without TLS
-	armed    time.Duration // what the wheel was last set to; zero when it has fired
+	fd       [2]int32         // -1 for none; that of the server is still connecting unless it is attached
+	interest [2]uint32        // the events epoll reports; zero for a descriptor that is not registered
+	tls      [2]*polltls.Conn // nil without TLS
+	armed    time.Duration    // what the wheel was last set to; zero when it has fired
 
 	// Guarded by worker.mu, for the wheel.
 	fires         uint32 // the tick at which it does; zero when it is not set
@@ -62,10 +63,39 @@ func (ec *epollConn) Attach(c net.Conn, early []byte, attached func(*relay.Event
 			socket.Close(uintptr(fd))
 			return input{}
 		}
-		ec.fd[server], ec.tls = int32(fd), secure
+		ec.fd[server], ec.tls[server] = int32(fd), secure
 		ec.sides[server].attached = true
 		return input{b: early, side: server, borrowed: true}
 	})
+}
+
+// Secure implements Handle. The handshake uses a copy of the descriptor, in the runtime's
+// poller. Events of the original mean nothing meanwhile; it is registered again afterwards.
+func (ec *epollConn) Secure(ev *relay.Event, early []byte, negotiate Negotiate, done func(*relay.Event, error)) {
+	conn, err := socket.Conn(uintptr(ec.fd[client]))
+	if err != nil {
+		done(ev, err)
+		return
+	}
+	ec.sides[client].attached = false
+	ec.stopSecuring = func() { conn.Close() }
+	c := &handshakeConn{Conn: conn, early: bytes.Clone(early)}
+	go func() {
+		t, err := c.negotiate(negotiate)
+		ec.event(func(ev *relay.Event) input {
+			ec.stopSecuring = nil
+			if ec.over {
+				return input{} // update has closed the descriptor
+			}
+			if err == nil {
+				ec.tls[client], _, err = polltls.Take(t, func(net.Conn) (fd int, err error) { return int(ec.fd[client]), nil })
+			}
+			conn.Close() // the copy
+			ec.sides[client].attached = true
+			done(ev, err)
+			return input{}
+		})
+	}()
 }
 
 // LocalAddr implements Handle.
@@ -228,12 +258,7 @@ func (ec *epollConn) writePending(ev *relay.Event, sd side) {
 }
 
 // secure is the TLS of sd, nil without.
-func (ec *epollConn) secure(sd side) *polltls.Conn {
-	if sd == server {
-		return ec.tls
-	}
-	return nil
-}
+func (ec *epollConn) secure(sd side) *polltls.Conn { return ec.tls[sd] }
 
 func (ec *epollConn) buffered(sd side) bool {
 	t := ec.secure(sd)
@@ -294,22 +319,20 @@ func (ec *epollConn) unsent(sd side) int {
 	return n
 }
 
-func (ec *epollConn) finish(sd side) bool {
+func (ec *epollConn) closeNotify(sd side) {
 	if t := ec.secure(sd); t != nil {
-		if t.CloseNotify(); t.Pending() > 0 {
-			return true // FIN follows when it is sent; if it never is, a timeout closes
-		}
+		t.CloseNotify()
 	}
+}
+
+func (ec *epollConn) finish(sd side) bool {
 	socket.Finish(uintptr(ec.fd[sd]))
 	return true
 }
 
 func (ec *epollConn) shut(sd side) {
 	socket.Close(uintptr(ec.fd[sd])) // epoll forgets it
-	ec.fd[sd], ec.interest[sd] = -1, 0
-	if sd == server {
-		ec.tls = nil
-	}
+	ec.fd[sd], ec.interest[sd], ec.tls[sd] = -1, 0, nil
 }
 
 func (ec *epollConn) update(now, due time.Duration) error {
@@ -331,6 +354,9 @@ func (ec *epollConn) update(now, due time.Duration) error {
 	case ec.over:
 		if ec.connecting() {
 			ec.disconnect()
+		}
+		if !ec.sides[client].attached && ec.fd[client] >= 0 { // during a handshake
+			ec.shut(client)
 		}
 		w.mu.Lock()
 		w.wheel.unset(ec)

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -78,10 +79,20 @@ type endpoint struct {
 	raw     syscall.RawConn // nil when conn is not a socket
 	below   syscall.RawConn // of the socket below TLS, or raw; nil when there is none
 	writing bool            // writePending runs
+	secure  func()          // starts TLS, see Secure; nil when that is not due
 }
 
 func (gc *goConn) use(sd side, c net.Conn) *endpoint {
-	e := &endpoint{conn: c}
+	e := &endpoint{}
+	e.use(c)
+	gc.ends[sd] = e
+	gc.sides[sd].attached = true
+	return e
+}
+
+// use makes c the connection of e.
+func (e *endpoint) use(c net.Conn) {
+	e.conn, e.raw, e.below = c, nil, nil
 	if c, ok := c.(syscall.Conn); ok && socket.Direct {
 		e.raw, _ = c.SyscallConn()
 		e.below = e.raw
@@ -90,9 +101,6 @@ func (gc *goConn) use(sd side, c net.Conn) *endpoint {
 			e.below, _ = c.SyscallConn()
 		}
 	}
-	gc.ends[sd] = e
-	gc.sides[sd].attached = true
-	return e
 }
 
 func (gc *goConn) now() time.Duration { return gc.clock() }
@@ -105,6 +113,28 @@ func (gc *goConn) Connect(*relay.Event, net.Addr) bool { return false }
 
 // Abandon implements Handle.
 func (gc *goConn) Abandon(*relay.Event) {}
+
+// Secure implements Handle. The readLoop of the client does the handshake.
+func (gc *goConn) Secure(_ *relay.Event, early []byte, negotiate Negotiate, done func(*relay.Event, error)) {
+	e := gc.ends[client]
+	gc.sides[client].attached = false
+	gc.stopSecuring = func() { gc.shut(client) }
+	c := &handshakeConn{Conn: e.conn, early: bytes.Clone(early)}
+	e.secure = func() {
+		t, err := c.negotiate(negotiate)
+		gc.Post(func(ev *relay.Event) {
+			e.secure, gc.stopSecuring = nil, nil
+			if gc.over {
+				return
+			}
+			if err == nil {
+				e.use(t)
+			}
+			gc.sides[client].attached = true
+			done(ev, err)
+		})
+	}
+}
 
 // LocalAddr implements Handle.
 func (gc *goConn) LocalAddr() netip.AddrPort { return AddrPort(gc.ends[client].conn.LocalAddr()) }
@@ -179,12 +209,19 @@ func (gc *goConn) checkHangUp(ev *relay.Event) {
 	}
 }
 
+// closeNotify does nothing: finish sends it.
+func (gc *goConn) closeNotify(side) {}
+
 func (gc *goConn) finish(sd side) bool {
-	c, ok := gc.ends[sd].conn.(interface{ CloseWrite() error })
-	if ok {
-		c.CloseWrite()
+	t, secure := gc.ends[sd].conn.(*tls.Conn)
+	if secure {
+		go func() { // it may wait
+			t.CloseWrite()
+			closeWrite(t.NetConn())
+		}()
+		return true
 	}
-	return ok
+	return closeWrite(gc.ends[sd].conn) != errors.ErrUnsupported
 }
 
 // shut makes the calls on the connection return; readLoop closes it.
@@ -272,6 +309,8 @@ func (gc *goConn) readLoop(sd side, e *endpoint) {
 		}
 		var err error
 		switch {
+		case e.secure != nil:
+			e.secure()
 		case waits:
 			gc.event(nothing) // which gives the session what is kept
 		case e.raw != nil:
@@ -298,6 +337,9 @@ func (gc *goConn) awaitInput(sd side, e *endpoint) (waits, ok bool) {
 	for {
 		if s := gc.conns.State[sd]; s == relay.StateClosed || s == relay.StateNone || gc.ends[sd] != e {
 			return false, false
+		}
+		if e.secure != nil {
+			return false, true
 		}
 		if gc.mayRead(sd) {
 			return gc.inputWaits[sd], true

@@ -10,6 +10,7 @@
 //
 //   - driver.go runs an event and what follows from it; output.go writes to a side
 //     and keeps what it does not take; window.go keeps input; buffer.go has the memory.
+//   - secure.go is what both do for a handshake of TLS with a client.
 //   - epoll_linux.go starts the workers and takes connections in, worker_linux.go
 //     waits for events, epollconn_linux.go handles those of one session, and
 //     wheel_linux.go has the timers. move_linux.go gives sessions to another process.
@@ -55,7 +56,7 @@ type Acceptor interface {
 	Degraded(err error)
 }
 
-// A Handle is the way to the connections of a session. Connect, Abandon and
+// A Handle is the way to the connections of a session. Connect, Abandon, Secure and
 // LocalAddr are called during an event of the session. The other methods must not be:
 // they wait for the event to end.
 type Handle interface {
@@ -72,6 +73,15 @@ type Handle interface {
 	// already read. It calls attached once, as an event, with an error if the loop
 	// cannot drive conn. If attached returns false, conn is closed.
 	Attach(conn net.Conn, early []byte, attached func(*relay.Event, error) (wanted bool))
+
+	// Secure starts TLS with the client, during an event of the session that has
+	// received early, the beginning of a ClientHello, and nothing was written yet.
+	// negotiate does the handshake, on a goroutine of its own: it gets a connection
+	// from which early is read first, may wait, and returns what polltls.Server has
+	// made of it. done is called as an event with the outcome. Until then the client
+	// is neither read nor written; if its connection is closed, negotiate fails
+	// soon and done is not called.
+	Secure(ev *relay.Event, early []byte, negotiate Negotiate, done func(*relay.Event, error))
 
 	// LocalAddr is the address that the client has connected to, invalid for a
 	// Unix socket.

@@ -16,10 +16,9 @@ import (
 //     network are checked here.
 //  2. PROXY header: acceptProxyHeader. It may replace the address. If that is the
 //     client's (Host.ClientFound), its limits are checked here.
-//  3. TLS with the client would come here: a PROXY header is in front of it, and the
-//     rest is inside. The session has to ask the loop for it, because a handshake
-//     runs on a goroutine, and Host.HandshakeAllowed before. Until then acceptPreface
-//     refuses a ClientHello.
+//  3. TLS with the client, where the listener speaks it: acceptTLS, in tls.go. A PROXY
+//     header is in front of it, and the rest is inside. The handshake runs on a
+//     goroutine; limits on handshakes are checked before (Host.HandshakeAllowed).
 //  4. Preface: acceptPreface refuses what is not HTTP/1.1 but is seen all the same.
 //  5. HTTP request: acceptHandshake, in handshake.go. If a header field of an HTTP proxy
 //     tells who the client is, the limits are checked here.
@@ -30,7 +29,7 @@ func (s *Session) receiveRequest(ev *relay.Event, b []byte) (rest []byte) {
 		return nil
 	}
 	n, ok := s.acceptProxyHeader(ev, b)
-	if b = b[n:]; !ok || !s.acceptPreface(ev, b) {
+	if b = b[n:]; !ok || !s.acceptTLS(ev, b) || !s.acceptPreface(ev, b) {
 		return s.unlessOver(b)
 	}
 	if n, ok = s.acceptHandshake(ev, b); !ok {
@@ -39,9 +38,10 @@ func (s *Session) receiveRequest(ev *relay.Event, b []byte) (rest []byte) {
 	return s.receiveClient(ev, b[n:])
 }
 
-// unlessOver returns what is wanted again of a request: nothing once it is refused.
+// unlessOver returns what is wanted again of a request: nothing once it is refused, or
+// once TLS has taken it.
 func (s *Session) unlessOver(b []byte) (rest []byte) {
-	if s.ending != endNone {
+	if s.ending != endNone || s.tls == tlsStarted {
 		return nil
 	}
 	return b
@@ -63,7 +63,7 @@ func (s *Session) acceptProxyHeader(ev *relay.Event, b []byte) (n int, ok bool) 
 	}
 	s.proxied = true
 	if !h.Local {
-		s.remote, s.secure = h.Source, h.Secure
+		s.remote, s.secure, s.tlsVersion = h.Source, h.Secure, h.TLS
 		s.ensureExtra().listener = h.Destination
 		if !s.fromForwarder() && s.refused == limit.None {
 			if r := limitRejections[s.host.ClientFound(ev, s.remote.Addr())]; r != nil {

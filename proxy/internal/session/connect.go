@@ -21,6 +21,7 @@ func (s *Session) request() Request {
 		Client:   s.remote,
 		Listener: s.extra.listener,
 		Secure:   s.secure,
+		TLS:      s.tlsVersion,
 		ID:       s.id,
 		Avoid:    s.extra.avoid,
 		Number:   s.extra.dials,

@@ -93,7 +93,7 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 		return 0, false
 	}
 	o := &ev.Out[client]
-	o.Keep(appendSwitching(o.Grow(), head))
+	o.Keep(appendSwitching(o.Grow(), head, s.strictTransport()))
 	s.upgraded = true
 	s.id = s.host.Upgraded(ev, ev.Now-s.began)
 	s.began = ev.Now
@@ -162,8 +162,8 @@ func (s *Session) findClient(h *http1.Head) (found bool, err error) {
 
 // appendSwitching appends the response to a request that keeps the rules (RFC
 // 6455, section 4.2.2). The subprotocol is spelt as the client has it: browsers
-// compare.
-func appendSwitching(b []byte, h *http1.Head) []byte {
+// compare. more are further header lines, each with its CRLF.
+func appendSwitching(b []byte, h *http1.Head, more string) []byte {
 	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 	var keyed [keySize + len(guid)]byte
 	key, _ := h.Value("Sec-WebSocket-Key")
@@ -173,5 +173,7 @@ func appendSwitching(b []byte, h *http1.Head) []byte {
 	b = base64.StdEncoding.AppendEncode(b, accept[:])
 	b = append(b, "\r\nSec-WebSocket-Protocol: "...)
 	b = append(b, h.Token("Sec-WebSocket-Protocol", subprotocol)...)
-	return append(b, "\r\n\r\n"...)
+	b = append(b, "\r\n"...)
+	b = append(b, more...)
+	return append(b, "\r\n"...)
 }

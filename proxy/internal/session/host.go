@@ -88,6 +88,15 @@ type Host interface {
 	// because the gateway is shutting down.
 	Started() (draining bool)
 
+	// StartTLS starts the handshake of TLS with the client, of which early has come.
+	// The outcome is told by Secured; until then the client is not read. It reports
+	// false if too many handshakes are under way.
+	StartTLS(ev *relay.Event, early []byte) bool
+
+	// HandshakeRefused tells that there was no handshake, or not all of one. result
+	// is HandshakeNotTLS, HandshakeTimeout, HandshakeLimited or HandshakeShutdown.
+	HandshakeRefused(ev *relay.Event, result string)
+
 	// Upgraded tells that the HTTP request was answered with 101. It returns the
 	// number of the session.
 	Upgraded(ev *relay.Event, took time.Duration) (id uint64)
@@ -163,6 +172,7 @@ type Request struct {
 	Client   netip.AddrPort
 	Listener netip.AddrPort // where the client says that it has connected; invalid if it does not
 	Secure   bool           // the client's connection is encrypted on its way to the gateway
+	TLS      uint16         // its version, as in package crypto/tls; zero when it is not known
 	ID       uint64
 	Avoid    string // the Server.Name that has failed the session just now, or empty
 	Number   int    // 1 for the first request of the session
@@ -174,6 +184,9 @@ type Server struct {
 	Name string
 	// TLS tells that the gateway speaks TLS with it.
 	TLS bool
+	// OtherCertificate tells that its certificate is another one than the client has
+	// got from the gateway: nothing can bind to both.
+	OtherCertificate bool
 	// Static tells that the host has not read the server's answer, because the loop
 	// has connected. Another Request may lead to another server.
 	Static bool

@@ -65,13 +65,21 @@ var (
 	rejectPROXY   = rejection{"proxy-header", 400, "", "No PROXY header is expected from this address.", slog.LevelWarn, remedyPROXY}
 	rejectAddress = rejection{"no-client-address", 400, "", "The proxy does not say who the client is.", slog.LevelWarn,
 		"let the proxy set the header field in XMPPGATE_CLIENT_ADDRESS_HEADER, and remove from XMPPGATE_TRUSTED_PROXIES what is not a proxy"}
-	rejectTLS = rejection{"tls", 0, "", "", slog.LevelWarn, "this port does not speak TLS: end it at a proxy in front, which connects with http:// or ws://"}
-	rejectTCP = rejection{"xmpp-stream", 400, "", "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, "XMPP over TCP is for the port of the server, usually 5222"}
+	rejectTLS = rejection{"tls", 0, "", "", slog.LevelWarn,
+		"this port does not speak TLS: set XMPPGATE_TLS_CERT and XMPPGATE_TLS_KEY, or end it at a proxy in front, which connects with http:// or ws://"}
+	rejectNoTLS = rejection{"no-tls", 400, "", "This port speaks TLS: use https:// or wss://.", slog.LevelInfo,
+		"let the client use wss://; a proxy that ends TLS itself needs an address with ?tls=off in XMPPGATE_LISTEN, or has to connect with https://"}
+	rejectHandshakes = rejection{"handshake-rate", 0, "", "", slog.LevelWarn, remedyNetwork + "XMPPGATE_NETWORK_HANDSHAKES"}
+	rejectHandshake  = rejection{"tls-failed", 0, "", "", slog.LevelInfo, ""}
+	// A certificate authority has checked who answers here (RFC 8737).
+	rejectChallenge = rejection{"acme-challenge", 0, "", "", slog.LevelInfo, ""}
+	rejectTCP       = rejection{"xmpp-stream", 400, "", "This is a WebSocket endpoint (RFC 7395).", slog.LevelInfo, "XMPP over TCP is for the port of the server, usually 5222"}
 )
 
 var rejections = []*rejection{
 	&rejectBusy, &rejectTooLarge, &rejectTimeout, &rejectBad, &rejectMethod, &rejectPath, &rejectHostMeta, &rejectOther, &rejectVersion, &rejectProtocol,
 	&rejectOrigin, &rejectOldHTTP, &rejectHTTP2, &rejectDropped, &rejectConnection, &rejectNoPROXY, &rejectPROXY, &rejectAddress, &rejectTLS, &rejectTCP,
+	&rejectNoTLS, &rejectHandshakes, &rejectHandshake, &rejectChallenge,
 }
 
 // limitRejections are the answers to clients that a limit keeps out. Behind one address
@@ -139,7 +147,11 @@ func (s *Session) reject(ev *relay.Event, r *rejection, h *http1.Head, cause err
 	}
 	s.endRequest(r.result)
 	s.host.Notice(r.result, r.level, "upgrade refused", func() []slog.Attr { return s.rejected(r, h, cause) })
-	if r.status == 0 {
+	switch {
+	case s.tls == tlsAwaited || s.tls == tlsStarted:
+		s.rejectHandshake(ev, r)
+		return
+	case r.status == 0:
 		s.setState(ev, client, relay.StateFinishing, lingerTimeout)
 		return
 	}
@@ -158,7 +170,7 @@ func (s *Session) endRequest(result string) {
 // and could take the answer with it. h is nil if there is no request.
 func (s *Session) respond(ev *relay.Event, h *http1.Head, d *Document) {
 	o := &ev.Out[client]
-	o.AddString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%sConnection: close\r\n", d.Status, http.StatusText(d.Status), d.Header))
+	o.AddString(fmt.Sprintf("HTTP/1.1 %d %s\r\n%s%sConnection: close\r\n", d.Status, http.StatusText(d.Status), d.Header, s.strictTransport()))
 	if d.Status != http.StatusNoContent { // which has no length either (RFC 9110, section 8.6)
 		o.AddString(fmt.Sprintf("Content-Type: %s\r\nContent-Length: %d\r\n", d.Type, len(d.Body)))
 	}
@@ -167,6 +179,16 @@ func (s *Session) respond(ev *relay.Event, h *http1.Head, d *Document) {
 		o.Add(d.Body)
 	}
 	s.setState(ev, client, relay.StateFinishing, lingerTimeout)
+}
+
+// strictTransport is the header line of answers over the gateway's own TLS, with its CRLF:
+// browsers do not come back without TLS for a year (RFC 6797). Where a proxy ends TLS the
+// line is the proxy's business.
+func (s *Session) strictTransport() string {
+	if s.tls != tlsOn {
+		return ""
+	}
+	return "Strict-Transport-Security: max-age=31536000\r\n"
 }
 
 // rejected describes a rejection for the log.

@@ -18,6 +18,7 @@ import (
 
 // Timeouts of a session. Each bounds one wait for one peer.
 const (
+	TLSTimeout    = 10 * time.Second // for TLS with the client, a PROXY header in front of it included
 	HeadTimeout   = 10 * time.Second // for the HTTP request
 	openTimeout   = 10 * time.Second // for <open/> after the upgrade
 	headerTimeout = 10 * time.Second // for the server's stream header
@@ -86,10 +87,13 @@ type Session struct {
 	ending     ending         // endNone while the session lives
 	pendingEnd ending         // the orderly ending that is under way
 
+	tlsVersion uint16 // of TLS with the client, as in package crypto/tls; zero when it is not known
+
 	refused  limit.Reason // why it is refused as soon as its request has come
 	proxied  bool         // its PROXY header was read
 	upgraded bool         // its HTTP request was answered with 101
 	secure   bool         // it is encrypted on its way to the gateway
+	tls      tlsState
 
 	// What has happened to the streams.
 	openSent     bool              // the client has got <open/>
@@ -146,6 +150,7 @@ type extra struct {
 	unwritable   [2]error         // why nothing can be written to a side; nil while it can
 	relayed      *[2]Traffic      // what Session.relayed had no room for
 	stalls       *[2]Stalls       // of each side; nil while there was none
+	leaf         *Leaf            // the certificate that the client has got; nil when it is not known
 }
 
 // An alreadySent is what the client has of an earlier server, and must not get once
@@ -154,7 +159,7 @@ type alreadySent struct{ header, features bool }
 
 // dropExtra forgets extra when none of it is needed.
 func (s *Session) dropExtra() {
-	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.stalls == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
+	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.stalls == nil && x.leaf == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
 		s.extra = nil
 	}
 }
@@ -191,9 +196,13 @@ func (s *Session) domainName() string {
 }
 
 // Init makes s the session of a client at remote, which is invalid for a Unix
-// socket. With a reason it is refused once its request has come. s must be zero.
-func (s *Session) Init(set *Settings, host Host, remote netip.AddrPort, refused limit.Reason) {
+// socket. speaksTLS tells that the client has to begin with TLS, behind its PROXY header.
+// With a reason it is refused once its request has come. s must be zero.
+func (s *Session) Init(set *Settings, host Host, remote netip.AddrPort, speaksTLS bool, refused limit.Reason) {
 	s.set, s.host, s.remote, s.refused = set, host, remote, refused
+	if speaksTLS {
+		s.tls = tlsAwaited
+	}
 }
 
 // Host, Settings and Refused return what Init was given.
@@ -217,7 +226,11 @@ func (s *Session) step(name string) {
 func (s *Session) Start(ev *relay.Event) {
 	s.began = ev.Now
 	ev.State[client] = relay.StateOpen
-	s.wait(ev, endOpenTimeout, HeadTimeout)
+	if s.tls == tlsNone {
+		s.wait(ev, endOpenTimeout, HeadTimeout)
+	} else {
+		s.wait(ev, endOpenTimeout, TLSTimeout)
+	}
 	if s.host.Started() {
 		s.Shutdown(ev)
 	}
@@ -243,7 +256,7 @@ func (s *Session) markAlive(ev *relay.Event) { s.lastIn[client], s.pingOutstandi
 func (s *Session) Reads(c *relay.Conns, sd side) bool {
 	switch c.State[sd] {
 	case relay.StateOpen:
-		return !(sd == client && (s.headerQueued() || s.unanswered()))
+		return !(sd == client && (s.headerQueued() || s.unanswered() || s.tls == tlsStarted))
 	case relay.StateClosing, relay.StateFinishing:
 		return true
 	}

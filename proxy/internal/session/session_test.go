@@ -52,6 +52,8 @@ func (h *fakeHost) LoginFailed(_ *relay.Event, condition string) bool {
 	return false
 }
 func (h *fakeHost) Started() bool                               { return false }
+func (h *fakeHost) StartTLS(*relay.Event, []byte) bool          { return true }
+func (h *fakeHost) HandshakeRefused(*relay.Event, string)       {}
 func (h *fakeHost) Upgraded(*relay.Event, time.Duration) uint64 { return 1 }
 func (h *fakeHost) Connect(_ *relay.Event, a *Attempt) {
 	h.requests = append(h.requests, &a.Request)
@@ -118,7 +120,7 @@ func newTestSessionOf(t testing.TB, set *Settings, to *Server) (*Session, *relay
 // newOpening returns a session that waits for a server.
 func newOpening(set *Settings) (*Session, *relay.Event) {
 	s, ev := new(Session), &relay.Event{Now: 1, Conns: new(relay.Conns)}
-	s.Init(set, new(fakeHost), netip.AddrPort{}, limit.None)
+	s.Init(set, new(fakeHost), netip.AddrPort{}, false, limit.None)
 	s.Start(ev)
 	s.Receive(ev, client, []byte(goodRequest+"\r\n"))
 	s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(testOpen)))

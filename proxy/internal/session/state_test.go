@@ -17,12 +17,13 @@ func TestStateIsComplete(t *testing.T) {
 		"phase", "sasl", "ending", "pendingEnd", "await", "unfinished", // are known or zero
 		"upgraded", "proxied", "openSent", "featuresSent", "headerSent", "loggedIn", // are set
 		"refused", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", // are not
-		"looked", // is of the HTTP request
-		"extra",  // see atRest
+		"looked", "tlsVersion", // are of the HTTP request and of the way to the server
+		"tls",   // a session with TLS stays where it is
+		"extra", // see atRest
 	}
 	ofExtra := []string{
 		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", // are zero, see atRest
-		"dials", "avoid", "listener", "result", // are of the way to the server
+		"dials", "avoid", "listener", "leaf", "result", // are of the way to the server
 		"relayed", "stalls", "jid", // are in the state
 	}
 	check := func(typ reflect.Type, lists ...[]string) {

@@ -70,6 +70,9 @@ func (s *Session) sendFeatures(ev *relay.Event, u *framing.StreamUnit) {
 // channelBinding returns what the present server's offers of channel binding
 // come to.
 func (s *Session) channelBinding() framing.ChannelBinding {
+	if s.server != nil && s.server.OtherCertificate {
+		return framing.ChannelBindingStrip
+	}
 	if s.server != nil && s.server.TLS && s.set.StripBindingOverTLS && s.set.ChannelBinding == framing.ChannelBindingPass {
 		return framing.ChannelBindingStrip
 	}

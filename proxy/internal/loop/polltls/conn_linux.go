@@ -314,8 +314,10 @@ func (c *Conn) Flush() (n int, broken bool) {
 // CloseNotify tells the peer that nothing more will come; nothing can be
 // written after it. In XMPP it belongs behind </stream:stream>: without that
 // the server is to believe that the session may be resumed.
+//
+// Only the first call has an effect.
 func (c *Conn) CloseNotify() {
-	if !c.broken {
+	if !c.broken && !c.closed {
 		c.tls.CloseWrite() // an error of which would be one of wire.Write
 		c.closed = true
 	}
@@ -372,6 +374,14 @@ func (w *wire) Close() error {
 		return w.conn.Close()
 	}
 	return nil
+}
+
+// CloseWrite sends FIN, before Take.
+func (w *wire) CloseWrite() error {
+	if c, ok := w.conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 func (w *wire) LocalAddr() net.Addr {

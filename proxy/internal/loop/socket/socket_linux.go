@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -67,6 +68,17 @@ func Local(fd uintptr) netip.AddrPort {
 func networkOrder(port uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&port))
 	return binary.BigEndian.Uint16(b[:])
+}
+
+// Conn returns a connection of package net for a copy of fd, which stays open.
+func Conn(fd uintptr) (net.Conn, error) {
+	copied, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	f := os.NewFile(uintptr(copied), "")
+	defer f.Close()
+	return net.FileConn(f)
 }
 
 // Connect begins to connect. The descriptor is writable when that has ended, see

@@ -1,0 +1,388 @@
+package proxy
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"xmppgate/framing"
+	"xmppgate/proxy/clientaddr"
+	"xmppgate/proxy/internal/session"
+)
+
+func oneCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c := testCertificate()
+	return &c, nil
+}
+
+// A handshakeWitness notes what is observed of TLS with clients.
+type handshakeWitness struct {
+	nopObserver
+	mu         sync.Mutex
+	handshakes []Handshake
+	upgrades   []string
+}
+
+func (o *handshakeWitness) Secured(h Handshake) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.handshakes = append(o.handshakes, h)
+}
+
+func (o *handshakeWitness) Upgraded(result string, _ time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.upgrades = append(o.upgrades, result)
+}
+
+// results are those of handshakes, in order.
+func (o *handshakeWitness) results() (all []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, h := range o.handshakes {
+		all = append(all, h.Result)
+	}
+	return all
+}
+
+// A tlsBench is a bench whose gateway speaks TLS with clients.
+type tlsBench struct {
+	*bench
+	o       *handshakeWitness
+	address string
+}
+
+func newTLSBench(t testing.TB, loop string, options ...func(*Gateway)) *tlsBench {
+	t.Helper()
+	o := &handshakeWitness{}
+	b := newBench(t, loop, append([]func(*Gateway){func(g *Gateway) { g.Certificate, g.Observer = oneCertificate, o }}, options...)...)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- b.g.ServeTLS(l) }()
+	t.Cleanup(func() { l.Close() })
+	return &tlsBench{b, o, l.Addr().String()}
+}
+
+func (b *tlsBench) dial() *net.TCPConn {
+	b.t.Helper()
+	c, err := net.Dial("tcp", b.address)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return c.(*net.TCPConn)
+}
+
+// open opens a session over TLS.
+func (b *tlsBench) open(config *tls.Config) (cl *tls.Conn, srv serverConn) {
+	b.t.Helper()
+	cl = tls.Client(b.dial(), config)
+	io.WriteString(cl, goodRequest+"\r\n")
+	if head := readResponse(b.t, cl); !strings.Contains(head, "\r\nStrict-Transport-Security: max-age=31536000\r\n") {
+		b.t.Errorf("the answer has no HSTS: %q", head)
+	}
+	b.send(cl, testOpen)
+	up, err := b.upstream.Accept()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	srv = up.(serverConn)
+	srv.SetDeadline(time.Now().Add(patience))
+	b.t.Cleanup(func() { srv.Close() })
+	b.expect(srv, string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
+	io.WriteString(srv, testHeader)
+	if m := b.message(cl); !strings.HasPrefix(m, "<open ") {
+		b.t.Fatalf("got %q instead of <open/>", m)
+	}
+	return cl, srv
+}
+
+var anyServer = &tls.Config{InsecureSkipVerify: true}
+
+// A session over TLS is like any other, in both versions and however it comes in pieces.
+func TestSessionsOverTLS(t *testing.T) {
+	onLoops(t, func(t *testing.T, loop string) {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			t.Run(tls.VersionName(version), func(t *testing.T) {
+				b := newTLSBench(t, loop)
+				cl, srv := b.open(&tls.Config{InsecureSkipVerify: true, MaxVersion: version, NextProtos: []string{"h2", "http/1.1"}})
+				if p := cl.ConnectionState().NegotiatedProtocol; p != "http/1.1" {
+					t.Errorf("the protocol is %q", p)
+				}
+				for _, n := range []int{1, 300, 20_000, 200_000} {
+					m := "<message>" + strings.Repeat("x", n) + "</message>"
+					go b.send(cl, m)
+					b.expect(srv, m)
+					go io.WriteString(srv, m)
+					if got := b.message(cl); len(got) < n || !strings.HasPrefix(got, "<message xmlns=") {
+						t.Errorf("%d: %.100q", n, got)
+					}
+				}
+				b.send(cl, `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing"/>`)
+				b.expect(srv, "</stream:stream>")
+				io.WriteString(srv, "</stream:stream>")
+				srv.Close()
+				if got := b.message(cl); got != framing.CloseMessage {
+					t.Errorf("got %q", got)
+				}
+				if got := b.message(cl); got != "close 1000" {
+					t.Errorf("got %q", got)
+				}
+				cl.Write(maskedFrame(ws.OpClose, true, []byte{3, 232}))
+				// A close_notify, then FIN.
+				if n, err := cl.Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("read %d, %v", n, err)
+				}
+				if n, err := cl.NetConn().Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("below TLS: read %d, %v", n, err)
+				}
+				o := b.o.handshakes[0]
+				if o.Result != "ok" || o.Version != strings.TrimPrefix(tls.VersionName(version), "TLS ") || o.Curve == otherCurve || o.Took <= 0 {
+					t.Errorf("%+v", o)
+				}
+			})
+		}
+	})
+}
+
+var errBadAnswer = errors.New("")
+
+// What cannot be served is told apart, and the gateway answers in the protocol that the
+// client speaks.
+func TestBrokenHandshakes(t *testing.T) {
+	get := "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+	refuse := errors.New("unknown authority")
+	for name, test := range map[string]struct {
+		client  func(c net.Conn) error
+		gateway func(*Gateway)
+		result  string // of the handshake
+		upgrade string // of the connection
+	}{
+		"HTTP": {client: func(c net.Conn) error {
+			io.WriteString(c, get)
+			if got, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 400 ") || !strings.Contains(string(got), "https://") || strings.Contains(string(got), "Strict") {
+				return fmt.Errorf("%q, %w", got, err)
+			}
+			return nil
+		}, result: "not-tls", upgrade: "no-tls"},
+		"a stream": {client: func(c net.Conn) error {
+			io.WriteString(c, "<?xml version='1.0'?>")
+			_, err := io.ReadAll(c)
+			return err
+		}, result: "not-tls", upgrade: "xmpp-stream"},
+		"a PROXY header": {client: func(c net.Conn) error {
+			io.WriteString(c, "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n")
+			_, err := io.ReadAll(c)
+			return err
+		}, result: "not-tls", upgrade: "proxy-header"},
+		"a record without an end": {client: func(c net.Conn) error {
+			c.Write([]byte{22, 3, 1, 0xff, 0xff, 1})
+			_, err := io.ReadAll(c)
+			return err
+		}, result: "not-tls", upgrade: "no-tls"},
+		"rubbish in a record": {client: func(c net.Conn) error {
+			c.Write([]byte{22, 3, 1, 0, 4, 1, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9})
+			got, err := io.ReadAll(c)
+			if len(got) == 0 || got[0] != 21 {
+				return fmt.Errorf("no alert: %q", got)
+			}
+			return err
+		}, result: "protocol", upgrade: "tls-failed"},
+		"gone": {client: func(c net.Conn) error {
+			c.Write([]byte{22, 3, 1, 0, 4, 1, 0, 1, 0})
+			return c.Close()
+		}, result: "gone", upgrade: "tls-failed"},
+		"old": {client: func(c net.Conn) error {
+			if err := tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}).Handshake(); err == nil {
+				return errBadAnswer
+			}
+			return nil
+		}, result: "version", upgrade: "tls-failed"},
+		"XMPP": {client: func(c net.Conn) error {
+			if err := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}}).Handshake(); err == nil {
+				return errBadAnswer
+			}
+			return nil
+		}, result: "alpn", upgrade: "tls-failed"},
+		"not trusted": {client: func(c net.Conn) error {
+			config := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return refuse }}
+			if err := tls.Client(c, config).Handshake(); !errors.Is(err, refuse) {
+				return err
+			}
+			return nil
+		}, result: "refused", upgrade: "tls-failed"},
+		"no cipher": {client: func(c net.Conn) error {
+			config := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}}
+			if err := tls.Client(c, config).Handshake(); err == nil {
+				return errBadAnswer
+			}
+			return nil
+		}, result: "cipher", upgrade: "tls-failed"},
+		"no certificate": {client: func(c net.Conn) error {
+			if err := tls.Client(c, anyServer).Handshake(); err == nil {
+				return errBadAnswer
+			}
+			return nil
+		}, gateway: func(g *Gateway) {
+			g.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }
+		}, result: "no-certificate", upgrade: "tls-failed"},
+		"a panic": {client: func(c net.Conn) error {
+			tls.Client(c, anyServer).Handshake()
+			return nil
+		}, gateway: func(g *Gateway) {
+			g.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { panic("a fault") }
+		}, result: "protocol", upgrade: "tls-failed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onLoops(t, func(t *testing.T, loop string) {
+				if strings.HasSuffix(loop, overTLS) {
+					t.Skip("there is no server")
+				}
+				b := newTLSBench(t, loop, func(g *Gateway) {
+					if test.gateway != nil {
+						test.gateway(g)
+					}
+				})
+				c := b.dial()
+				if err := test.client(c); err != nil {
+					t.Error(err)
+				}
+				c.Close()
+				await(func() bool { b.o.mu.Lock(); defer b.o.mu.Unlock(); return len(b.o.upgrades) > 0 })
+				if got := b.o.results(); !slices.Equal(got, []string{test.result}) || b.o.upgrades[0] != test.upgrade {
+					t.Errorf("handshakes %v, upgrades %v; want %s, %s", got, b.o.upgrades, test.result, test.upgrade)
+				}
+				if !slices.Contains(HandshakeResults(), test.result) || !slices.Contains(UpgradeResults(), test.upgrade) {
+					t.Error("a result is not in the list")
+				}
+				if n := b.g.Handshakes(); n != 0 {
+					t.Errorf("%d handshakes are under way", n)
+				}
+			})
+		})
+	}
+}
+
+// A PROXY header stands in front of TLS.
+func TestPROXYBeforeTLS(t *testing.T) {
+	onLoops(t, func(t *testing.T, loop string) {
+		b := newTLSBench(t, loop, func(g *Gateway) {
+			g.ClientAddress = clientaddr.Policy{Proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+		})
+		c := b.dial()
+		io.WriteString(c, "PROXY TCP4 203.0.113.7 127.0.0.1 54321 443\r\n")
+		cl := tls.Client(c, anyServer)
+		io.WriteString(cl, goodRequest+"\r\n")
+		readResponse(t, cl)
+		for s := range b.g.Sessions() {
+			if s.Remote.String() != "203.0.113.7:54321" {
+				t.Errorf("the client is %v", s.Remote)
+			}
+		}
+	})
+}
+
+// Everything that is answered over TLS has HSTS.
+func TestStrictTransportSecurity(t *testing.T) {
+	b := newTLSBench(t, LoopAuto)
+	cl := tls.Client(b.dial(), anyServer)
+	io.WriteString(cl, "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+	got, err := io.ReadAll(cl)
+	if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 404 ") || !strings.Contains(string(got), "\r\nStrict-Transport-Security: max-age=31536000\r\n") {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Whoever does not finish the handshake is disconnected after TLSTimeout, wherever in it;
+// and it costs a goroutine only behind the ClientHello.
+func TestSlowHandshakes(t *testing.T) {
+	hello := recordedHello(t)
+	for name, test := range map[string]struct {
+		bytes []byte
+		under int
+	}{
+		"nothing":             {nil, 0},
+		"a byte":              {hello[:1], 0},
+		"half of ClientHello": {hello[:len(hello)/2], 0},
+		"ClientHello":         {hello, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, loop := range []string{LoopAuto, LoopGoroutine} {
+				t.Run(loop, func(t *testing.T) {
+					clock := newHandClock()
+					b := newTLSBench(t, loop, func(g *Gateway) { g.clock = clock.now })
+					c := b.dial()
+					go io.Copy(io.Discard, bufio.NewReader(c))
+					c.Write(test.bytes)
+					await(func() bool { return len(b.g.sessions()) == 1 && b.g.Handshakes() == test.under })
+					time.Sleep(10 * time.Millisecond)
+					if n := b.g.Handshakes(); n != test.under {
+						t.Errorf("%d handshakes are under way, want %d", n, test.under)
+					}
+					clock.add(session.TLSTimeout - time.Second)
+					for _, s := range b.g.sessions() {
+						s.handle.Post(s.s.Expired)
+					}
+					if len(b.g.sessions()) != 1 {
+						t.Fatal("it is over too early")
+					}
+					clock.add(time.Second + time.Millisecond)
+					for _, s := range b.g.sessions() {
+						s.handle.Post(s.s.Expired)
+					}
+					c.Close()
+					await(func() bool { return len(b.g.sessions()) == 0 && b.g.Handshakes() == 0 })
+					if got := b.o.results(); !slices.Equal(got, []string{"timeout"}) || b.g.Handshakes() != 0 {
+						t.Errorf("%v, %d are under way", got, b.g.Handshakes())
+					}
+				})
+			}
+		})
+	}
+}
+
+// A handClock moves when a test says so.
+type handClock struct {
+	mu sync.Mutex
+	t  time.Duration
+}
+
+func newHandClock() *handClock { return &handClock{t: 1} }
+func (c *handClock) now() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+func (c *handClock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t += d
+}
+
+// recordedHello is a ClientHello.
+func recordedHello(t *testing.T) []byte {
+	near, far := net.Pipe()
+	defer near.Close()
+	go tls.Client(far, anyServer).Handshake()
+	b := make([]byte, 1<<14)
+	n, err := near.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:n]
+}
