@@ -128,6 +128,7 @@ var headers = []struct {
 	{"v2 checksum between", checked(field(typeTLS, tls), field(0x04, "abc")), secure(from4), nil},
 	{"v2 bad checksum", binaryHeader(0x21, 0x11, inet+field(typeChecksum, "abcd")), Header{}, errChecksum},
 	{"v2 odd checksum", binaryHeader(0x21, 0x11, inet+field(typeChecksum, "abc")), Header{}, errExtra},
+	{"v2 two checksums", checked("", field(typeChecksum, "abcd")), Header{}, errExtra}, // the second is not even computed
 	{"v2 longest", binaryHeader(0x21, 0x21, inet6+field(0x04, strings.Repeat("a", MaxHeader-16-36-3))), from6, nil},
 	{"v2 too long", binaryHeader(0x21, 0x21, inet6+field(0x04, strings.Repeat("a", MaxHeader-16-36-2))), Header{}, errTooLong},
 	{"v2 far too long", binaryHeader(0x20, 0x00, strings.Repeat("a", 0xffff)), Header{}, errTooLong},
@@ -425,6 +426,37 @@ func TestSendsHeader(t *testing.T) {
 	}
 	if policy.SendsHeader(netip.Addr{}) || new(Policy).SendsHeader(netip.MustParseAddr("10.1.2.3")) {
 		t.Error("a header from nobody known")
+	}
+}
+
+// What a client or a proxy sends costs no more than its length: four times as much
+// takes at most four times the memory, and what does not count is not looked at.
+func TestForwardedIsBounded(t *testing.T) {
+	for _, format := range formats {
+		p := Policy{Forwarders: trusted, Header: format.name}
+		for _, what := range []string{",", "10.0.0.1,", "for=10.0.0.1,", "for=10.0.0.1;", "a=b;", `"`, `\"`, `\\\\"`, " ", "for=", ":", "[", "1.", "::1,", "%a", "for=\"[::1]:1\", "} {
+			allocations := func(n int) float64 {
+				line := strings.Repeat(what, n/len(what)) + "10.0.0.1"
+				values := func(string) []string { return []string{line} }
+				return testing.AllocsPerRun(5, func() { _, _, _ = p.Forwarded(values) })
+			}
+			small, big := allocations(4<<10), allocations(16<<10)
+			if big > 5*small+10 {
+				t.Errorf("%s: %q: %v allocations for 4 KiB, %v for 16", format.name, what, small, big)
+			}
+		}
+		if !format.list {
+			continue
+		}
+		// Behind 64 trusted proxies nothing is parsed.
+		element := "10.0.0.1"
+		if format.name == "Forwarded" {
+			element = "for=10.0.0.1"
+		}
+		lines := slices.Repeat([]string{element}, 1000)
+		if _, _, err := p.Forwarded(func(string) []string { return lines }); err != errTooMany {
+			t.Errorf("%s: %v", format.name, err)
+		}
 	}
 }
 

@@ -220,7 +220,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // parseExtra parses the extra fields of the header b, from the position given
 // on: a byte for the type, two for the length of what follows.
+//
+// There may be one checksum: it is that of the whole header, and a header of fields
+// that are checksums, each of them right, would be summed up hundreds of times.
 func parseExtra(b []byte, at int) (secure bool, version uint16, err error) {
+	checked := false
 	for at < len(b) {
 		start := at + 3
 		if start > len(b) {
@@ -239,9 +243,10 @@ func parseExtra(b []byte, at int) (secure bool, version uint16, err error) {
 				version = tlsVersion(value[5:])
 			}
 		case typeChecksum:
-			if len(value) != crc32.Size {
+			if len(value) != crc32.Size || checked {
 				return false, 0, errExtra
 			}
+			checked = true
 			// It is that of the header with zeros in its own place.
 			sum := crc32.Update(0, castagnoli, b[:start])
 			sum = crc32.Update(sum, castagnoli, make([]byte, crc32.Size))

@@ -97,14 +97,22 @@ func (q *Request) user() string {
 // weight says, and when it is lost only they move.
 func byUser(all []record, q *Request) {
 	key := q.user()
-	weighted := func(r record) float64 {
+	type weighted struct {
+		record
+		weight float64
+	}
+	sorted := make([]weighted, len(all))
+	for i, r := range all { // once each: hashing is what costs
 		target := net.JoinHostPort(strings.ToLower(r.Target), strconv.Itoa(int(r.Port)))
 		share := (float64(score(target, key)) + 0.5) / (1 << 64) // above 0, at most 1
-		return -max(float64(r.Weight), leastWeight) / math.Log(min(share, 1-0x1p-53))
+		sorted[i] = weighted{r, -max(float64(r.Weight), leastWeight) / math.Log(min(share, 1-0x1p-53))}
 	}
-	slices.SortFunc(all, func(a, b record) int {
-		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(weighted(b), weighted(a)))
+	slices.SortFunc(sorted, func(a, b weighted) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(b.weight, a.weight))
 	})
+	for i, r := range sorted {
+		all[i] = r.record
+	}
 }
 
 // leastWeight stands for 0, which is "a very small chance" (RFC 2782) beside

@@ -14,7 +14,10 @@ import (
 )
 
 const (
-	// maxTargets is how many of a domain's SRV records are used.
+	// maxRecords is how many of a domain's SRV records are kept: each session orders
+	// them all. An answer of DNS may have thousands.
+	maxRecords = 64
+	// maxTargets is how many of them one session tries.
 	maxTargets = 16
 	// resolveTimeout bounds one lookup of SRV records.
 	resolveTimeout = 5 * time.Second
@@ -219,7 +222,7 @@ func (s *service) lookup(ctx context.Context, name string, sec security) (f foun
 // that there is no direct TLS.
 func (s *service) merge(xmpps, xmpp found) ([]record, error) {
 	if all := slices.Concat(xmpps.records, xmpp.records); len(all) > 0 {
-		return all, nil
+		return mostPreferred(all), nil
 	}
 	if err := cmp.Or(xmpp.err, xmpps.err); err != nil {
 		return nil, err
@@ -228,6 +231,18 @@ func (s *service) merge(xmpps, xmpp found) ([]record, error) {
 		return nil, errNoService
 	}
 	return []record{{net.SRV{Target: s.domain + ".", Port: defaultPort}, startTLS}}, nil
+}
+
+// mostPreferred returns at most maxRecords of all, those of the first priorities. Which
+// of them depends on nothing but the records, so that all replicas take the same.
+func mostPreferred(all []record) []record {
+	if len(all) <= maxRecords {
+		return all
+	}
+	slices.SortStableFunc(all, func(a, b record) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Target, b.Target), cmp.Compare(a.Port, b.Port), cmp.Compare(a.security, b.security))
+	})
+	return slices.Clone(all[:maxRecords])
 }
 
 // inOrder sorts records by priority and, among those of the same priority, at

@@ -441,3 +441,46 @@ func TestErrorsNameNoOtherResolver(t *testing.T) {
 		}
 	}
 }
+
+// An answer with more records than anybody has is cut, to the same records whatever
+// their order, and what a session does with them grows with their number only.
+func TestManyRecords(t *testing.T) {
+	const most = 1500 // of 64 KiB and 40 bytes
+	var all []record
+	for i := range most {
+		all = append(all, record{SRV: net.SRV{Target: fmt.Sprintf("t%d.example.", i), Port: 5222, Priority: uint16(i % 3), Weight: uint16(i)}})
+	}
+	s := &service{domain: "d.example"}
+	var want []string
+	for range 5 {
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		kept, err := s.merge(found{records: slices.Clone(all[:500])}, found{records: slices.Clone(all[500:])})
+		if err != nil || len(kept) != maxRecords {
+			t.Fatalf("%d records, %v", len(kept), err)
+		}
+		var names []string
+		for _, r := range kept {
+			if r.Priority != 0 {
+				t.Errorf("%s of priority %d is kept", r.Target, r.Priority)
+			}
+			names = append(names, r.Target)
+		}
+		slices.Sort(names)
+		if want == nil {
+			want = names
+		}
+		if !slices.Equal(names, want) {
+			t.Error("another order leaves other records")
+		}
+	}
+	few := all[:maxRecords]
+	if kept := mostPreferred(slices.Clone(few)); !slices.EqualFunc(kept, few, func(a, b record) bool { return a == b }) {
+		t.Error("records that are few change")
+	}
+	hashes := func(n int) float64 {
+		return testing.AllocsPerRun(5, func() { byUser(all[:n], &Request{JID: "a@b"}) })
+	}
+	if a, b := hashes(16), hashes(64); b > 5*a {
+		t.Errorf("%v allocations to order 16 records, %v for 64", a, b)
+	}
+}
