@@ -80,7 +80,7 @@ func (v *visit) check(t *testing.T, state, failing, verdict string) {
 	}
 	// What fails is an error of the browser's own making.
 	for _, p := range v.Problems {
-		if failing == "" || !strings.Contains(p, "WebSocket connection to") && !strings.Contains(p, "ERR_INTERNET_DISCONNECTED") {
+		if failing == "" || !strings.Contains(p, "WebSocket connection to") && !strings.Contains(p, "Failed to load resource") {
 			t.Errorf("%s: %s", v.URL, p)
 		}
 	}
@@ -145,13 +145,24 @@ func TestPageOfBrokenServer(t *testing.T) {
 
 	noOrigin := gatewayFor(t, "tcp://"+s.c2s, "XMPPGATE_ORIGINS=https://chat.example.org")
 
+	// A gateway whose limit is reached when the page has been loaded.
+	loaded := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: s.gw.listen})
+	limited := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" || r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		loaded.ServeHTTP(w, r)
+	}))
+	t.Cleanup(limited.Close)
+
 	q := "/?domain=" + domain
-	visits := visitPages(t, "http://"+down.listen+q, noSubprotocol+q, noUpgrade+q, noAnswer+q, "http://"+noOrigin.listen+q, "http://"+closed.listen+q, "offline")
+	visits := visitPages(t, "http://"+down.listen+q, noSubprotocol+q, noUpgrade+q, noAnswer+q, "http://"+noOrigin.listen+q, limited.URL+q, "http://"+closed.listen+q, "offline")
 	visits[0].check(t, "bad", "features", "cannot reach its XMPP server")
 	if strings.Contains(visits[0].Verdict, way.addr) {
 		t.Errorf("the page names the server: %s", visits[0].Verdict)
 	}
-	for i, want := range []string{"Sec-WebSocket-Protocol", "drop Upgrade", "Sec-WebSocket-Protocol", "the origin http://" + noOrigin.listen, "Nothing answers here any more"} {
+	for i, want := range []string{"Sec-WebSocket-Protocol", "drop Upgrade", "Sec-WebSocket-Protocol", "the origin http://" + noOrigin.listen, "too many connections", "Nothing answers here any more"} {
 		visits[i+1].check(t, "bad", "websocket", want)
 	}
 	for _, result := range []string{"no-subprotocol", "upgrade-dropped"} {
