@@ -250,8 +250,11 @@ func TestMetricsExist(t *testing.T) {
 		}
 	}
 	values := map[string][]string{
-		"result": slices.Concat(proxy.DialResults(), proxy.UpgradeResults(), upstream.Results()),
-		"phase":  slices.Concat(proxy.Phases(), upstream.Phases()),
+		"result":    slices.Concat(proxy.DialResults(), proxy.UpgradeResults(), upstream.Results(), proxy.LoginResults(), proxy.ResumeResults()),
+		"mechanism": proxy.Mechanisms(),
+		"side":      slices.Concat(proxy.Sides(), proxy.ErrorSides()),
+		"condition": proxy.StreamErrors(),
+		"phase":     slices.Concat(proxy.Phases(), upstream.Phases()),
 	}
 	for _, e := range proxy.Endings() {
 		values["ending"] = append(values["ending"], e.Name)
@@ -259,7 +262,7 @@ func TestMetricsExist(t *testing.T) {
 
 	metric := regexp.MustCompile(`(^|[^:\w])(xmppgate_\w+)`)
 	suffix := regexp.MustCompile(`_(bucket|sum|count)$`)
-	matcher := regexp.MustCompile(`\b(result|phase|ending)(=~|!~|!=|=)\\?"([^"\\]*)\\?"`)
+	matcher := regexp.MustCompile(`\b(result|phase|ending|mechanism|side|condition)(=~|!~|!=|=)\\?"([^"\\]*)\\?"`)
 	used := 0
 	for path, text := range files(t) {
 		if !strings.HasPrefix(path, "prometheus/rules") && !strings.HasPrefix(path, "grafana/") {
