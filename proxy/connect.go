@@ -49,7 +49,7 @@ func (l *live) Connect(ev *relay.Event, a *session.Attempt) {
 	a.Patience = upstream.TotalTimeout + dialGrace
 	q := &upstream.Request{
 		Domain: domain, JID: r.JID, Header: r.Header, Client: r.Client, Listener: r.Listener,
-		Secure: r.Secure, ID: strconv.FormatUint(r.ID, 10), Avoid: r.Avoid,
+		Secure: r.Secure, TLS: r.TLS, ID: strconv.FormatUint(r.ID, 10), Avoid: r.Avoid,
 	}
 	if !q.Listener.IsValid() {
 		q.Listener = l.handle.LocalAddr()
@@ -78,7 +78,7 @@ func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upst
 			l.failed(ev, err)
 			return false
 		}
-		to := &session.Server{Name: stream.Server, TLS: stream.TLS(), Done: stream.Done}
+		to := &session.Server{Name: stream.Server, TLS: stream.TLS(), Done: stream.Done, OtherCertificate: l.otherCertificate(stream)}
 		answered := stream.Early != nil
 		stream.Conn, stream.Early = nil, nil // the session keeps the stream
 		if wanted = l.s.Attached(ev, to, answered); !wanted {

@@ -114,18 +114,21 @@ func (l *secureListener) Accept() (net.Conn, error) {
 }
 
 // testCertificate is good for a client that does not look.
-var testCertificate = sync.OnceValue(func() tls.Certificate {
+var testCertificate = sync.OnceValue(func() tls.Certificate { return newTestCertificate() })
+
+// newTestCertificate returns a new certificate, signed by itself.
+func newTestCertificate(names ...string) tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: names}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		panic(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-})
+}
 
 // dialSecurely adds TLS to what dial returns.
 func dialSecurely(dial func(context.Context, *upstream.Request) (*upstream.Stream, error)) func(context.Context, *upstream.Request) (*upstream.Stream, error) {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"xmppgate/proxy/internal/loop/polltls"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/session"
+	"xmppgate/proxy/upstream"
 )
 
 // This file is TLS between clients and the gateway, see ServeTLS.
@@ -152,6 +154,21 @@ func (l *live) StartTLS(ev *relay.Event, early []byte) bool {
 			leaf = &sum
 		}
 		l.s.Secured(ev, state.Version, leaf, err)
+	})
+	return true
+}
+
+// otherCertificate reports whether the server's certificate is another one than the client
+// has got. Then ChannelBindingEndPoint is of no use: the server would refuse every login
+// that binds to the certificate. It is false where either is not known.
+func (l *live) otherCertificate(stream *upstream.Stream) bool {
+	t, ok := stream.Conn.(*tls.Conn)
+	leaf := l.s.Leaf()
+	if !ok || leaf == nil || sha256.Sum256(t.ConnectionState().PeerCertificates[0].Raw) == *leaf {
+		return false
+	}
+	l.gateway().notice("other-certificate", slog.LevelWarn, "channel binding is hidden: the server's certificate is not the one that clients get", func() []slog.Attr {
+		return []slog.Attr{slog.String("server", stream.Server), slog.String("remedy", "put the same certificate into XMPPGATE_TLS_CERT and into the server's configuration, or write XMPPGATE_CHANNEL_BINDING=auto")}
 	})
 	return true
 }

@@ -386,3 +386,29 @@ func recordedHello(t *testing.T) []byte {
 	}
 	return b[:n]
 }
+
+// The mode end-point looks itself whether a login can bind to the certificate.
+func TestEndPointNeedsTheSameCertificate(t *testing.T) {
+	other := newTestCertificate("other.example")
+	const features = "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1-PLUS</mechanism><mechanism>PLAIN</mechanism></mechanisms>" +
+		"<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding type='tls-server-end-point'/><channel-binding type='tls-exporter'/></sasl-channel-binding></stream:features>"
+	for _, loop := range []string{LoopAuto + overTLS, LoopGoroutine + overTLS} {
+		for name, certificate := range map[string]tls.Certificate{"same": testCertificate(), "other": other} {
+			t.Run(loop+", "+name, func(t *testing.T) {
+				b := newTLSBench(t, loop, func(g *Gateway) {
+					g.ChannelBinding = framing.ChannelBindingEndPoint
+					g.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &certificate, nil }
+				})
+				config := &tls.Config{InsecureSkipVerify: true, ServerName: "a.example", ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+				for range 2 { // the second would resume the first
+					cl, srv := b.open(config)
+					io.WriteString(srv, features)
+					m := b.message(cl)
+					if offered := strings.Contains(m, "-PLUS") && strings.Contains(m, "tls-server-end-point"); offered != (name == "same") || strings.Contains(m, "tls-exporter") || !strings.Contains(m, "PLAIN") {
+						t.Errorf("the client got %s", m)
+					}
+				}
+			})
+		}
+	}
+}

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -63,7 +64,15 @@ type endpoint struct {
 // says that it cannot serve now, as in system-shutdown, makes open fail; see
 // Error.stream.
 func (e *endpoint) open(ctx context.Context, r *Request) (*Stream, error) {
-	a := attempt{endpoint: e, request: r}
+	stream, err := e.try(ctx, attempt{endpoint: e, request: r})
+	if r.TLS != 0 && errors.Is(err, errVersion) {
+		return e.try(ctx, attempt{endpoint: e, request: r, anyVersion: true})
+	}
+	return stream, err
+}
+
+// try is open in one attempt.
+func (e *endpoint) try(ctx context.Context, a attempt) (*Stream, error) {
 	if err := a.run(ctx, PhaseTCP, a.dial); err != nil {
 		return nil, err
 	}
@@ -92,6 +101,8 @@ type attempt struct {
 	conn    net.Conn // the socket, later TLS on top of it
 	ahead   []byte   // the PROXY header, to be written before all else
 	early   []byte   // see Stream.Early
+
+	anyVersion bool // of TLS, see Request.TLS
 
 	encrypted bool  // conn is TLS
 	features  bool  // early ends with the server's features

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"crypto/tls"
 	"net"
 	"net/netip"
 
@@ -67,6 +68,9 @@ func proxyTLVs(r *Request) ([]proxyproto.TLV, error) {
 	if r.Secure {
 		// Verify is zero for a verified client certificate only.
 		ssl := tlvparse.PP2SSL{Client: tlvparse.PP2_BITFIELD_CLIENT_SSL, Verify: 1}
+		if name, ok := tlsVersionNames[r.TLS]; ok {
+			ssl.TLV = []proxyproto.TLV{{Type: proxyproto.PP2_SUBTYPE_SSL_VERSION, Value: []byte(name)}}
+		}
 		tlv, err := ssl.Marshal()
 		if err != nil {
 			return nil, err
@@ -75,6 +79,9 @@ func proxyTLVs(r *Request) ([]proxyproto.TLV, error) {
 	}
 	return tlvs, nil
 }
+
+// tlsVersionNames are the names that OpenSSL gives, which servers expect.
+var tlsVersionNames = map[uint16]string{tls.VersionTLS10: "TLSv1", tls.VersionTLS11: "TLSv1.1", tls.VersionTLS12: "TLSv1.2", tls.VersionTLS13: "TLSv1.3"}
 
 // addrPort returns the address of a TCP socket, or noAddress.
 func addrPort(a net.Addr) netip.AddrPort {

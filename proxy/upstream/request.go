@@ -25,6 +25,11 @@ type Request struct {
 	Client, Listener netip.AddrPort
 	// Secure reports whether the client uses TLS on its way to the gateway.
 	Secure bool
+	// TLS is the version of that, as in package crypto/tls; zero when it is not
+	// known. TLS to the server is of no later version, so that a client which
+	// compares both finds no difference (XEP-0515). Only a server that has no such
+	// version gets another.
+	TLS uint16
 	// ID identifies the session in the server's log; a PROXY header of
 	// version 2 carries it.
 	ID string

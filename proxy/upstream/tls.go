@@ -70,13 +70,23 @@ func (a *attempt) reference() reference {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		name = addr.WithZone("").Unmap().String()
 	}
-	return reference{name, a.security}
+	return reference{name, a.security, a.maxVersion()}
+}
+
+// maxVersion is that of TLS with the client, see Request.TLS; zero means any.
+func (a *attempt) maxVersion() uint16 {
+	if a.anyVersion || a.request.TLS == 0 {
+		return 0
+	}
+	return max(a.request.TLS, tls.VersionTLS12)
 }
 
 // A reference is what a certificate has to prove (RFC 6125, section 6.2).
 type reference struct {
 	name     string
 	security security // for the SRV-ID; and ALPN belongs to direct TLS
+
+	maxVersion uint16 // of TLS; zero means any
 }
 
 // tlsConfigs are the configurations of one server, one for each reference, for
@@ -106,6 +116,7 @@ func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Confi
 	}
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
+		MaxVersion: ref.maxVersion,
 		ServerName: ref.name,
 		// VerifyConnection checks instead of crypto/tls, which knows fewer
 		// kinds of names. It is also called for resumed sessions.
@@ -140,9 +151,13 @@ var (
 // Alerts that have a meaning of their own (RFC 8446, section 6).
 const (
 	alertHandshakeFailure = tls.AlertError(40)
+	alertProtocolVersion  = tls.AlertError(70)
 	alertUnrecognizedName = tls.AlertError(112)
 	alertNoProtocol       = tls.AlertError(120)
 )
+
+// errVersion is the error of a server that has no TLS of the version of the client.
+var errVersion = errors.New("the server has no TLS 1.2, which is all that the client has")
 
 // badCertificate is what crypto/tls says about certificates that never get to
 // VerifyConnection: they cannot be read, or the server does not have the key.
@@ -163,6 +178,8 @@ func explainHandshake(err error) error {
 		switch remote.Err.Error() {
 		case alertHandshakeFailure.Error():
 			return fmt.Errorf("the server has no certificate for the domain, or no cipher in common; see its log: %w", err)
+		case alertProtocolVersion.Error():
+			return fmt.Errorf("%w: %w", errVersion, err)
 		case alertUnrecognizedName.Error():
 			return &failure{result: ResultCertName, err: fmt.Errorf("the server has no certificate for the domain; set ?name= to the name it knows: %w", err)}
 		case alertNoProtocol.Error():

@@ -203,7 +203,7 @@ func TestPinExpired(t *testing.T) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-3*time.Hour), time.Now().Add(-2*time.Hour)
 	})
 	o := &options{pins: []pin{sha256.Sum256(self.Leaf.RawSubjectPublicKeyInfo)}}
-	err := o.verify(nil, reference{"chat.example", directTLS}, []*x509.Certificate{self.Leaf})
+	err := o.verify(nil, reference{"chat.example", directTLS, 0}, []*x509.Certificate{self.Leaf})
 	if err == nil || err.(*failure).result != ResultCertExpired {
 		t.Error(err)
 	}
@@ -214,7 +214,7 @@ func TestNoReference(t *testing.T) {
 	ca, cert := chatServer(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
-	err := new(options).verify(roots, reference{"", startTLS}, []*x509.Certificate{cert.Leaf})
+	err := new(options).verify(roots, reference{"", startTLS, 0}, []*x509.Certificate{cert.Leaf})
 	if err == nil || err.(*failure).result != ResultCertName {
 		t.Error(err)
 	}
@@ -233,7 +233,7 @@ func FuzzOtherNames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value []byte) {
 		c := &x509.Certificate{Extensions: []pkix.Extension{{Id: oidSAN, Value: value}}}
 		names := otherNames(c)
-		names.prove(reference{"a.example", startTLS})
+		names.prove(reference{"a.example", startTLS, 0})
 		if text := listNames(c, names); len(text) > maxNames*(maxText*3+10)+100 {
 			t.Errorf("%d bytes", len(text))
 		}
@@ -318,7 +318,7 @@ func TestResumption(t *testing.T) {
 
 			var checked, resumed atomic.Int32
 			watch := func(domain string) {
-				cfg := e.options.files.current.Load().tls.get(e.options, e.options.files.current.Load(), reference{domain, directTLS})
+				cfg := e.options.files.current.Load().tls.get(e.options, e.options.files.current.Load(), reference{domain, directTLS, 0})
 				verify := cfg.VerifyConnection
 				cfg.VerifyConnection = func(s tls.ConnectionState) error {
 					checked.Add(1)
@@ -361,12 +361,12 @@ func TestTLSConfigsAreBounded(t *testing.T) {
 	var c tlsConfigs
 	o := &options{}
 	for i := range maxTLSConfigs + 100 {
-		c.get(o, &credentials{}, reference{fmt.Sprint(i), directTLS})
+		c.get(o, &credentials{}, reference{fmt.Sprint(i), directTLS, 0})
 	}
 	if len(c.byRef) != maxTLSConfigs {
 		t.Errorf("%d configurations", len(c.byRef))
 	}
-	last := reference{fmt.Sprint(maxTLSConfigs + 99), directTLS}
+	last := reference{fmt.Sprint(maxTLSConfigs + 99), directTLS, 0}
 	kept := c.get(o, &credentials{}, last)
 	if c.get(o, &credentials{}, last) != kept {
 		t.Error("a configuration is not kept")
@@ -413,5 +413,42 @@ func TestCancelAtTheEnd(t *testing.T) {
 	s, err := e.open(ctx, chatRequest())
 	if _, failed := closeLater(t, s, err); failed != nil && failed.Result != ResultAbandoned {
 		t.Error(failed)
+	}
+}
+
+// TLS to the server is of no later version than TLS with the client, unless the server
+// has no such version.
+//
+// Behaviour: upstream-tls-version. XEP-0515.
+func TestSameVersion(t *testing.T) {
+	ca, cert := chatServer(t)
+	const v12, v13 = tls.VersionTLS12, tls.VersionTLS13
+	for _, test := range []struct{ client, min, max, want uint16 }{
+		{0, v12, v13, v13},
+		{v13, v12, v13, v13},
+		{v12, v12, v13, v12},
+		{v12, v13, v13, v13},
+		{v13, v12, v12, v12},
+		{tls.VersionTLS10, v12, v13, v12}, // of a proxy in front
+		{0x0305, v12, v13, v13},
+	} {
+		for scheme, script := range map[string]func(*tls.Config) func(*peer){"tls": answerTLS, "starttls": afterStartTLS} {
+			t.Run(fmt.Sprintf("%s, %x at %x to %x", scheme, test.client, test.min, test.max), func(t *testing.T) {
+				t.Parallel()
+				cfg := serverConfig(cert)
+				cfg.MinVersion, cfg.MaxVersion = test.min, test.max
+				answer := script(cfg)
+				e, _ := endpointAt(t, scheme+"://%s?ca="+ca.file, serve(t, answer))
+				r := chatRequest()
+				r.TLS = test.client
+				s, err := open(t, &e, r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := s.Conn.(*tls.Conn).ConnectionState().Version; got != test.want {
+					t.Errorf("TLS %x, want %x", got, test.want)
+				}
+			})
+		}
 	}
 }
