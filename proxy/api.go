@@ -43,6 +43,9 @@ type Observer interface {
 	Secured(Handshake)
 	// Pinged is called for every pong that answers a ping of the gateway.
 	Pinged(roundTrip time.Duration)
+	// Paused is called whenever a client is not read for a while because it has sent
+	// more than Config.StanzaRate or Config.ByteRate.
+	Paused()
 	// StallOver is called when a side of a session, one of Sides, that had taken
 	// nothing for d takes bytes again, or is gone. d is at least a second.
 	StallOver(side string, d time.Duration)

@@ -152,6 +152,12 @@ type Config struct {
 	// do not end together. Zero means no limit.
 	MaxSessionAge time.Duration
 
+	// StanzaRate and ByteRate are how many messages and pings, and how many bytes of
+	// them, a client may send a second; the rates of ten seconds at once. A client that
+	// sends more is not read until it is within them again. Clients that NetworkLimits
+	// exempt may send as much as they like. Zero means no limit.
+	StanzaRate, ByteRate int
+
 	// MaxStanza is the size in bytes of the largest message of a client. A
 	// larger one ends the session as too-large. Zero means DefaultMaxStanza;
 	// the largest value is LargestStanza.
@@ -204,6 +210,8 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 		MaxStanza:           bounded(c.MaxStanza, DefaultMaxStanza, LargestStanza),
 		MaxServerStanza:     bounded(c.MaxServerStanza, DefaultMaxServerStanza, LargestServerStanza),
 		PingInterval:        bounded(c.PingInterval, DefaultPingInterval, LongestPingInterval),
+		Messages:            max(0, c.StanzaRate),
+		Bytes:               max(0, c.ByteRate),
 		AuthTimeout:         max(0, c.AuthTimeout),
 		MaxAge:              max(0, c.MaxSessionAge),
 		StreamID:            streamID,

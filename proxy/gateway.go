@@ -211,5 +211,6 @@ func (nopObserver) Resumable()                                       {}
 func (nopObserver) ResumeEnded(string)                               {}
 func (nopObserver) StreamError(string, string)                       {}
 func (nopObserver) StallOver(string, time.Duration)                  {}
+func (nopObserver) Paused()                                          {}
 func (nopObserver) Ended(*EndedSession)                              {}
 func (nopObserver) Secured(Handshake)                                {}

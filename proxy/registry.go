@@ -102,6 +102,15 @@ func (l *live) ClientFound(_ *relay.Event, client netip.Addr) (reason limit.Reas
 	return reason
 }
 
+// Limited implements session.Host.
+func (l *live) Limited() bool {
+	set := l.s.Settings()
+	return l.s.Network != 0 && (set.Messages > 0 || set.Bytes > 0)
+}
+
+// Paused implements session.Host.
+func (l *live) Paused() { l.gateway().observer.Paused() }
+
 // HandshakeAllowed implements session.Host.
 func (l *live) HandshakeAllowed(ev *relay.Event) bool {
 	return l.gateway().networks.Handshake(ev.Now, l.s.Network)

@@ -24,12 +24,12 @@ type aged struct {
 	sockets *sockets // nil for the goroutine loop
 }
 
-func newAged(t *testing.T, loop string) *aged {
+func newAged(t *testing.T, loop string, options ...func(*Gateway)) *aged {
 	if strings.HasPrefix(loop, LoopGoroutine) {
-		return &aged{newBench(t, loop), nil}
+		return &aged{newBench(t, loop, options...), nil}
 	}
 	w := &sockets{}
-	return &aged{newBench(t, loop, w.gateway), w}
+	return &aged{newBench(t, loop, append(options, w.gateway)...), w}
 }
 
 // pass lets d go by.

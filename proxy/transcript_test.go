@@ -384,6 +384,8 @@ func env(t *testing.T, src []byte) *Gateway {
 		case "XMPPGATE_UPSTREAM": // see stage.upstream
 		case "XMPPGATE_PING_INTERVAL":
 			g.PingInterval, err = time.ParseDuration(v)
+		case "XMPPGATE_STANZA_RATE":
+			g.StanzaRate, err = strconv.Atoi(v)
 		case "XMPPGATE_AUTH_TIMEOUT":
 			g.AuthTimeout, err = time.ParseDuration(v)
 		case "XMPPGATE_MAX_SESSION_AGE":

@@ -27,6 +27,8 @@ var bounds = map[string]bound{
 	"NETWORK_UNAUTHENTICATED":  {0, proxy.MostSessions, ""},
 	"NETWORK_IPV4_BITS":        {8, 32, ""},
 	"NETWORK_IPV6_BITS":        {16, 128, ""},
+	"STANZA_RATE":              {0, 5000, "0 means any number"},
+	"BYTE_RATE":                {0, 1 << 30, "0 means any number"},
 	"AUTH_TIMEOUT":             {int64(10 * time.Second), int64(24 * time.Hour), "people who register fill in a form first"},
 	"MAX_SESSION_AGE":          {0, int64(365 * 24 * time.Hour), "0s means never"},
 	"PING_INTERVAL":            {int64(time.Second), int64(proxy.LongestPingInterval), "a client that is gone is noticed after two intervals"},

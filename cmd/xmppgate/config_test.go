@@ -52,6 +52,8 @@ func TestDefaults(t *testing.T) {
 		NetworkRequests:        rateText{proxy.Rate{PerSecond: 100, Burst: 1000}, "100/s:1000"},
 		NetworkHandshakes:      rateText{proxy.Rate{PerSecond: 100, Burst: 1000}, "100/s:1000"},
 		NetworkFailedLogins:    rateText{proxy.Rate{PerSecond: 10 / 60.0, Burst: 100}, "10/m:100"},
+		StanzaRate:             100,
+		ByteRate:               512 << 10,
 		AuthTimeout:            5 * time.Minute,
 		PingInterval:           proxy.DefaultPingInterval,
 		DrainTimeout:           25 * time.Second,

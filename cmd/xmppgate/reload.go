@@ -56,6 +56,8 @@ func (s *service) gatewayConfig(c *config) proxy.Config {
 		MaxSessions:         sessions,
 		MaxUnauthenticated:  shareOf(sessions, 3, 4, c.MaxUnauthenticated),
 		NetworkLimits:       c.networkLimits(sessions),
+		StanzaRate:          c.StanzaRate,
+		ByteRate:            c.ByteRate,
 		AuthTimeout:         c.AuthTimeout,
 		MaxSessionAge:       c.MaxSessionAge,
 		MaxStanza:           c.MaxStanzaBytes,

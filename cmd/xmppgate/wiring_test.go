@@ -369,6 +369,8 @@ var effects = map[string]func(*testing.T){
 			t.Error(line)
 		}
 	},
+	"STANZA_RATE": func(t *testing.T) { pauses(t, "XMPPGATE_STANZA_RATE=1", "XMPPGATE_BYTE_RATE=0") },
+	"BYTE_RATE":   func(t *testing.T) { pauses(t, "XMPPGATE_STANZA_RATE=0", "XMPPGATE_BYTE_RATE=1") },
 	"AUTH_TIMEOUT": func(t *testing.T) {
 		// What happens then is tested with a fake clock.
 		if log := wholeLog(t, "XMPPGATE_AUTH_TIMEOUT=10s"); strings.Contains(log, "error") {
@@ -615,6 +617,25 @@ func (g *gatewayProcess) upgrades(status int, path, headers string) {
 	if got != status {
 		g.t.Errorf("%s with %q: %d, want %d", path, headers, got, status)
 	}
+}
+
+// pauses checks that a client which sends more than it may is not read for a while.
+func pauses(t *testing.T, environ ...string) {
+	t.Helper()
+	g := startGateway(t, append(environ, "XMPPGATE_TRUSTED_PROXIES=unix")...)
+	c := g.staysFrom("198.51.100.7")
+	if err := sendOpen(c, "example.org"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, c, "<open ")
+	expect(t, c, "features")
+	for range 20 {
+		send(t, c, "<presence/>")
+	}
+	g.eventually("the client is not paused", func() bool {
+		_, body := g.get("/metrics")
+		return strings.Contains(body, "\nxmppgate_client_pauses_total 1\n")
+	})
 }
 
 // staysFrom opens a WebSocket of a client at an address that a proxy tells.

@@ -100,7 +100,7 @@ var prefaces = []struct {
 // acceptPreface reports whether b is a request. It reports false if b starts like one
 // of prefaces, or is too short to tell.
 func (s *Session) acceptPreface(ev *relay.Event, b []byte) bool {
-	if s.looked >= maxPreface {
+	if s.size >= maxPreface {
 		return true
 	}
 	r, maybe := preface(b)

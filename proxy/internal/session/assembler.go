@@ -27,7 +27,7 @@ type sizeError int
 func (e sizeError) Error() string { return fmt.Sprintf("message of %d bytes", int(e)) }
 
 // An unfinished tells of the message whose end has yet to come. The zero value means
-// that there is none.
+// that there is none. Before the upgrade size is how much of the HTTP request has come.
 type unfinished struct {
 	size   int32  // its bytes so far
 	frames uint16 // its frames so far

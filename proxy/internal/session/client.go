@@ -19,7 +19,8 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 	var a assembler
 	a.begin(b, s.unfinished)
 	var m framing.Message // one for all, because it is large
-	for a.more() && s.ending == endNone && ev.State[client] == relay.StateOpen && !s.headerQueued() && !s.unanswered() {
+	taken := 0
+	for a.more() && s.ending == endNone && ev.State[client] == relay.StateOpen && !s.waitsForServer() {
 		op, payload, ok, err := a.next(s.limit())
 		if err != nil {
 			s.badFrame(ev, err)
@@ -28,6 +29,7 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 		if !ok {
 			break
 		}
+		taken++
 		if op == ws.OpText {
 			s.message(ev, payload, &m)
 		} else {
@@ -39,7 +41,11 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 		return s.awaitClose(ev, a.unread())
 	}
 	s.unfinished = a.unfinished
-	return a.rest()
+	rest = a.rest()
+	if s.paidUntil != 0 {
+		s.charge(ev, taken, len(b)-len(rest))
+	}
+	return rest
 }
 
 // badFrame ends a session whose client sends what cannot become a message.

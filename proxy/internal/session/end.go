@@ -116,7 +116,7 @@ func (s *Session) endWithError(ev *relay.Event, end ending, condition framing.Co
 	if s.ending != endNone {
 		return
 	}
-	if !s.upgraded {
+	if !s.upgraded() {
 		s.reject(ev, rejectionFor(end), nil, nil)
 		return
 	}

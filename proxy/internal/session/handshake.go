@@ -73,8 +73,8 @@ func validKey(h *http1.Head) bool {
 // acceptHandshake takes the HTTP request. n is the length of its head; ok is false if
 // that is not complete, or was refused.
 func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
-	size, err := http1.Size(b, int(s.looked))
-	if s.looked = uint32(len(b)); size == 0 && err == nil {
+	size, err := http1.Size(b, int(s.size))
+	if s.size = int32(len(b)); size == 0 && err == nil {
 		return 0, false
 	}
 	head := &scratchOf(ev).head
@@ -94,8 +94,9 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 	}
 	o := &ev.Out[client]
 	o.Keep(appendSwitching(o.Grow(), head, s.strictTransport()))
-	s.upgraded = true
+	s.unfinished = unfinished{}
 	s.id = s.host.Upgraded(ev, ev.Now-s.began)
+	s.limitPace(ev)
 	s.began = ev.Now
 	s.step("opened")
 	s.wait(ev, endOpenTimeout, openTimeout)

@@ -58,6 +58,10 @@ type Settings struct {
 	// LogJIDs keeps the bare JID of a session for Record.
 	LogJIDs bool
 
+	// Messages and Bytes are what a client may send a second, zero for any number; see
+	// pace.go. They do not concern clients that Host.Limited exempts.
+	Messages, Bytes int
+
 	// StreamID makes the id of a header that is sent in a server's stead.
 	StreamID func() string
 
@@ -72,9 +76,16 @@ type Host interface {
 	// reason says why it is refused.
 	ClientFound(ev *relay.Event, client netip.Addr) limit.Reason
 
+	// Limited reports whether the client is subject to Settings.Messages and
+	// Settings.Bytes.
+	Limited() bool
+
 	// HandshakeAllowed reports whether a TLS handshake with the client may begin, and
 	// counts it.
 	HandshakeAllowed(ev *relay.Event) bool
+
+	// Paused tells that the client is not read for a while because it has sent too much.
+	Paused()
 
 	// LoggedIn tells, once, that the client is authenticated, or that the server has
 	// offered features without SASL: it asks nobody to be.

@@ -7,12 +7,13 @@ type Probe struct {
 	Ending       string // its name; empty while the session lives
 	HeaderQueued bool
 	Unwritable   [2]bool
+	Paused       bool // the client is not read because it has sent too much
 	InRequest    bool // part of the HTTP request has come
 }
 
 // Probe describes the session.
 func (s *Session) Probe() Probe {
-	p := Probe{HeaderQueued: s.headerQueued(), InRequest: !s.upgraded && s.looked > 0}
+	p := Probe{HeaderQueued: s.headerQueued(), Paused: s.paused(), InRequest: !s.upgraded() && s.size > 0}
 	if s.ending != endRefused {
 		p.Ending = s.ending.info().Name
 	}

@@ -107,7 +107,7 @@ type Record struct {
 func (s *Session) Record() Record {
 	r := Record{Info: s.Info()}
 	r.Phase = s.lastPhase()
-	if s.upgraded || s.ending == endInternal {
+	if s.upgraded() || s.ending == endInternal {
 		r.Ending = s.ending.info()
 	}
 	if s.mechanism != framing.MechanismNone {

@@ -74,7 +74,7 @@ func scratchOf(ev *relay.Event) *scratch {
 type Session struct {
 	set    *Settings
 	host   Host
-	id     uint64
+	id     uint64 // zero until its HTTP request was answered with 101
 	remote netip.AddrPort
 	domain unique.Handle[string] // the to attribute of the header, decoded
 	server *Server               // nil without a connection
@@ -83,17 +83,18 @@ type Session struct {
 	Index   uint32        // for the host, guarded by it
 	Network limit.Network // of the client, for the host; set by it before Start or in ClientFound
 
+	paidUntil uint32 // zero for a client without limits, see pace.go
+
 	phase      [2]streamPhase // changed by streamStep alone
 	ending     ending         // endNone while the session lives
 	pendingEnd ending         // the orderly ending that is under way
 
 	tlsVersion uint16 // of TLS with the client, as in package crypto/tls; zero when it is not known
 
-	refused  limit.Reason // why it is refused as soon as its request has come
-	proxied  bool         // its PROXY header was read
-	upgraded bool         // its HTTP request was answered with 101
-	secure   bool         // it is encrypted on its way to the gateway
-	tls      tlsState
+	refused limit.Reason // why it is refused as soon as its request has come
+	proxied bool         // its PROXY header was read
+	secure  bool         // it is encrypted on its way to the gateway
+	tls     tlsState
 
 	// What has happened to the streams.
 	openSent     bool              // the client has got <open/>
@@ -114,8 +115,7 @@ type Session struct {
 	pingOutstanding bool   // a ping is out, and the client has said nothing since
 	await           ending // what happens at extra.due
 
-	looked     uint32 // bytes of the HTTP head in which its end was looked for
-	unfinished        // the client's message that is being put together
+	unfinished // the client's message, or HTTP request, that is being put together
 
 	extra    *extra // nil while none of it is needed
 	splitter framing.StreamSplitter
@@ -149,6 +149,7 @@ type extra struct {
 	verdict                       // what the log learns beside it
 	unwritable   [2]error         // why nothing can be written to a side; nil while it can
 	relayed      *[2]Traffic      // what Session.relayed had no room for
+	resume       time.Duration    // when a client that has sent too much is read again; zero when it is read
 	stalls       *[2]Stalls       // of each side; nil while there was none
 	leaf         *Leaf            // the certificate that the client has got; nil when it is not known
 }
@@ -159,7 +160,7 @@ type alreadySent struct{ header, features bool }
 
 // dropExtra forgets extra when none of it is needed.
 func (s *Session) dropExtra() {
-	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.stalls == nil && x.leaf == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
+	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.resume == 0 && x.stalls == nil && x.leaf == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
 		s.extra = nil
 	}
 }
@@ -210,6 +211,9 @@ func (s *Session) Host() Host            { return s.host }
 func (s *Session) Settings() *Settings   { return s.set }
 func (s *Session) Refused() limit.Reason { return s.refused }
 
+// upgraded reports whether the HTTP request was answered with 101.
+func (s *Session) upgraded() bool { return s.id != 0 }
+
 // LoggedIn reports whether Host.LoggedIn was called.
 func (s *Session) LoggedIn() bool { return s.loggedIn }
 
@@ -252,11 +256,14 @@ func (s *Session) waitForNothing() {
 // markAlive notes a sign of life of the client.
 func (s *Session) markAlive(ev *relay.Event) { s.lastIn[client], s.pingOutstanding = ev.Now, false }
 
+// waitsForServer reports whether the client is not read because of the server.
+func (s *Session) waitsForServer() bool { return s.headerQueued() || s.unanswered() }
+
 // Reads implements relay.Session.
 func (s *Session) Reads(c *relay.Conns, sd side) bool {
 	switch c.State[sd] {
 	case relay.StateOpen:
-		return !(sd == client && (s.headerQueued() || s.unanswered() || s.tls == tlsStarted))
+		return sd == server || !s.waitsForServer() && s.tls != tlsStarted && !s.paused()
 	case relay.StateClosing, relay.StateFinishing:
 		return true
 	}
@@ -265,6 +272,9 @@ func (s *Session) Reads(c *relay.Conns, sd side) bool {
 
 // Waits implements relay.Session.
 func (s *Session) Waits(c *relay.Conns, sd side) bool {
+	if sd == client && c.State[client] == relay.StateOpen {
+		return s.waitsForServer() || s.tls == tlsStarted // all that a client has sent before it was paused is taken
+	}
 	return !s.Reads(c, sd) || sd == server && s.clientFull
 }
 
@@ -278,7 +288,7 @@ func (s *Session) Receive(ev *relay.Event, sd side, b []byte) (rest []byte) {
 		s.readByHost = false
 		return rest
 	}
-	if !s.upgraded {
+	if !s.upgraded() {
 		return s.receiveRequest(ev, b)
 	}
 	s.markAlive(ev)
@@ -320,6 +330,7 @@ func (s *Session) EOF(ev *relay.Event, sd side, err error) {
 // as the server takes it, and then EOF comes. But the server must not wait for the end
 // of the session longer than hangUpTimeout.
 func (s *Session) HungUp(ev *relay.Event) {
+	s.unpause() // what it has sent is bounded now
 	if ev.State[client] == relay.StateOpen && s.ending == endNone && s.ensureExtra().stateDue[client] == 0 {
 		s.setState(ev, client, relay.StateOpen, hangUpTimeout)
 	}
@@ -420,9 +431,9 @@ func (s *Session) Flushed(ev *relay.Event, sd side) {
 func (s *Session) Deadline(c *relay.Conns) time.Duration {
 	d := time.Duration(0)
 	if x := s.extra; x != nil {
-		d = relay.Earlier(x.due, relay.Earlier(x.stateDue[client], x.stateDue[server]))
+		d = relay.Earlier(relay.Earlier(x.due, x.resume), relay.Earlier(x.stateDue[client], x.stateDue[server]))
 	}
-	if c.State[client] == relay.StateOpen && s.upgraded {
+	if c.State[client] == relay.StateOpen && s.upgraded() {
 		d = relay.Earlier(d, relay.Earlier(s.pingAt(), s.endsAt()))
 	}
 	return d
@@ -458,6 +469,9 @@ func (s *Session) Expired(ev *relay.Event) {
 				s.setState(ev, side(sd), relay.StateClosed, 0)
 			}
 		}
+		if due(x.resume, ev.Now) {
+			s.unpause()
+		}
 		if due(x.due, ev.Now) {
 			end := s.await
 			err := s.timeoutCause(end)
@@ -465,7 +479,7 @@ func (s *Session) Expired(ev *relay.Event) {
 			s.endWith(ev, end, err)
 		}
 	}
-	if ev.State[client] != relay.StateOpen || !s.upgraded {
+	if ev.State[client] != relay.StateOpen || !s.upgraded() {
 		return
 	}
 	if due(s.endsAt(), ev.Now) {

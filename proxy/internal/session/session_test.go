@@ -40,11 +40,15 @@ type fakeHost struct {
 	abandoned int      // attempts to connect
 	outcomes  []string // of logins and the like, in order
 	over      bool
+	limited   bool
+	pauses    int      // calls of Paused
 	loggedIn  int      // calls of LoggedIn
 	failures  []string // conditions that LoginFailed got
 }
 
 func (h *fakeHost) ClientFound(*relay.Event, netip.Addr) limit.Reason { return limit.None }
+func (h *fakeHost) Limited() bool                                     { return h.limited }
+func (h *fakeHost) Paused()                                           { h.pauses++ }
 func (h *fakeHost) HandshakeAllowed(*relay.Event) bool                { return true }
 func (h *fakeHost) LoggedIn(*relay.Event)                             { h.loggedIn++ }
 func (h *fakeHost) LoginFailed(_ *relay.Event, condition string) bool {

@@ -82,7 +82,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 // atRest reports whether nothing of x is needed to go on.
 func (x *extra) atRest() bool {
 	return x.due == 0 && x.stateDue == [2]time.Duration{} && x.skip == 0 && x.header == nil && !x.headerQueued && x.headerSent == 0 &&
-		x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.replies == nil && x.cause == nil &&
+		x.attempt == nil && x.resume == 0 && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.replies == nil && x.cause == nil &&
 		x.verdict == verdict{} && x.negotiation == negotiation{} && x.unwritable == [2]error{}
 }
 
@@ -111,7 +111,7 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 	if st.JID != "" && s.set.LogJIDs {
 		s.ensureExtra().jid = st.JID
 	}
-	s.upgraded, s.proxied, s.openSent, s.featuresSent, s.headerSent = true, true, true, true, true
+	s.proxied, s.openSent, s.featuresSent, s.headerSent = true, true, true, true
 	s.phase = [2]streamPhase{phaseOpen, phaseOpen}
 	if st.Authenticated {
 		s.sasl = saslDone
@@ -126,6 +126,7 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 	}
 	ev.State = [2]relay.State{relay.StateOpen, relay.StateOpen}
 	s.noteLogin(ev)
+	s.limitPace(ev)
 	if s.host.Started() {
 		s.Shutdown(ev)
 	}

@@ -15,14 +15,14 @@ func TestStateIsComplete(t *testing.T) {
 	atRest := []string{
 		"set", "host", "Index", "Network", // are the new process's own
 		"phase", "sasl", "ending", "pendingEnd", "await", "unfinished", // are known or zero
-		"upgraded", "proxied", "openSent", "featuresSent", "headerSent", "loggedIn", // are set
-		"refused", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", // are not
-		"looked", "tlsVersion", // are of the HTTP request and of the way to the server
-		"tls",   // a session with TLS stays where it is
-		"extra", // see atRest
+		"proxied", "openSent", "featuresSent", "headerSent", "loggedIn", // are set
+		"refused", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", "paidUntil", // are not
+		"tlsVersion", // is of the way to the server
+		"tls",        // a session with TLS stays where it is
+		"extra",      // see atRest
 	}
 	ofExtra := []string{
-		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", // are zero, see atRest
+		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", "resume", // are zero, see atRest
 		"dials", "avoid", "listener", "leaf", "result", // are of the way to the server
 		"relayed", "stalls", "jid", // are in the state
 	}
