@@ -332,13 +332,16 @@ func TestDoctorRight(t *testing.T) {
 	good := p.server(t, "good", nil)
 	chained := p.between.server(t, "chained", nil, p.between.cert)
 	eachServer(t, func(t *testing.T, s *server) {
-		g := gatewayFor(t, "tcp://"+s.c2s, "XMPPGATE_PING_INTERVAL=1s", "XMPPGATE_PUBLIC_URL=wss://chat.example.org/xmpp-websocket")
+		front := map[string]*sites{"nginx": {t: t}, "haproxy": {t: t}, "caddy": {t: t}, "apache2": {t: t}}
+		public, publicPort := front["nginx"].port()
+		g := gatewayFor(t, "tcp://"+s.c2s, "XMPPGATE_PING_INTERVAL=1s", "XMPPGATE_PUBLIC_URL=wss://"+public+"/xmpp-websocket")
 		encrypted := gatewayFor(t, "tls://"+s.directTLS+s.ca())
 		user := []string{"--jid", s.newUser(t, "doctor") + "@" + domain, "--password-file", "-", "--ca", p.ca, "--idle", "2500ms"}
-		front := map[string]*sites{"nginx": {t: t}, "haproxy": {t: t}, "caddy": {t: t}, "apache2": {t: t}}
 		certified := "ssl_certificate " + chained + "; ssl_certificate_key " + chained + ";\n"
+		fmt.Fprintf(&front["nginx"].config, "server { listen 127.0.0.1:%d ssl; %s %s }\n", publicPort, certified, toWebSocket(g.listen))
 		const tunnel = "timeout tunnel 2s\n\t"
 		targets := map[string]string{
+			"the domain":          public,
 			"xmppgate":            "ws://" + g.listen + "/xmpp-websocket",
 			"xmppgate, second":    "ws://" + g.listen + "/ws?room=1",
 			"xmppgate, TLS":       "ws://" + encrypted.listen + "/xmpp-websocket",
@@ -361,7 +364,7 @@ func TestDoctorRight(t *testing.T) {
 				t.Parallel()
 				setUp{args: append([]string{url}, user...)}.run(t)
 			})
-			if name == "xmppgate" || name == "nginx, TLS" || name == "the server's own" {
+			if name == "xmppgate" || name == "the domain" || name == "nginx, TLS" || name == "the server's own" {
 				t.Run(name+", no account", func(t *testing.T) {
 					t.Parallel()
 					setUp{args: []string{url, "--domain", domain, "--ca", p.ca, "--idle", "2500ms"}}.run(t)
@@ -377,7 +380,11 @@ func TestDoctorStock(t *testing.T) {
 	eachStock(t, func(t *testing.T, name string) {
 		s := stockServer(t, name, nil)
 		g := gatewayFor(t, "tcp://"+s.c2s)
-		setUp{args: []string{g.url(), "--jid", s.newUser(t, "doctor") + "@" + domain, "--password-file", "-", "--idle", "1s"}}.run(t)
+		user := []string{"--jid", s.newUser(t, "doctor") + "@" + domain, "--password-file", "-", "--idle", "1s", "--ca", filepath.Join(s.dir, "localhost.crt")}
+		setUp{args: append(user, g.url())}.run(t)
+		if name == "ejabberd" { // the other has no WebSocket, as packaged
+			setUp{args: append(user, "wss://"+strings.Replace(s.http, "127.0.0.1", "localhost", 1)+"/ws")}.run(t)
+		}
 	})
 }
 
@@ -459,6 +466,7 @@ func TestDoctorBroken(t *testing.T) {
 	stranger := newPKI(t)
 	secure("unknown authority", "cert-unknown-ca", stranger.between.server(t, "stranger", nil, stranger.between.cert), toWebSocket(g))
 	good := p.server(t, "good", nil)
+	secure("certificates of clients", "client-certificate", good, "ssl_verify_client on; ssl_client_certificate "+p.ca+";"+toWebSocket(g))
 	secure("old TLS", "tls-version", good, "ssl_protocols TLSv1 TLSv1.1; ssl_ciphers DEFAULT:@SECLEVEL=0;"+toWebSocket(g))
 	broken("nginx: ws to the port of wss", "plain-to-tls", "client", "ws://"+n.nginx(" ssl", "ssl_certificate "+good+"; ssl_certificate_key "+good+";")+path)
 	broken("nginx: wss to the port of ws", "tls-not-spoken", "nginx", "wss://"+n.nginx("", toWebSocket(g))+path)
@@ -482,6 +490,7 @@ func TestDoctorBroken(t *testing.T) {
 	haproxy("too short a timeout", "idle-cut", "", "timeout tunnel 1s\n\tserver g "+g, append(account(prosody), "--idle", "3s")...)
 	haproxy("no subprotocol", "subprotocol-missing", "http-response del-header Sec-WebSocket-Protocol", "server g "+g)
 	broken("HAProxy: wss to the port of ws", "tls-not-spoken", "HAProxy", "wss://"+h.haproxy("", "", "server g "+g)+path)
+	broken("HAProxy: certificates of clients", "client-certificate", "HAProxy", "wss://"+h.haproxy(" ssl crt "+good+" verify required ca-file "+p.ca, "", "server g "+g)+path, trusted...)
 	h.start("haproxy")
 
 	// Caddy and Apache
@@ -531,6 +540,7 @@ func TestDoctorBroken(t *testing.T) {
 	broken("nobody listens", "refused", "client", "ws://"+nowhere+path)
 	broken("no such host", "dns-no-address", "DNS", "ws://chat.doctor.invalid"+path)
 	broken("the port for TCP", "xmpp-port", "client", "ws://"+prosody.c2s+path)
+	broken("the port for TLS over TCP, wss", "xmpp-port", "client", "wss://"+strings.Replace(ejabberd.directTLS, "127.0.0.1", "localhost", 1)+path, "--ca", filepath.Join(ejabberd.dir, "localhost.crt"))
 	broken("the port for TLS over TCP", "plain-to-tls", "client", "ws://"+ejabberd.directTLS+path)
 
 	// Servers
@@ -577,12 +587,15 @@ func variants(t *testing.T, broken func(name, want, whom, target string, args ..
 	s, account = stock("ejabberd", func(c string) string {
 		c = change(t, c, "  mod_stream_mgmt:\n    resend_on_timeout: if_offline\n", "")
 		c = change(t, c, "max_stanza_size: 262144", "max_stanza_size: 30000")
-		return c + "\ndisable_sasl_mechanisms: [digest-md5, X-OAUTH2, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, SCRAM-SHA-1-PLUS, SCRAM-SHA-256-PLUS, SCRAM-SHA-512-PLUS]\nwebsocket_origin: [\"https://chat.example.org\"]\n"
+		return c + "\ndisable_sasl_mechanisms: [digest-md5, X-OAUTH2, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, SCRAM-SHA-1-PLUS, SCRAM-SHA-256-PLUS, SCRAM-SHA-512-PLUS]\nwebsocket_timeout: 2 seconds\nwebsocket_ping_interval: 1 hour\nwebsocket_origin: [\"https://chat.example.org\"]\n"
 	})
 	g = gatewayFor(t, "tcp://"+s.c2s)
+	native := "wss://" + strings.Replace(s.http, "127.0.0.1", "localhost", 1) + "/ws"
+	own := append([]string{"--ca", filepath.Join(s.dir, "localhost.crt"), "--origin", "https://chat.example.org"}, account...)
+	broken("ejabberd: a short timeout", "resume-not-offered,idle-closed", "ejabberd", native, append(own, "--idle", "5s", "--large", "0")...)
 	broken("ejabberd: PLAIN only", "plain-without-tls,no-usable-mechanism", "client", g.url(), account...)
 	broken("ejabberd: no stream management, and a limit", "plain-without-tls,resume-not-offered,large-refused", "ejabberd", g.url(), append(account, "--allow-plain")...)
-	broken("ejabberd: origin", "origin-refused", "ejabberd", "wss://"+strings.Replace(s.http, "127.0.0.1", "localhost", 1)+"/ws", "--origin", "https://other.example.org", "--ca", filepath.Join(s.dir, "localhost.crt"))
+	broken("ejabberd: origin", "origin-refused", "ejabberd", native, "--origin", "https://other.example.org", "--ca", filepath.Join(s.dir, "localhost.crt"))
 }
 
 // startDeadGateway is a gateway whose server is not there; /readyz never succeeds.

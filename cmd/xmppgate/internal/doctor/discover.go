@@ -40,7 +40,7 @@ func (x *examination) discover(ctx context.Context) bool {
 		if isLocal(x.url.Hostname()) || !strings.Contains(x.domain, ".") || isLocal(x.domain) {
 			return true
 		}
-		x.hostMeta = x.domain
+		x.hostMeta = ascii(x.domain)
 	}
 	ctx, cancel := x.within(ctx)
 	defer cancel()
@@ -84,7 +84,9 @@ func (x *examination) discover(ctx context.Context) bool {
 		}
 	}
 	if x.url != nil {
+		x.url.Host = strings.Replace(x.url.Host, x.url.Hostname(), ascii(x.url.Hostname()), 1)
 		x.report.ok("host-meta", "it leads to %s", printableURLs(both))
+		x.report.target(printableURL(x.url), x.domain)
 	} else if len(both) > 0 {
 		x.found("host-meta", "host-meta-no-websocket", "the links are not URLs of a WebSocket: %s", printableURLs(both))
 	}

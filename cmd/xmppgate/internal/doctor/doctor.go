@@ -38,12 +38,14 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/net/idna"
 )
 
 // The exit statuses of Run.
 const (
 	ExitOK       = 0 // neither warning nor failure
-	ExitFailed   = 1 // at least one failure
+	ExitFailed   = 1 // at least one failure, or interrupted
 	ExitUsage    = 2 // wrong command line; nothing was examined
 	ExitWarnings = 3 // warnings and no failure
 )
@@ -140,6 +142,7 @@ type examination struct {
 	roots  *x509.CertPool
 
 	lookup   func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	dialTCP  func(ctx context.Context, address string) (net.Conn, error)
 	hostMeta string   // host[:port] to ask for host-meta; empty if the URL is given
 	insecure bool     // ask by http, as the command line says
 	url      *url.URL // of the WebSocket, once it is known
@@ -155,6 +158,9 @@ type examination struct {
 // a password that ended up in the wrong place.
 func newExamination(o options, rest []string, stdin io.Reader) (*examination, error) {
 	x := &examination{options: o, lookup: net.DefaultResolver.LookupNetIP}
+	x.dialTCP = func(ctx context.Context, address string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: x.timeout}).DialContext(ctx, "tcp", address)
+	}
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if len(rest) > 0 {
@@ -180,7 +186,7 @@ func newExamination(o options, rest []string, stdin io.Reader) (*examination, er
 		case x.url != nil:
 			x.domain = x.url.Hostname()
 		case x.hostMeta != "":
-			x.domain, _, _ = strings.Cut(x.hostMeta, ":")
+			x.domain = (&url.URL{Host: x.hostMeta}).Hostname()
 		}
 	}
 	if (o.jid == "") != (o.passwordFile == "") {
@@ -234,7 +240,10 @@ func (x *examination) parseTarget(target string) error {
 		if host == "" || strings.ContainsAny(host, "/@?#: ") {
 			return errors.New(want)
 		}
-		x.hostMeta = target
+		x.hostMeta = strings.Replace(target, host, ascii(host), 1)
+		if x.domain == "" {
+			x.domain = host
+		}
 		return nil
 	}
 	u, err := url.Parse(target)
@@ -245,6 +254,7 @@ func (x *examination) parseTarget(target string) error {
 		return errors.New("a URL with a user or a password in it is of no use to clients: leave them out")
 	}
 	u.Fragment = ""
+	u.Host = strings.Replace(u.Host, u.Hostname(), ascii(u.Hostname()), 1)
 	switch u.Scheme {
 	case "ws", "wss":
 		x.url = u
@@ -254,6 +264,15 @@ func (x *examination) parseTarget(target string) error {
 		return errors.New(want)
 	}
 	return nil
+}
+
+// ascii is a host as DNS, TLS and HTTP name it. What IDNA does not know, such as an
+// address, stays as it is.
+func ascii(host string) string {
+	if a, err := idna.Lookup.ToASCII(host); err == nil {
+		return a
+	}
+	return host
 }
 
 func (x *examination) readPassword(stdin io.Reader) (err error) {
@@ -317,6 +336,10 @@ func (x *examination) deadline(ctx context.Context) time.Time {
 // ends the examination; what is left out then is said at the end.
 func (x *examination) run(ctx context.Context) {
 	x.interrupted = func() bool { return ctx.Err() != nil }
+	defer func() { x.report.interrupted = x.interrupted() }()
+	if x.url != nil {
+		x.report.target(printableURL(x.url), x.domain)
+	}
 	for _, step := range []struct {
 		check func(context.Context) bool
 		rest  string // what cannot be examined when the check fails

@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -234,7 +235,7 @@ var broken = []struct {
 			if strings.HasPrefix(m, "<message") {
 				n++
 			}
-			return n > 3 // echo, echo after the resumption, large
+			return n > 4 // echo, echo after the resumption, large, echo
 		}
 	}()}, args: []string{"--idle", "50ms"}, want: "idle-cut"},
 	{name: "no answer to <close/>", fake: fake{noClose: true}, want: "close-unanswered"},
@@ -294,6 +295,14 @@ func TestTLS(t *testing.T) {
 		c.MinVersion, c.MaxVersion = lowest, highest
 		return c
 	}
+	protocols := func(c *tls.Config, names ...string) *tls.Config {
+		c.NextProtos = names
+		return c
+	}
+	verify := func(c *tls.Config) *tls.Config {
+		c.ClientAuth = tls.RequireAnyClientCert
+		return c
+	}
 	for _, test := range []struct {
 		name   string
 		config *tls.Config
@@ -316,6 +325,9 @@ func TestTLS(t *testing.T) {
 		{"unknown authority", newAuthority(t, "Other", nil).leaf(t, nil, newAuthority(t, "Other", nil)), "cert-unknown-ca"},
 		{"for clients", root.leaf(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), "cert-invalid"},
 		{"TLS 1.1", versions(root.leaf(t, nil), tls.VersionTLS10, tls.VersionTLS11), "tls-version"},
+		{"for XMPP over TCP", protocols(root.leaf(t, nil), "xmpp-client"), "tls-alpn"},
+		{"certificate of the client, TLS 1.3", verify(root.leaf(t, nil)), "client-certificate"},
+		{"certificate of the client, TLS 1.2", versions(verify(root.leaf(t, nil)), tls.VersionTLS12, tls.VersionTLS12), "client-certificate"},
 		{"no certificate", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, io.EOF }}, "tls-failed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -368,28 +380,53 @@ func TestReach(t *testing.T) {
 			return found, err
 		}
 	}
+	dead := func(err error) func(context.Context) (net.Conn, error) {
+		return func(context.Context) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	}
+	refused, lost, noRoute := dead(os.NewSyscallError("connect", syscall.ECONNREFUSED)), dead(os.ErrDeadlineExceeded), dead(os.NewSyscallError("connect", syscall.ENETUNREACH))
 	for _, test := range []struct {
 		name, port string
 		lookup     func(context.Context, string, string) ([]netip.Addr, error)
+		far        map[string]func(context.Context) (net.Conn, error) // what becomes of connections to there
 		want       string
 	}{
-		{"one address", port, addresses("127.0.0.1"), ""},
-		{"a second one that refuses, on this machine", port, addresses("127.0.0.1", "127.0.0.2"), ""},
-		{"no address", port, addresses(), "dns-no-address"},
+		{"one address", port, addresses("127.0.0.1"), nil, ""},
+		{"a second one that refuses, on this machine", port, addresses("127.0.0.1", "127.0.0.2"), nil, ""},
+		{"a second one that refuses", port, addresses("127.0.0.1", "2001:db8::1"), map[string]func(context.Context) (net.Conn, error){"2001:db8::1": refused}, "address-dead"},
+		{"a second one that is lost", port, addresses("127.0.0.1", "192.0.2.1"), map[string]func(context.Context) (net.Conn, error){"192.0.2.1": lost}, "address-dead"},
+		{"no IPv6 here", port, addresses("127.0.0.1", "2001:db8::1"), map[string]func(context.Context) (net.Conn, error){"2001:db8::1": noRoute}, ""},
+		{"no route at all", port, addresses("2001:db8::1"), map[string]func(context.Context) (net.Conn, error){"2001:db8::1": noRoute}, "unreachable"},
+		{"a firewall", port, addresses("192.0.2.1"), map[string]func(context.Context) (net.Conn, error){"192.0.2.1": lost}, "unreachable"},
+		{"far away, without TLS", port, addresses("192.0.2.1"), map[string]func(context.Context) (net.Conn, error){"192.0.2.1": func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", "127.0.0.1:"+port)
+		}}, "plain-websocket"},
+		{"no address", port, addresses(), nil, "dns-no-address"},
 		{"DNS is broken", port, func(context.Context, string, string) ([]netip.Addr, error) {
 			return nil, &net.DNSError{Err: "server misbehaving", IsTemporary: true}
-		}, "dns-failed"},
-		{"nobody listens", deadPort, addresses("127.0.0.1"), "refused"},
-		{"a port that is none", "99999", addresses("127.0.0.1"), "refused"},
+		}, nil, "dns-failed"},
+		{"nobody listens", deadPort, addresses("127.0.0.1"), nil, "refused"},
+		{"a port that is none", "99999", addresses("127.0.0.1"), nil, "refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var out bytes.Buffer
-			x, err := newExamination(options{target: "ws://chat.example.org:" + test.port + "/ws", timeout: time.Second, domain: "localhost"}, nil, nil)
+			x, err := newExamination(options{target: "ws://bücher.example.org:" + test.port + "/ws", timeout: time.Second, domain: "localhost"}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			x.report, x.notes, x.lookup = newReport(&out, false), io.Discard, test.lookup
-			x.hostMeta = ""
+			x.report, x.notes = newReport(&out, false), io.Discard
+			x.lookup = func(ctx context.Context, network, host string) ([]netip.Addr, error) {
+				if host != "xn--bcher-kva.example.org" {
+					t.Errorf("asks DNS for %s", host)
+				}
+				return test.lookup(ctx, network, host)
+			}
+			dial := x.dialTCP
+			x.dialTCP = func(ctx context.Context, address string) (net.Conn, error) {
+				if host, _, _ := net.SplitHostPort(address); test.far[host] != nil {
+					return test.far[host](ctx)
+				}
+				return dial(ctx, address)
+			}
 			x.interrupted = func() bool { return false }
 			x.reach(t.Context())
 			if got := strings.Join(x.report.findingsOf(), ","); got != test.want {
@@ -399,8 +436,8 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// The result of addresses that fail, where no machine is needed to be dead.
-func TestPlainAbroad(t *testing.T) {
+// Hosts that are this machine.
+func TestIsLocal(t *testing.T) {
 	for host, want := range map[string]bool{"localhost": true, "a.localhost": true, "127.0.0.1": true, "::1": true, "LOCALHOST.": true, "192.0.2.1": false, "example.org": false, "localhost.example.org": false} {
 		if got := isLocal(host); got != want {
 			t.Errorf("isLocal(%q) is %v", host, got)
@@ -648,7 +685,7 @@ func TestInterrupted(t *testing.T) {
 	time.AfterFunc(500*time.Millisecond, cancel)
 	start := time.Now()
 	r, _ := examineIn(t, ctx, append([]string{"--idle", "1h", "ws://" + address + "/ws"}, withAccount...)...)
-	if len(r.findingsOf()) > 0 || time.Since(start) > 30*time.Second {
+	if r.Exit != ExitFailed || len(r.findingsOf()) > 0 || time.Since(start) > 30*time.Second {
 		t.Errorf("after %v:\n%s", time.Since(start), r.text())
 	}
 }

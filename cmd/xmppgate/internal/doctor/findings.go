@@ -74,7 +74,7 @@ var (
 		{ejabberd, "renew, then ejabberdctl reload_config"},
 	}
 	routePath = []remedy{
-		{nginx, "location for this path with proxy_pass http://127.0.0.1:5290; without a path behind the port, so that the path stays as it is"},
+		{nginx, "location for this path with proxy_pass http://127.0.0.1:5290; without a path behind the port, so that the path stays as it is; proxy_set_header Host $host;"},
 		{haproxy, "acl and use_backend for this path (path_beg /xmpp-websocket), and no http-request set-path or replace-path"},
 		{caddy, "reverse_proxy /xmpp-websocket 127.0.0.1:5290; handle_path removes the path, handle does not"},
 		{traefik, "rule=PathPrefix(`/xmpp-websocket`) on the router, without the middleware stripPrefix"},
@@ -91,7 +91,7 @@ var (
 		{apache, "Apache 2.4 has no timeout for a WebSocket: ProxyTimeout and timeout= do not end one; look at what stands before it"},
 		{xmppgate, "XMPPGATE_PING_INTERVAL below the shortest timeout in front (the default is 30s)"},
 		{prosody, "network_settings = { read_timeout = 50 }: Prosody sends a ping after that time (the default is 840)"},
-		{ejabberd, "websocket_ping_interval: 50 seconds (the default is 1 minute)"},
+		{ejabberd, "websocket_ping_interval: 50 seconds (the default is 1 minute), and websocket_timeout above it"},
 	}
 	loopbackTLS = []remedy{
 		{xmppgate, "XMPPGATE_UPSTREAM=starttls://HOST:5222, or tls://HOST:5223: TLS between gateway and server"},
@@ -206,6 +206,22 @@ var findings = map[string]finding{
 		{apache, "SSLCertificateFile and SSLCertificateKeyFile of the VirtualHost for this host; SSLVerifyClient none"},
 		{prosody, "https_certificate and https_key: Prosody logs why it has no certificate for the port"},
 		{ejabberd, "certfiles: readable for ejabberd, with the key"},
+	}},
+	"tls-alpn": {fail, "the port refuses HTTP/1.1: it is for HTTP/2 only, or for XMPP over TCP with TLS", []remedy{
+		{client, "correct the port: 5223 is for TCP"},
+		{haproxy, "bind … alpn h2,http/1.1"},
+		{caddy, "servers { protocols h1 h2 }"},
+		{traefik, "tls.options: alpnProtocols: [h2, http/1.1]"},
+		{apache, "Protocols h2 http/1.1"},
+	}},
+	"client-certificate": {fail, "the port demands a certificate of the client, which clients of a WebSocket do not have", []remedy{
+		{nginx, "ssl_verify_client off;, or optional where other locations need it"},
+		{haproxy, "bind … without verify required; or verify optional where others need it"},
+		{caddy, "tls without client_auth, or mode request"},
+		{traefik, "tls.options without clientAuth, for the router of this host"},
+		{apache, "SSLVerifyClient none"},
+		{prosody, "https_ssl without verify = { \"peer\", \"fail_if_no_peer_cert\" }"},
+		{ejabberd, "tls_verify: false at the listener"},
 	}},
 	"cert-expired":      {fail, "the certificate has expired", renew},
 	"cert-not-yet":      {fail, "the certificate is not valid yet: it is from the future, or a clock is wrong", renew},

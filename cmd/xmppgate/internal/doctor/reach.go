@@ -29,7 +29,6 @@ func (x *examination) reach(ctx context.Context) bool {
 		x.found("dns", "refused", "the port of the URL is not a number below 65,536")
 		return false
 	}
-	x.report.target(printableURL(x.url), x.domain)
 	host := x.url.Hostname()
 	addresses := x.resolve(ctx, host)
 	if len(addresses) == 0 {
@@ -181,8 +180,7 @@ func cause(err error) string {
 }
 
 func (x *examination) dial(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{Timeout: x.timeout}
-	return d.DialContext(ctx, "tcp", a.String())
+	return x.dialTCP(ctx, a.String())
 }
 
 // tlsConfig accepts every certificate: judge says what is wrong with it, and all of
@@ -203,7 +201,16 @@ func (x *examination) shakesHands(ctx context.Context, a netip.AddrPort, host st
 	if several {
 		at = " at " + a.String()
 	}
-	state, err := x.handshake(ctx, a, tlsConfig(host))
+	config, demanded := tlsConfig(host), false
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		demanded = true
+		return new(tls.Certificate), nil
+	}
+	state, err := x.handshake(ctx, a, config)
+	if err != nil && demanded {
+		x.found("tls", "client-certificate", "%s%s, after a demand for a certificate", cause(err), at)
+		return false
+	}
 	if err != nil {
 		x.handshakeFailed(ctx, a, host, at, err)
 		return false
@@ -235,6 +242,19 @@ func (x *examination) handshake(ctx context.Context, a netip.AddrPort, config *t
 	return t.ConnectionState(), nil
 }
 
+// Alerts of TLS (RFC 8446, section 6.2) that say what to change. Package crypto/tls
+// has texts for them only.
+const (
+	alertBadCertificate = "tls: bad certificate"
+	alertNoCertificate  = "tls: certificate required"
+	alertNoProtocol     = "tls: no application protocol"
+)
+
+func hasAlert(err error, alert string) bool {
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && e.Op == "remote error" && e.Err.Error() == alert
+}
+
 func (x *examination) handshakeFailed(ctx context.Context, a netip.AddrPort, host, at string, err error) {
 	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		kind := "something else"
@@ -263,6 +283,10 @@ func (x *examination) handshakeFailed(ctx context.Context, a netip.AddrPort, hos
 	// A server that answers nothing to a greeting in TLS may wait for a line of HTTP.
 	if closedEarly(err) && x.answersPlain(ctx, a, host) {
 		x.found("tls", "tls-not-spoken", "the port speaks HTTP without TLS%s", at)
+		return
+	}
+	if hasAlert(err, alertNoProtocol) {
+		x.found("tls", "tls-alpn", "the port refuses HTTP/1.1%s", at)
 		return
 	}
 	why := cause(err)

@@ -47,6 +47,8 @@ type report struct {
 	json    bool
 	secrets []string
 
+	interrupted bool
+
 	URL     string         `json:"url,omitempty"`
 	Domain  string         `json:"domain,omitempty"`
 	Lines   []line         `json:"lines"`
@@ -172,7 +174,7 @@ func (r *report) skip(checks []string, why string) {
 // finish prints the rest and returns the exit status.
 func (r *report) finish() int {
 	switch {
-	case r.Count["fail"] > 0:
+	case r.Count["fail"] > 0 || r.interrupted:
 		r.Exit = ExitFailed
 	case r.Count["warn"] > 0:
 		r.Exit = ExitWarnings

@@ -19,6 +19,7 @@ import (
 const (
 	closeMessage  = framing.CloseMessage
 	closePatience = 6 * time.Second // servers and xmppgate take up to 5 s
+	beforeResume  = 500 * time.Millisecond
 	largePatience = 2 * time.Minute // at the 3,000 bytes a second that some allow
 )
 
@@ -293,8 +294,18 @@ func (x *examination) sendsLarge(ctx context.Context, s **session, mechanism str
 		x.found("large", "large-refused", "the server announces a limit of %d bytes", limit)
 		return
 	}
-	took, err := x.echo(*s, x.options.large, time.Now().Add(max(x.timeout, largePatience)))
+	patience := max(x.timeout, largePatience)
+	took, err := x.echo(*s, x.options.large, time.Now().Add(patience))
+	var pause time.Duration
+	if err == nil {
+		// A server that limits the rate takes the message at once, and nothing more
+		// for a while. What is examined next must not be blamed for that.
+		pause, err = x.echo(*s, 20, time.Now().Add(patience))
+	}
 	switch e := (closeError{}); {
+	case err == nil && pause > time.Second:
+		x.report.ok("large", "%d bytes came back after %v; the server reads on after %v, because it limits the rate",
+			x.options.large, took.Round(time.Millisecond), pause.Round(100*time.Millisecond))
 	case err == nil:
 		x.report.ok("large", "%d bytes came back after %v", x.options.large, took.Round(time.Millisecond))
 	case errors.As(err, new(stanzaError)), errors.As(err, new(streamError)), errors.As(err, new(streamEnd)),
@@ -312,6 +323,10 @@ func (x *examination) resumes(ctx context.Context, s **session, mechanism string
 		return // enable has said so
 	}
 	old.cut()
+	select { // clients need longer; ejabberd can hang when it hears of both at once
+	case <-ctx.Done():
+	case <-time.After(beforeResume):
+	}
 	fresh, features, err := x.again(ctx, mechanism)
 	if err != nil {
 		old.dead = true

@@ -298,6 +298,8 @@ func (x *examination) noAnswer(ctx context.Context, err error) {
 		x.found("upgrade", "xmpp-port", "the port answers with a stream")
 	case errors.Is(err, errNotHTTP):
 		x.found("upgrade", "not-http", "%v", err)
+	case hasAlert(err, alertNoCertificate), hasAlert(err, alertBadCertificate):
+		x.found("upgrade", "client-certificate", "the port answers %s", cause(err))
 	case isTimeout(err):
 		x.found("upgrade", "no-answer", "no answer to the request in %v", x.timeout)
 	default:
@@ -320,6 +322,7 @@ var signs = []sign{
 	{400, "plain http request was sent to https port", "plain-to-tls"},
 	{400, "client sent an http request to an https server", "plain-to-tls"},
 	{400, "speaking plain http to an ssl-enabled server", "plain-to-tls"},
+	{400, "no required ssl certificate was sent", "client-certificate"},
 	{400, "request header or cookie too large", "head-too-large"},
 	// xmppgate
 	{400, "offer the websocket subprotocol xmpp", "subprotocol-dropped"},
