@@ -23,6 +23,7 @@ require (
 require (
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/joho/godotenv v1.5.1
+	github.com/klauspost/compress v1.20.4
 	github.com/lmittmann/tint v1.2.1
 	golang.org/x/time v0.16.0
 )

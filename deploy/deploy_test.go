@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"proxy":                          {"framing", "proxy/clientaddr", "proxy/internal/limit", "proxy/internal/loop", "proxy/internal/loop/polltls", "proxy/internal/relay", "proxy/internal/session", "proxy/upstream"},
 	"proxy/certfiles":                {"proxy/internal/filestamp"},
 	"proxy/clientaddr":               {},
+	"proxy/internal/deflate":         {},
 	"proxy/internal/filestamp":       {},
 	"proxy/internal/http1":           {},
 	"proxy/internal/limit":           {},
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"proxy/internal/loop/polltls":    {"proxy/internal/loop/socket"},
 	"proxy/internal/loop/socket":     {},
 	"proxy/internal/relay":           {},
-	"proxy/internal/session":         {"framing", "proxy/clientaddr", "proxy/internal/http1", "proxy/internal/limit", "proxy/internal/relay"},
+	"proxy/internal/session":         {"framing", "proxy/clientaddr", "proxy/internal/deflate", "proxy/internal/http1", "proxy/internal/limit", "proxy/internal/relay"},
 	"proxy/internal/wstest":          {}, // for tests: no package may import it
 	"proxy/upstream":                 {"framing", "proxy/internal/filestamp", "proxy/internal/loop/polltls"},
 }

@@ -45,6 +45,42 @@ func (c *trafficCollector) Collect(ch chan<- prometheus.Metric) {
 	emit(down, d)
 }
 
+var (
+	compressionBytesDesc = prometheus.NewDesc("xmppgate_compression_bytes_total",
+		"Bytes of message payloads in sessions with compression: as plain text, and as they were sent on the wire. Their quotient is the ratio.", []string{"direction", "form"}, nil)
+	compressionSessionsDesc = prometheus.NewDesc("xmppgate_compression_sessions",
+		"Live sessions with compression.", nil, nil)
+	compressionMemoryDesc = prometheus.NewDesc("xmppgate_compression_memory_bytes",
+		"Memory that live sessions keep to compress.", nil, nil)
+	compressionLimitDesc = prometheus.NewDesc("xmppgate_compression_memory_limit_bytes",
+		"Most memory that sessions may keep to compress; 0 without compression.", nil, nil)
+	compressionWithoutDesc = prometheus.NewDesc("xmppgate_compression_sessions_without_memory_total",
+		"Sessions that went without compression because its memory was in use.", nil, nil)
+)
+
+// A compressionCollector reports how compression is used.
+type compressionCollector struct{ source Source }
+
+func (c *compressionCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- compressionBytesDesc
+	ch <- compressionSessionsDesc
+	ch <- compressionMemoryDesc
+	ch <- compressionLimitDesc
+	ch <- compressionWithoutDesc
+}
+
+func (c *compressionCollector) Collect(ch chan<- prometheus.Metric) {
+	i := c.source.Compression()
+	ch <- counter(compressionBytesDesc, i.Up.Plain, up, "plain")
+	ch <- counter(compressionBytesDesc, i.Up.Wire, up, "wire")
+	ch <- counter(compressionBytesDesc, i.Down.Plain, down, "plain")
+	ch <- counter(compressionBytesDesc, i.Down.Wire, down, "wire")
+	ch <- value(compressionSessionsDesc, float64(i.Sessions))
+	ch <- value(compressionMemoryDesc, float64(i.Memory))
+	ch <- value(compressionLimitDesc, float64(i.MemoryLimit))
+	ch <- counter(compressionWithoutDesc, i.WithoutMemory)
+}
+
 // A phaseCollector counts live sessions by phase.
 type phaseCollector struct {
 	source Source
@@ -107,6 +143,8 @@ var (
 		"Time since the last byte of one live session.", connectionLabels, nil)
 	connectionPingDesc = prometheus.NewDesc("xmppgate_connection_ping_seconds",
 		"Last WebSocket ping round trip of one live session; absent before the first.", connectionLabels, nil)
+	connectionMessageBytesDesc = prometheus.NewDesc("xmppgate_connection_message_bytes_total",
+		"Bytes of message payloads of one live session with compression: as plain text, and as they were sent on the wire.", append(slices.Clip(connectionLabels), "direction", "form"), nil)
 	connectionsOmittedDesc = prometheus.NewDesc("xmppgate_connections_omitted",
 		"Live sessions that are not shown because others have relayed more bytes.", nil, nil)
 )
@@ -125,6 +163,7 @@ func (c *connectionCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectionStartDesc
 	ch <- connectionIdleDesc
 	ch <- connectionPingDesc
+	ch <- connectionMessageBytesDesc
 	ch <- connectionsOmittedDesc
 }
 
@@ -151,6 +190,12 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- value(connectionIdleDesc, s.Idle.Seconds(), s.ID, s.Remote, s.Server)
 		if s.Ping > 0 {
 			ch <- value(connectionPingDesc, s.Ping.Seconds(), s.ID, s.Remote, s.Server)
+		}
+		if s.Compressed {
+			ch <- counter(connectionMessageBytesDesc, s.UpMessages.Plain, s.ID, s.Remote, s.Server, up, "plain")
+			ch <- counter(connectionMessageBytesDesc, s.UpMessages.Wire, s.ID, s.Remote, s.Server, up, "wire")
+			ch <- counter(connectionMessageBytesDesc, s.DownMessages.Plain, s.ID, s.Remote, s.Server, down, "plain")
+			ch <- counter(connectionMessageBytesDesc, s.DownMessages.Wire, s.ID, s.Remote, s.Server, down, "wire")
 		}
 	}
 	ch <- value(connectionsOmittedDesc, float64(len(all)-len(shown)))

@@ -34,6 +34,8 @@ type Source interface {
 	Totals() (up, down Traffic)
 	// Connections yields the live sessions, in any order.
 	Connections() iter.Seq[Connection]
+	// Compression tells how compression is used. Its counters never decrease.
+	Compression() Compression
 	// Servers returns the state of each of Options.Servers.
 	Servers() []Server
 }
@@ -52,6 +54,20 @@ type Traffic struct {
 	Bytes                    uint64 // of XML, without WebSocket framing
 }
 
+// A MessageSize counts the payloads of WebSocket messages in one direction, in bytes.
+type MessageSize struct {
+	Plain uint64 // as text
+	Wire  uint64 // as they were sent
+}
+
+// Compression tells how compression is used.
+type Compression struct {
+	Sessions            int64       // live ones that have agreed on it
+	WithoutMemory       uint64      // sessions so far that went without because MemoryLimit was reached
+	Memory, MemoryLimit int64       // bytes that live sessions keep, and may keep
+	Up, Down            MessageSize // of sessions that have agreed on it
+}
+
 // stanzas is the number of first-level elements of any kind.
 func (t Traffic) stanzas() uint64 { return t.Messages + t.Presences + t.IQs + t.Nonzas }
 
@@ -68,6 +84,9 @@ type Connection struct {
 	Down   Traffic       // server to client
 
 	UpQueue, DownQueue Queue // to the server and to the client
+
+	Compressed               bool // compression was agreed on
+	UpMessages, DownMessages MessageSize
 }
 
 // A Queue is what one side of a session does not take.
@@ -269,6 +288,7 @@ func New(source Source, o Options) *Metrics {
 			return float64(o.LogLinesLost())
 		}),
 		&trafficCollector{source},
+		&compressionCollector{source},
 		&phaseCollector{source, o.Phases},
 		&serverCollector{source},
 		m.reloaded, m.opens, m.openTimes, m.failovers, m.redirects, m.filesRead, m.certificate,

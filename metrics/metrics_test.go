@@ -26,9 +26,11 @@ type fakeSource struct {
 	up, down    Traffic
 	connections []Connection
 	servers     []Server
+	compression Compression
 }
 
 func (f *fakeSource) Totals() (up, down Traffic)        { return f.up, f.down }
+func (f *fakeSource) Compression() Compression          { return f.compression }
 func (f *fakeSource) Servers() []Server                 { return f.servers }
 func (f *fakeSource) Connections() iter.Seq[Connection] { return slices.Values(f.connections) }
 
@@ -56,13 +58,14 @@ var options = Options{
 func gateway() *fakeSource {
 	started := time.Unix(1700000000, 250e6)
 	return &fakeSource{
-		up:      Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 1000},
-		down:    Traffic{Messages: 5, Presences: 6, IQs: 7, Nonzas: 8, Bytes: 9000},
-		servers: []Server{{Name: "tcp://a:5222", Up: true, Sessions: 2}, {Name: "srv:example.org"}},
+		up:          Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 1000},
+		down:        Traffic{Messages: 5, Presences: 6, IQs: 7, Nonzas: 8, Bytes: 9000},
+		servers:     []Server{{Name: "tcp://a:5222", Up: true, Sessions: 2}, {Name: "srv:example.org"}},
+		compression: Compression{Sessions: 3, WithoutMemory: 4, Memory: 24576, MemoryLimit: 1 << 20, Up: MessageSize{500, 400}, Down: MessageSize{9000, 2000}},
 		connections: []Connection{
 			{ID: "1", Remote: "192.0.2.1:5000", Server: "tcp://a:5222", Phase: "open", Since: started, Idle: 1500 * time.Millisecond, Up: Traffic{IQs: 1, Bytes: 10}, Down: Traffic{IQs: 1, Bytes: 20}},
 			{ID: "2", Remote: "[2001:db8::2]:5001", Phase: "open", Since: started, Ping: 25 * time.Millisecond, Up: Traffic{Messages: 9, Bytes: 100}, Down: Traffic{Messages: 4, Presences: 1, Bytes: 200},
-				DownQueue: Queue{Bytes: 70, Stalled: 2500 * time.Millisecond}},
+				DownQueue: Queue{Bytes: 70, Stalled: 2500 * time.Millisecond}, Compressed: true, UpMessages: MessageSize{110, 70}, DownMessages: MessageSize{220, 50}},
 			{ID: "3", Remote: "192.0.2.3:5002", Phase: "negotiating", Since: started},
 		},
 	}

@@ -114,7 +114,19 @@ type SessionInfo struct {
 	Ping      time.Duration  // last round trip; zero before the first pong
 	ClientTLS bool           // whether the client's connection is encrypted on its way to the gateway, as far as that is known
 	ServerTLS bool           // whether the gateway speaks TLS with the server
+
+	// Compressed tells that the client and the gateway have agreed on compression.
+	// The sizes are those of all messages since then, zero without it.
+	Compressed               bool
+	UpMessages, DownMessages MessageSize
 }
+
+// A MessageSize counts the payloads of WebSocket messages in one direction: their text,
+// and what was sent for it.
+type MessageSize = session.MessageSize
+
+// CompressionInfo tells how compression is used.
+type CompressionInfo = session.CompressionInfo
 
 // A Queue is what is known of the writing to one side of a session. The zero value
 // means that the side takes everything.

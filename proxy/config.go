@@ -21,6 +21,8 @@ const (
 	DefaultMaxStanza       = 256 << 10 // bytes, the default of Prosody
 	DefaultMaxServerStanza = 16 << 20  // bytes
 	DefaultPingInterval    = 30 * time.Second
+
+	DefaultCompressionMemory = 64 << 20 // bytes, for 8,192 sessions
 )
 
 // The largest values of fields of Config; a larger one counts as the largest. A
@@ -30,6 +32,8 @@ const (
 	LargestServerStanza = 1 << 30     // bytes
 	MostSessions        = 500_000_000 // because a process has at most 2^30 descriptors
 	LongestPingInterval = 24 * time.Hour
+
+	LargestCompressionMemory = 64 << 30 // bytes
 )
 
 // DefaultPaths are the usual paths of Prosody and ejabberd. They must not be
@@ -180,6 +184,16 @@ type Config struct {
 	// header states, until the server names the one that it has authenticated.
 	LogJIDs bool
 
+	// Compression accepts permessage-deflate (RFC 7692) from clients that offer it.
+	// What they get is compressed once they have authenticated.
+	Compression bool
+
+	// CompressionMemory is how many bytes all sessions together keep from one
+	// compressed message to the next, 8 KiB each as a rule. Beyond that, new
+	// sessions go without compression. Zero means DefaultCompressionMemory; the
+	// largest value is LargestCompressionMemory.
+	CompressionMemory int64
+
 	// Loop is LoopAuto or LoopGoroutine. Empty means LoopAuto.
 	Loop string
 
@@ -214,6 +228,8 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 		Bytes:               max(0, c.ByteRate),
 		AuthTimeout:         max(0, c.AuthTimeout),
 		MaxAge:              max(0, c.MaxSessionAge),
+		Compression:         &owner.gateway.compression,
+		AcceptCompression:   c.Compression,
 		StreamID:            streamID,
 		Owner:               owner,
 	}
@@ -236,6 +252,14 @@ func (c *Config) servedPaths() func(path []byte) bool {
 	}
 }
 
+// compressionMemory is zero without compression.
+func (c *Config) compressionMemory() int64 {
+	if !c.Compression {
+		return 0
+	}
+	return bounded(c.CompressionMemory, DefaultCompressionMemory, LargestCompressionMemory)
+}
+
 // paths returns Paths or its default.
 func (c *Config) paths() []string {
 	if c.Paths == nil {
@@ -246,7 +270,7 @@ func (c *Config) paths() []string {
 
 // bounded returns the effective value of a field of Config: defaultValue if v is not
 // set, and largest at most.
-func bounded[T int | time.Duration](v, defaultValue, largest T) T {
+func bounded[T int | int64 | time.Duration](v, defaultValue, largest T) T {
 	if v <= 0 {
 		return defaultValue
 	}

@@ -14,6 +14,7 @@
 //	                       how it ends; no I/O
 //	proxy/internal/limit   client networks: how much one may have, and how often
 //	proxy/internal/http1   the head of the HTTP request
+//	proxy/internal/deflate permessage-deflate (RFC 7692) without frames
 //	proxy/internal/loop    connections, buffers, back-pressure, timers; no XMPP. On
 //	                       Linux a few epoll workers drive all sessions, without a
 //	                       goroutine, a runtime timer or, at rest, a buffer for each;
@@ -75,6 +76,7 @@
 //	                                   told, session/reject.go
 //	what plain HTTP requests get       session/resource.go, a row; the page is page.html
 //	how messages to clients are framed session/writer.go
+//	which messages are compressed      session/compression.go
 //	which features cross               framing/features.go
 //	what moves to another process      session/state.go, loop/move_linux.go, handover.go
 //	which elements are recognised      framing/names.go
@@ -90,8 +92,6 @@
 //	TLS with clients      the third stage in session/accept.go. The session asks the loop,
 //	                      the handshake runs on a goroutine, and the loop reads through
 //	                      loop/polltls afterwards, as it does for servers
-//	compression           negotiated in session/handshake.go, written in session/writer.go,
-//	                      read behind session/assembler.go
 //	reload                Gateway.settings: new sessions take what it holds, others keep
 //	                      theirs
 package proxy

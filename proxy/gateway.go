@@ -26,17 +26,18 @@ type Gateway struct {
 	// Config is the configuration at the start. Update does not change it.
 	Config
 
-	once       sync.Once
-	loop       loop.Loop
-	epoch      time.Time // session times count from here
-	clock      func() time.Duration
-	streamID   func() string
-	observer   Observer
-	settings   atomic.Pointer[settings] // of new sessions
-	notices    notices
-	endedLimit endedLimit
-	warned     atomic.Bool                  // by live.ChannelBindingOffered
-	static     atomic.Pointer[staticServer] // see serverOf
+	once        sync.Once
+	loop        loop.Loop
+	epoch       time.Time // session times count from here
+	clock       func() time.Duration
+	streamID    func() string
+	observer    Observer
+	settings    atomic.Pointer[settings] // of new sessions
+	compression session.Compression
+	notices     notices
+	endedLimit  endedLimit
+	warned      atomic.Bool                  // by live.ChannelBindingOffered
+	static      atomic.Pointer[staticServer] // see serverOf
 
 	tls *clientTLS
 
@@ -78,6 +79,7 @@ type settings struct {
 func (g *Gateway) publish(c *Config) {
 	s := &settings{Config: c, gateway: g}
 	s.session = c.settings(g.streamID, s)
+	g.compression.SetMemory(c.compressionMemory())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.maxSessions = max(0, min(c.MaxSessions, MostSessions))
@@ -89,7 +91,7 @@ func (g *Gateway) publish(c *Config) {
 // Update replaces the configuration while the gateway runs. Sessions that begin
 // afterwards go by c; live ones keep the settings with which they have begun, such as
 // the MaxStanza that their client may have been told (XEP-0478). MaxSessions,
-// MaxUnauthenticated, NetworkLimits and Log apply to all at once: if more sessions live than c allows, none is ended, but no
+// MaxUnauthenticated, NetworkLimits, CompressionMemory and Log apply to all at once: if more sessions live than c allows, none is ended, but no
 // client is accepted until enough have left.
 //
 // c.Observer is ignored: the gateway keeps the first. The error joins everything that

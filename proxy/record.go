@@ -87,6 +87,9 @@ func (g *Gateway) logEnd(level slog.Level, e *EndedSession) {
 		slog.Uint64("down_elements", e.Down.Elements()),
 		slog.Uint64("down_bytes", e.Down.Bytes),
 	}
+	if e.Compressed {
+		attrs = append(attrs, slog.Uint64("up_wire_bytes", e.UpMessages.Wire), slog.Uint64("down_wire_bytes", e.DownMessages.Wire))
+	}
 	if e.Mechanism != "" {
 		attrs = append(attrs, slog.String("mechanism", e.Mechanism))
 	}

@@ -117,6 +117,8 @@ client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' v
 		"phase=negotiating cause=a header came while the stream was open"},
 	{"bad-frame", "session opens\nclient sends frame c180", "", "cause=*"},
 	{"binary-frame", "session opens\nclient sends binary abc", "", "cause=the client sent a binary message"},
+	{"bad-compression", "session opens\nclient sends frame c181 00000000 06", "XMPPGATE_COMPRESSION=on\n", "phase=negotiating up_wire_bytes=81 cause=compressed message: *"},
+	{"too-large", "session logs in\nclient sends compressed <iq>{x*300000}</iq>", "XMPPGATE_COMPRESSION=on\n", "phase=established limit_bytes=262144 size_bytes=262145 cause=the client sent a message above the size limit"},
 	{"not-text", "session opens\nclient sends frame 8182000000003cff", "", "cause=*UTF-8*"},
 	{"too-large", "session logs in\nclient sends <iq>{x*20000}</iq>", "XMPPGATE_MAX_STANZA_BYTES=10000\n", "phase=established limit_bytes=10000 size_bytes=20009 cause=the client sent a message above the size limit"},
 	{"bad-xml", "session logs in\nclient sends <iq><query></iq>", "", "phase=established cause=*"},

@@ -368,6 +368,7 @@ func (g *Gateway) info(i *session.Info) SessionInfo {
 		Since: g.epoch.Add(i.Began), Idle: g.clock() - i.LastIn,
 		Up: i.Up, Down: i.Down, UpQueue: stalls(i.Stalls[relay.Server]), DownQueue: stalls(i.Stalls[relay.Client]),
 		Ping: i.Ping, ClientTLS: i.Secure, ServerTLS: i.ServerTLS,
+		Compressed: i.Compressed, UpMessages: i.UpMessages, DownMessages: i.DownMessages,
 	}
 }
 
@@ -388,6 +389,12 @@ func (g *Gateway) End(match func(*SessionInfo) bool) int {
 		}
 	}
 	return int(count.Load())
+}
+
+// CompressionInfo tells how compression is used.
+func (g *Gateway) CompressionInfo() CompressionInfo {
+	g.init()
+	return g.compression.Info()
 }
 
 // SessionsStarted returns the number of sessions so far, live ones included.

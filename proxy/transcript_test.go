@@ -280,7 +280,7 @@ func parseTranscript(t *testing.T, src string) (lines []line) {
 }
 
 func expand(t *testing.T, at int, s string) string {
-	if kind, rest, ok := strings.Cut(s, " "); ok && (kind == "ping" || kind == "pong" || kind == "binary") {
+	if kind, rest, ok := strings.Cut(s, " "); ok && (kind == "ping" || kind == "pong" || kind == "binary" || kind == "compressed") {
 		return kind + " " + expand(t, at, rest)
 	}
 	if strings.HasPrefix(s, `"`) {
@@ -372,6 +372,10 @@ func env(t *testing.T, src []byte) *Gateway {
 			g.MaxServerStanza, err = strconv.Atoi(v)
 		case "XMPPGATE_MAX_SESSIONS":
 			g.MaxSessions, err = strconv.Atoi(v)
+		case "XMPPGATE_COMPRESSION":
+			g.Compression = v == "on"
+		case "XMPPGATE_COMPRESSION_MEMORY":
+			g.CompressionMemory, err = strconv.ParseInt(v, 10, 64)
 		case "XMPPGATE_SEE_OTHER":
 			from, to, _ := strings.Cut(v, "=")
 			g.SeeOther = map[string]string{from: to}
@@ -420,9 +424,13 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 
 	conn := world.connect(t, st.g)
 	st.client = conn
+	headers := section(ar, "headers")
+	if st.g.Config.Compression && len(headers) == 0 {
+		headers = []byte(strings.ReplaceAll(wstest.Offer, "\r\n", "\n"))
+	}
 	if _, err := io.WriteString(conn, "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
-		st.extraHeaders(section(ar, "headers"))+"\r\n"); err != nil {
+		st.extraHeaders(headers)+"\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	readResponse(t, conn)
@@ -559,7 +567,7 @@ func pretty(e string) string {
 	if !ok || strings.HasPrefix(payload, "close") {
 		return e
 	}
-	for _, kind := range []string{"ping ", "pong "} {
+	for _, kind := range []string{"ping ", "pong ", "compressed "} {
 		if p, ok := strings.CutPrefix(payload, kind); ok {
 			return "receives " + kind + shorten(p)
 		}
@@ -739,14 +747,20 @@ func clientFrames(t *testing.T, payload string, fragments int) [][]byte {
 		}
 		return [][]byte{b}
 	}
-	if fragments == 0 || len(payload) < fragments {
-		return [][]byte{maskedFrame(ws.OpText, true, []byte(payload))}
+	first, message := wstest.Frame, []byte(payload)
+	if kind == "compressed" {
+		first, message = wstest.Compressed, wstest.Deflate([]byte(rest))
+	}
+	if fragments == 0 || len(message) < fragments {
+		return [][]byte{first(ws.OpText, true, message)}
 	}
 	var frames [][]byte
-	op := ws.OpText
-	for part := range slices.Chunk([]byte(payload), (len(payload)+fragments-1)/fragments) {
-		frames = append(frames, maskedFrame(op, false, part))
-		op = ws.OpContinuation
+	for part := range slices.Chunk(message, (len(message)+fragments-1)/fragments) {
+		if frames == nil {
+			frames = append(frames, first(ws.OpText, false, part))
+		} else {
+			frames = append(frames, maskedFrame(ws.OpContinuation, false, part))
+		}
 	}
 	frames[len(frames)-1][0] |= 0x80
 	return frames
@@ -759,7 +773,8 @@ func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
 func (st *stage) readClient() {
 	conn := &gated{st: st}
 	var parts []byte // of a message that is not complete
-	divided := false
+	divided, compressed := false, false
+	var inflater wstest.Inflater
 	for {
 		h, err := ws.ReadHeader(conn)
 		if err != nil {
@@ -773,8 +788,14 @@ func (st *stage) readClient() {
 			st.note("client", "receives part of a frame")
 			return
 		}
+		if st.g.Compression && h.OpCode == ws.OpText {
+			compressed = h.Rsv1()
+			if compressed {
+				h.Rsv &^= ws.Rsv(true, false, false)
+			}
+		}
 		if h.Masked || !h.Fin && h.OpCode.IsControl() || h.Rsv != 0 ||
-			!h.OpCode.IsControl() && (divided != (h.OpCode == ws.OpContinuation) || !utf8.Valid(p)) {
+			!h.OpCode.IsControl() && (divided != (h.OpCode == ws.OpContinuation) || !compressed && !utf8.Valid(p)) {
 			st.note("client", fmt.Sprintf("receives a bad frame %+v", h))
 		}
 		if !h.OpCode.IsControl() {
@@ -783,6 +804,13 @@ func (st *stage) readClient() {
 				continue
 			}
 			p, parts = parts, nil
+			if compressed {
+				text, err := inflater.Inflate(p)
+				if err != nil {
+					st.note("client", fmt.Sprintf("receives a message that cannot be inflated: %v", err))
+				}
+				p = append([]byte("compressed "), text...)
+			}
 		} else if h.OpCode == ws.OpClose && divided {
 			st.note("client", "receives part of a message")
 		}

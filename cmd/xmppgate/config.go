@@ -70,6 +70,8 @@ type config struct {
 	ByteRate               int           `env:"BYTE_RATE" envDefault:"524288" help:"bytes of them a second, in the same way"`
 	AuthTimeout            time.Duration `env:"AUTH_TIMEOUT" envDefault:"5m" help:"time that a client has to log in"`
 	MaxSessionAge          time.Duration `env:"MAX_SESSION_AGE" envDefault:"0s" help:"age at which a session is closed so that its client resumes it elsewhere, less up to a fifth; 0s means never"`
+	Compression            string        `env:"COMPRESSION" envDefault:"off" help:"on accepts permessage-deflate from clients that offer it; see docs/compression.md for what that saves and reveals"`
+	CompressionMemory      int64         `env:"COMPRESSION_MEMORY" envDefault:"67108864" help:"bytes that all sessions together keep to compress, at most 8192 each; beyond that new sessions go without compression"`
 	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends"`
 	DrainDelay             time.Duration `env:"DRAIN_DELAY" envDefault:"0s" help:"how long a drain still accepts clients while /readyz fails, for load balancers to notice"`
 	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end"`
@@ -210,6 +212,7 @@ func (c *config) check(r *report) {
 	}{
 		{"UPSTREAM_POLICY", c.UpstreamPolicy, upstream.Policies()},
 		{"CHANNEL_BINDING", c.ChannelBinding, slices.Sorted(maps.Keys(channelBindings))},
+		{"COMPRESSION", c.Compression, []string{"off", "on"}},
 		{"LOG_FORMAT", c.LogFormat, []string{logAuto, logText, logJournal, logJSON}},
 		{"CLIENT_ADDRESS_HEADER", c.clientAddress.Header, clientaddr.Headers()},
 		{"LOOP", c.Loop, []string{proxy.LoopAuto, proxy.LoopGoroutine}},
@@ -328,7 +331,7 @@ func (r *report) unparsed(err error) {
 	field, _ := reflect.TypeFor[config]().FieldByName(parse.Name)
 	name := field.Tag.Get("env")
 	switch field.Type {
-	case reflect.TypeFor[int]():
+	case reflect.TypeFor[int](), reflect.TypeFor[int64]():
 		r.add(name, "not a number, or too large: write digits only")
 	case reflect.TypeFor[bool]():
 		r.add(name, "must be true or false")

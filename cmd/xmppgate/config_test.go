@@ -56,6 +56,8 @@ func TestDefaults(t *testing.T) {
 		ByteRate:               512 << 10,
 		AuthTimeout:            5 * time.Minute,
 		PingInterval:           proxy.DefaultPingInterval,
+		Compression:            "off",
+		CompressionMemory:      proxy.DefaultCompressionMemory,
 		DrainTimeout:           25 * time.Second,
 		ConnectionMetricsLimit: 1000,
 		LogLevel:               slog.LevelInfo,

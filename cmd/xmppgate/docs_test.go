@@ -347,8 +347,10 @@ type oneSession struct{}
 
 func (oneSession) Totals() (up, down metrics.Traffic) { return up, down }
 
+func (oneSession) Compression() (c metrics.Compression) { return c }
+
 func (oneSession) Servers() []metrics.Server { return nil }
 
 func (oneSession) Connections() iter.Seq[metrics.Connection] {
-	return slices.Values([]metrics.Connection{{Ping: time.Second}})
+	return slices.Values([]metrics.Connection{{Ping: time.Second, Compressed: true}})
 }

@@ -168,6 +168,14 @@ func (s source) Connections() iter.Seq[metrics.Connection] {
 	}
 }
 
+func (s source) Compression() metrics.Compression {
+	i := s.gateway.CompressionInfo()
+	return metrics.Compression{
+		Sessions: i.Sessions, WithoutMemory: i.WithoutMemory, Memory: i.Memory, MemoryLimit: i.MemoryLimit,
+		Up: metrics.MessageSize(i.Up), Down: metrics.MessageSize(i.Down),
+	}
+}
+
 // Servers returns the state of the servers.
 func (s source) Servers() (all []metrics.Server) {
 	for _, status := range s.router.Status() {
@@ -188,8 +196,11 @@ func connection(i proxy.SessionInfo) metrics.Connection {
 		Up:     metrics.Traffic(i.Up),
 		Down:   metrics.Traffic(i.Down),
 
-		UpQueue:   metrics.Queue{Bytes: i.UpQueue.Bytes, Stalled: i.UpQueue.Stalled},
-		DownQueue: metrics.Queue{Bytes: i.DownQueue.Bytes, Stalled: i.DownQueue.Stalled},
+		UpQueue:      metrics.Queue{Bytes: i.UpQueue.Bytes, Stalled: i.UpQueue.Stalled},
+		DownQueue:    metrics.Queue{Bytes: i.DownQueue.Bytes, Stalled: i.DownQueue.Stalled},
+		Compressed:   i.Compressed,
+		UpMessages:   metrics.MessageSize(i.UpMessages),
+		DownMessages: metrics.MessageSize(i.DownMessages),
 	}
 }
 

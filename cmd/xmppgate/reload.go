@@ -63,6 +63,8 @@ func (s *service) gatewayConfig(c *config) proxy.Config {
 		MaxStanza:           c.MaxStanzaBytes,
 		MaxServerStanza:     c.MaxServerStanzaBytes,
 		PingInterval:        c.PingInterval,
+		Compression:         c.Compression == "on",
+		CompressionMemory:   c.CompressionMemory,
 		LogJIDs:             c.LogJIDs,
 		Certificate:         c.certificate(),
 		Loop:                c.Loop,

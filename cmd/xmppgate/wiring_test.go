@@ -384,6 +384,46 @@ var effects = map[string]func(*testing.T){
 			t.Errorf("%v %q", op, payload)
 		}
 	},
+	"COMPRESSION": func(t *testing.T) {
+		for value, accepted := range map[string]bool{"on": true, "off": false} {
+			g := startGateway(t, "XMPPGATE_COMPRESSION="+value)
+			if _, got := g.offersCompression(); got != accepted {
+				t.Errorf("%s: accepted %t", value, got)
+			}
+			if _, body := g.get("/connections"); strings.Contains(body, `"compression"`) != accepted {
+				t.Errorf("%s: %s", value, body)
+			}
+			if _, body := g.get("/metrics"); strings.Contains(body, "\nxmppgate_compression_sessions 1\n") != accepted {
+				t.Errorf("%s: %s", value, body)
+			}
+		}
+	},
+	"COMPRESSION_MEMORY": func(t *testing.T) {
+		// There is room for one session, which takes it when it compresses.
+		server := filepath.Join(t.TempDir(), "s")
+		serveStreamsAs(t, "unix", server, "x", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/><message><body>"+strings.Repeat("wherefore ", 50)+"</body></message>")
+		g := startGateway(t, "XMPPGATE_UPSTREAM=unix:"+server, "XMPPGATE_COMPRESSION=on", "XMPPGATE_COMPRESSION_MEMORY=8192")
+		for _, want := range []bool{true, false} {
+			c, got := g.offersCompression()
+			if got != want {
+				t.Fatalf("accepted %t, want %t", got, want)
+			}
+			if !want {
+				break
+			}
+			if err := sendOpen(c, "example.org"); err != nil {
+				t.Fatal(err)
+			}
+			g.eventually("no memory is used", func() bool {
+				_, body := g.get("/metrics")
+				return strings.Contains(body, "\nxmppgate_compression_memory_bytes 8192\n")
+			})
+		}
+		if _, body := g.get("/metrics"); !strings.Contains(body, "\nxmppgate_compression_sessions_without_memory_total 1\n") ||
+			!strings.Contains(body, "\nxmppgate_compression_memory_limit_bytes 8192\n") {
+			t.Error(body)
+		}
+	},
 	"PING_INTERVAL": func(t *testing.T) {
 		c := startGateway(t, "XMPPGATE_PING_INTERVAL=1s").open() // who waits for 10 s, not for 30
 		if op, payload := readFrame(t, c); op != ws.OpPing {
@@ -585,6 +625,16 @@ func opened(t *testing.T, listener, headers string) (received string) {
 // upgrade connects to a listener as it is logged, and asks for a WebSocket.
 func upgrade(t *testing.T, listener, ahead, path, headers string) (c net.Conn, status int) {
 	t.Helper()
+	c, head := shakeHands(t, listener, ahead, path, headers)
+	if _, err := fmt.Sscanf(head, "HTTP/1.1 %d", &status); err != nil {
+		t.Fatal(err)
+	}
+	return c, status
+}
+
+// shakeHands is upgrade for those who want all of the answer.
+func shakeHands(t *testing.T, listener, ahead, path, headers string) (c net.Conn, head string) {
+	t.Helper()
 	network, address := "tcp", listener
 	if path, unix := strings.CutPrefix(listener, "unix:"); unix {
 		network, address = "unix", path
@@ -598,16 +648,19 @@ func upgrade(t *testing.T, listener, ahead, path, headers string) (c net.Conn, s
 	fmt.Fprintf(c, "%sGET %s HTTP/1.1\r\nHost: gate\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n%s\r\n", ahead, path, headers)
 	// Byte by byte, so that no frame is lost in a buffer.
-	head := ""
 	for b := make([]byte, 1); !strings.HasSuffix(head, "\r\n\r\n"); head += string(b) {
 		if _, err := io.ReadFull(c, b); err != nil {
 			t.Fatalf("%q: %v", head, err)
 		}
 	}
-	if _, err := fmt.Sscanf(head, "HTTP/1.1 %d", &status); err != nil {
-		t.Fatal(err)
-	}
-	return c, status
+	return c, head
+}
+
+// offersCompression opens a WebSocket and offers compression.
+func (g *gatewayProcess) offersCompression() (c net.Conn, accepted bool) {
+	g.t.Helper()
+	c, head := shakeHands(g.t, g.serving.Listen, "", "/ws", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n")
+	return c, strings.Contains(head, "\r\nSec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n")
 }
 
 func (g *gatewayProcess) upgrades(status int, path, headers string) {

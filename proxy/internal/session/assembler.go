@@ -6,6 +6,8 @@ import (
 	"math"
 
 	"github.com/gobwas/ws"
+
+	"xmppgate/proxy/internal/deflate"
 )
 
 // maxFragments bounds the frames of one message: without it empty continuation
@@ -29,8 +31,9 @@ func (e sizeError) Error() string { return fmt.Sprintf("message of %d bytes", in
 // An unfinished tells of the message whose end has yet to come. The zero value means
 // that there is none. Before the upgrade size is how much of the HTTP request has come.
 type unfinished struct {
-	size   int32  // its bytes so far
-	frames uint16 // its frames so far
+	size       int32  // its bytes so far
+	frames     uint16 // its frames so far
+	compressed bool   // its first frame says so
 }
 
 // An assembler puts the frames of a client together into messages (RFC 6455, section
@@ -42,29 +45,40 @@ type unfinished struct {
 // that rest returns.
 type assembler struct {
 	unfinished
-	b          []byte
-	start, pos int
+	b           []byte
+	start, pos  int
+	compression bool // it was agreed on
 }
 
 // begin lets a go on with b, which starts with what rest has returned last, when the
 // unfinished message was u. It sets fields one by one because a is new: to copy a
 // whole assembler is measurably slower.
-func (a *assembler) begin(b []byte, u unfinished) {
-	a.size, a.frames = u.size, u.frames
-	a.b, a.pos = b, int(u.size)
+func (a *assembler) begin(b []byte, u unfinished, compression bool) {
+	a.size, a.frames, a.compressed = u.size, u.frames, u.compressed
+	a.b, a.pos, a.compression = b, int(u.size), compression
 }
 
 // next returns the next message, as ws.OpText, or the next control frame, which may
 // come between the fragments of a message. It reports false if there is none yet.
 // The payload is unmasked, aliases b, and is valid until the next call.
 //
-// A message must not have more than limit bytes. The announced length alone decides:
+// After a message compressed tells whether it has to be inflated.
+//
+// A message must not have more than limit bytes, a compressed one no more than such a
+// message can have. The announced length alone decides:
 // no byte of a message that is too large is waited for. The error is a sizeError
 // then, errBinary, errFragments, or what is wrong with the header of a frame.
 func (a *assembler) next(limit int) (op ws.OpCode, payload []byte, ok bool, err error) {
 	for {
 		b := a.b[a.pos:]
-		f, size, err := parseFrame(b, a.frames > 0)
+		f, size, err := parseFrame(b, a.frames > 0, a.compression)
+		if a.frames == 0 {
+			a.compressed = f.compressed
+		}
+		most := limit
+		if a.compressed {
+			most = deflate.MaxSize(limit)
+		}
 		switch {
 		case err != nil:
 			return 0, nil, false, err
@@ -72,7 +86,7 @@ func (a *assembler) next(limit int) (op ws.OpCode, payload []byte, ok bool, err 
 			return 0, nil, false, nil
 		case f.op == ws.OpBinary:
 			return 0, nil, false, errBinary
-		case !f.op.IsControl() && f.length > int64(min(limit, maxMessage)-int(a.size)):
+		case !f.op.IsControl() && f.length > int64(min(most, maxMessage)-int(a.size)):
 			return 0, nil, false, sizeError(min(f.length, math.MaxInt-int64(a.size)) + int64(a.size))
 		}
 		n := size + int(f.length)
@@ -96,7 +110,7 @@ func (a *assembler) next(limit int) (op ws.OpCode, payload []byte, ok bool, err 
 		a.size += int32(copy(a.b[a.start+int(a.size):], payload))
 		if f.fin {
 			payload = a.b[a.start : a.start+int(a.size)]
-			a.start, a.unfinished = a.pos, unfinished{}
+			a.start, a.size, a.frames = a.pos, 0, 0
 			return ws.OpText, payload, true, nil
 		}
 	}

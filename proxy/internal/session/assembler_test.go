@@ -18,7 +18,7 @@ func assembleAll(in []byte, cut, limit int) (got []string, err error) {
 	var window []byte
 	for _, piece := range [][]byte{in[:cut], in[cut:]} {
 		var a assembler
-		a.begin(append(bytes.Clone(window), piece...), u)
+		a.begin(append(bytes.Clone(window), piece...), u, false)
 		for {
 			op, payload, ok, err := a.next(limit)
 			if err != nil {
@@ -76,7 +76,7 @@ func TestAssembler(t *testing.T) {
 func TestAssemblerDoesNotWait(t *testing.T) {
 	for _, limit := range []int{0, 4, math.MaxInt32, math.MaxInt} {
 		var a assembler
-		a.begin([]byte{0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, unfinished{size: min(3, int32(limit)), frames: 0})
+		a.begin([]byte{0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, unfinished{size: min(3, int32(limit)), frames: 0}, false)
 		a.pos = 0
 		if _, _, _, err := a.next(limit); err != sizeError(math.MaxInt) {
 			t.Errorf("limit %d: %v", limit, err)

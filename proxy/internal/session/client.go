@@ -17,10 +17,10 @@ import (
 // may be read.
 func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 	var a assembler
-	a.begin(b, s.unfinished)
+	a.begin(b, s.unfinished, s.compression() != nil)
 	var m framing.Message // one for all, because it is large
-	taken := 0
-	for a.more() && s.ending == endNone && ev.State[client] == relay.StateOpen && !s.waitsForServer() {
+	taken, inflated := 0, 0
+	for a.more() && s.ending == endNone && ev.State[client] == relay.StateOpen && !s.waitsForServer() && !s.inflatedEnough(ev) {
 		op, payload, ok, err := a.next(s.limit())
 		if err != nil {
 			s.badFrame(ev, err)
@@ -30,11 +30,21 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 			break
 		}
 		taken++
-		if op == ws.OpText {
-			s.message(ev, payload, &m)
-		} else {
+		if op != ws.OpText {
 			s.control(ev, op, payload)
+			continue
 		}
+		if c := s.compression(); c != nil {
+			wire := len(payload)
+			if a.compressed {
+				if payload, ok = s.inflate(ev, payload); !ok {
+					break
+				}
+			}
+			c.count(toServer, len(payload), wire)
+			inflated += max(0, len(payload)-wire)
+		}
+		s.message(ev, payload, &m)
 	}
 	if s.ending != endNone || ev.State[client] != relay.StateOpen {
 		s.unfinished = unfinished{}
@@ -43,7 +53,7 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 	s.unfinished = a.unfinished
 	rest = a.rest()
 	if s.paidUntil != 0 {
-		s.charge(ev, taken, len(b)-len(rest))
+		s.charge(ev, taken, len(b)-len(rest)+inflated)
 	}
 	return rest
 }
@@ -145,7 +155,7 @@ func (s *Session) awaitClose(ev *relay.Event, b []byte) (rest []byte) {
 			b = b[n:]
 			continue
 		}
-		f, size, err := parseFrame(b, ws.OpCode(b[0]&0x0f) == ws.OpContinuation)
+		f, size, err := parseFrame(b, ws.OpCode(b[0]&0x0f) == ws.OpContinuation, s.compression() != nil)
 		switch {
 		case err != nil, f.length > int64(s.set.MaxStanza):
 			s.setState(ev, client, relay.StateFinishing, lingerTimeout)

@@ -40,8 +40,11 @@
 //	writer.go      each becomes a message, as one frame or several: the only file
 //	               that writes to the client after the upgrade
 //
+// Where compression was agreed on (compression.go), a message of the client is inflated
+// between assembler.go and client.go, and elements are compressed in writer.go.
+//
 // The bytes of an element stay in the buffer that they were read into, and the
-// outbox refers to them unless they are few.
+// outbox refers to them unless they are few or compressed.
 //
 // # Beside the path
 //

@@ -38,6 +38,7 @@ const (
 	endBadFrame
 	endBinary
 	endNotText
+	endBadCompression
 	endTooLarge
 	endBadXML
 	endStartTLS
@@ -103,6 +104,7 @@ var endings = [...]EndingInfo{
 	endBadFrame:       {"bad-frame", slog.LevelInfo, "the client broke the WebSocket protocol", "", false, 1002, false},
 	endBinary:         {"binary-frame", slog.LevelInfo, "the client sent a binary message", "", false, 1003, false},
 	endNotText:        {"not-text", slog.LevelInfo, "the client sent a message that is not UTF-8 text or does not start with a tag", "", false, 1007, false},
+	endBadCompression: {"bad-compression", slog.LevelInfo, "the client sent a compressed message that cannot be restored", "", false, 1007, false},
 	endTooLarge:       {"too-large", slog.LevelInfo, "the client sent a message above the size limit", framing.CondPolicyViolation, true, 1000, true},
 	endBadXML:         {"bad-xml", slog.LevelInfo, "the client sent a message that is not exactly one permitted element", framing.CondNotWellFormed, true, 1000, true},
 	endStartTLS:       {"starttls", slog.LevelInfo, "the client tried <starttls/> inside the WebSocket", "", true, 1000, true},
@@ -156,7 +158,7 @@ func (end ending) reason(cause error) string {
 		return ""
 	case end == endServerLost:
 		return "upstream connection lost"
-	case cause != nil && (end == endBadFrame || end == endNotText):
+	case cause != nil && (end == endBadFrame || end == endNotText || end == endBadCompression):
 		return CauseText(cause)
 	}
 	return endings[end].Meaning

@@ -93,7 +93,7 @@ func (s *Session) acceptHandshake(ev *relay.Event, b []byte) (n int, ok bool) {
 		return 0, false
 	}
 	o := &ev.Out[client]
-	o.Keep(appendSwitching(o.Grow(), head, s.strictTransport()))
+	o.Keep(appendSwitching(o.Grow(), head, s.strictTransport()+s.negotiateCompression(head)))
 	s.unfinished = unfinished{}
 	s.id = s.host.Upgraded(ev, ev.Now-s.began)
 	s.limitPace(ev)

@@ -61,6 +61,11 @@ type Settings struct {
 	// Messages and Bytes are what a client may send a second, zero for any number; see
 	// pace.go. They do not concern clients that Host.Limited exempts.
 	Messages, Bytes int
+	// AcceptCompression tells that clients may have compression. Compression is what
+	// they share; it is there in any case, because a session that comes from another
+	// process may have it.
+	AcceptCompression bool
+	Compression       *Compression
 
 	// StreamID makes the id of a header that is sent in a server's stead.
 	StreamID func() string

@@ -44,6 +44,11 @@ type Info struct {
 	Secure    bool          // the client's connection is encrypted on its way to the gateway
 	ServerTLS bool          // the gateway speaks TLS with the server
 	Stalls    [2]Stalls     // of the sides, those that are over
+
+	// Compressed tells that compression was agreed on. The sizes are those of all
+	// messages since; without compression they are zero.
+	Compressed               bool
+	UpMessages, DownMessages MessageSize
 }
 
 // Info describes s as it is now.
@@ -52,6 +57,9 @@ func (s *Session) Info() Info {
 		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Began: s.began, LastIn: max(s.lastIn[client], s.lastIn[server]),
 		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.roundTrip(), Secure: s.secure,
+	}
+	if c := s.compression(); c != nil {
+		i.Compressed, i.UpMessages, i.DownMessages = true, c.relayed[toServer], c.relayed[toClient]
 	}
 	if s.server != nil {
 		i.Server, i.ServerTLS = s.server.Name, s.server.TLS
@@ -125,4 +133,5 @@ func (s *Session) Record() Record {
 func (s *Session) Over(ev *relay.Event) {
 	s.host.Over(ev)
 	s.releaseServer()
+	s.endCompression()
 }

@@ -17,7 +17,7 @@ func (s *Session) receiveServer(ev *relay.Event, b []byte) (rest []byte) {
 	var u framing.StreamUnit // one for all, because it is large
 	s.clientFull = false
 	for s.ending == endNone && s.phase[toClient] != phaseClosed {
-		if len(b) > 0 && (ev.Out[client].Size() >= maxOutput || ev.Blocked[client]) {
+		if len(b) > 0 && (ev.Out[client].Size() >= maxOutput || ev.Blocked[client] || s.compression() != nil && scratchOf(ev).deflateWork >= maxDeflateWork) {
 			s.clientFull = true
 			return b
 		}

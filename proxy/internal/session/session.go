@@ -53,6 +53,10 @@ type scratch struct {
 	head     http1.Head // of the request, while it is looked at
 	features []byte     // without what cannot cross the gateway, while they are sent
 
+	text, deflated           []byte // a message to the client, while it is compressed
+	inflated                 []byte // what a client has sent compressed, until the outboxes are written
+	deflateWork, inflateWork int    // of this event
+
 	counted *Session       // whose elements were counted in this event
 	before  [2]relay.Count // what they were before
 }
@@ -148,6 +152,7 @@ type extra struct {
 	cause        error            // what made the session end, for the log
 	verdict                       // what the log learns beside it
 	unwritable   [2]error         // why nothing can be written to a side; nil while it can
+	compression  *compression     // if it was agreed on, until the end
 	relayed      *[2]Traffic      // what Session.relayed had no room for
 	resume       time.Duration    // when a client that has sent too much is read again; zero when it is read
 	stalls       *[2]Stalls       // of each side; nil while there was none
@@ -160,7 +165,7 @@ type alreadySent struct{ header, features bool }
 
 // dropExtra forgets extra when none of it is needed.
 func (s *Session) dropExtra() {
-	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.resume == 0 && x.stalls == nil && x.leaf == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
+	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.compression == nil && x.resume == 0 && x.stalls == nil && x.leaf == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
 		s.extra = nil
 	}
 }
@@ -273,7 +278,8 @@ func (s *Session) Reads(c *relay.Conns, sd side) bool {
 // Waits implements relay.Session.
 func (s *Session) Waits(c *relay.Conns, sd side) bool {
 	if sd == client && c.State[client] == relay.StateOpen {
-		return s.waitsForServer() || s.tls == tlsStarted // all that a client has sent before it was paused is taken
+		// All that a client has sent before it was paused is taken.
+		return s.waitsForServer() || s.tls == tlsStarted || s.compression() != nil && s.compression().serverFull
 	}
 	return !s.Reads(c, sd) || sd == server && s.clientFull
 }
@@ -282,6 +288,9 @@ func (s *Session) Waits(c *relay.Conns, sd side) bool {
 func (s *Session) Receive(ev *relay.Event, sd side, b []byte) (rest []byte) {
 	sc := scratchOf(ev)
 	sc.counted, sc.before = s, s.relayed
+	if s.compression() != nil {
+		sc.deflateWork, sc.inflateWork, sc.inflated = 0, 0, sc.inflated[:0]
+	}
 	if sd == server {
 		s.lastIn[server] = ev.Now
 		rest = s.receiveServer(ev, b)

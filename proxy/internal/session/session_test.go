@@ -458,11 +458,11 @@ func TestParseFrame(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range b.Len() {
-			if _, size, err := parseFrame(b.Bytes()[:i], false); size != 0 || err != nil {
+			if _, size, err := parseFrame(b.Bytes()[:i], false, false); size != 0 || err != nil {
 				t.Errorf("%d bytes, cut at %d: size %d, %v", n, i, size, err)
 			}
 		}
-		if got, size, err := parseFrame(b.Bytes(), false); got != (frame{h.OpCode, true, h.Length}) || size != b.Len() ||
+		if got, size, err := parseFrame(b.Bytes(), false, false); got != (frame{h.OpCode, true, false, h.Length}) || size != b.Len() ||
 			[4]byte(b.Bytes()[size-4:]) != h.Mask || err != nil {
 			t.Errorf("%d bytes: got %+v, %d, %v", n, got, size, err)
 		}

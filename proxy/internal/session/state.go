@@ -3,6 +3,7 @@ package session
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,7 +15,7 @@ import (
 
 // StateVersion is the version of State. A change that an older or a newer program
 // would misread, such as a field that must not be ignored, needs another one.
-const StateVersion = 1
+const StateVersion = 2
 
 // A State is all that another process needs to go on with a session at rest: it is
 // authenticated, or need not be, and nothing is under way on either side. Moments are told as the time
@@ -40,6 +41,7 @@ type State struct {
 	Relayed       [2]Traffic // so far, to server and client
 	Stalls        [2]Stalls  // that are over, by side
 	Splitter      []byte     // framing.StreamSplitter
+	Compression   *CompressionState
 }
 
 // errBusy is why a session stays where it is.
@@ -66,6 +68,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 		Ping: s.roundTrip(), Silent: s.pingOutstanding, Authenticated: s.sasl == saslDone, Resumable: s.resumable,
 		Bound: s.bound, Mechanism: s.mechanism.String(), Login: s.login.String(),
 		Relayed: [2]Traffic{toServer: s.traffic(toServer), toClient: s.traffic(toClient)}, Splitter: splitter,
+		Compression: s.compressionState(),
 	}
 	if s.extra != nil && s.extra.stalls != nil {
 		st.Stalls = *s.extra.stalls
@@ -88,6 +91,9 @@ func (x *extra) atRest() bool {
 
 // Check returns what is wrong with st.
 func (st *State) Check() error {
+	if c := st.Compression; c != nil && !c.params().Valid() {
+		return fmt.Errorf("compression with a window of %d bits", c.WindowBits)
+	}
 	return new(framing.StreamSplitter).UnmarshalBinary(st.Splitter)
 }
 
@@ -111,6 +117,7 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 	if st.JID != "" && s.set.LogJIDs {
 		s.ensureExtra().jid = st.JID
 	}
+	s.restoreCompression(st.Compression)
 	s.proxied, s.openSent, s.featuresSent, s.headerSent = true, true, true, true
 	s.phase = [2]streamPhase{phaseOpen, phaseOpen}
 	if st.Authenticated {
@@ -134,7 +141,10 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 
 // Leave gives up the session, which goes on in another process. It gets no event any
 // more.
-func (s *Session) Leave() { s.releaseServer() }
+func (s *Session) Leave() {
+	s.releaseServer()
+	s.endCompression()
+}
 
 // ID is what Host.Upgraded has returned, zero before.
 func (s *Session) ID() uint64 { return s.id }

@@ -24,7 +24,7 @@ func TestStateIsComplete(t *testing.T) {
 	ofExtra := []string{
 		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", "resume", // are zero, see atRest
 		"dials", "avoid", "listener", "leaf", "result", // are of the way to the server
-		"relayed", "stalls", "jid", // are in the state
+		"relayed", "stalls", "jid", "compression", // are in the state
 	}
 	check := func(typ reflect.Type, lists ...[]string) {
 		known := map[string]bool{}

@@ -12,19 +12,27 @@ import (
 // section 5.5).
 const maxControl = ws.MaxControlFramePayloadSize
 
+// rsv1 is the bit that marks a compressed message in the first byte of a frame (RFC
+// 7692, section 6).
+const rsv1 = 0x40
+
 var (
-	errFrameLength = errors.New("payload length is not minimal or has its top bit set")
-	errCloseCode   = errors.New("close code may not be sent")
-	errCloseBody   = errors.New("close payload has one byte")
-	errCloseReason = errors.New("close reason is not UTF-8")
+	errCompressedBit = errors.New("the bit of compression is set, and not in the first frame of a message")
+	errFrameLength   = errors.New("payload length is not minimal or has its top bit set")
+	errCloseCode     = errors.New("close code may not be sent")
+	errCloseBody     = errors.New("close payload has one byte")
+	errCloseReason   = errors.New("close reason is not UTF-8")
 )
 
 // A frame is what the header of a client's frame says. The key that masks the
 // payload is the last four bytes of the header.
 type frame struct {
-	op     ws.OpCode
-	fin    bool
-	length int64 // of the payload, in bytes
+	op  ws.OpCode
+	fin bool
+	// compressed is set for the first frame of a compressed message (RFC 7692,
+	// section 6).
+	compressed bool
+	length     int64 // of the payload, in bytes
 }
 
 // parseFrame reads the header of the frame that b starts with; size is its
@@ -33,7 +41,8 @@ type frame struct {
 // section 5.2).
 //
 // It is ws.ReadHeader without the reader and its allocation.
-func parseFrame(b []byte, fragmented bool) (f frame, size int, err error) {
+// compression tells that it was agreed on.
+func parseFrame(b []byte, fragmented, compression bool) (f frame, size int, err error) {
 	if len(b) < 2 {
 		return f, 0, nil
 	}
@@ -46,6 +55,13 @@ func parseFrame(b []byte, fragmented bool) (f frame, size int, err error) {
 		state := ws.StateServerSide
 		if fragmented {
 			state = state.Set(ws.StateFragmented)
+		}
+		if compression && first&rsv1 != 0 {
+			if f.op != ws.OpText && f.op != ws.OpBinary {
+				return f, 0, errCompressedBit
+			}
+			f.compressed = true
+			first &^= rsv1
 		}
 		h := ws.Header{Fin: f.fin, Rsv: first & 0x70 >> 4, OpCode: f.op, Masked: masked, Length: int64(length)}
 		if err := ws.CheckHeader(h, state); err != nil {
@@ -116,6 +132,19 @@ func appendFragmentHeader(dst []byte, op ws.OpCode, last bool, n int) []byte {
 		return appendHeader(dst, 0x80|byte(op), n)
 	}
 	return appendHeader(dst, byte(op), n)
+}
+
+// appendCompressedHeader appends the header of the frame of a compressed message, or of
+// a part of one: only the first has RSV1 (RFC 7692, section 6.1).
+func appendCompressedHeader(dst []byte, first, last bool, n int) []byte {
+	b := byte(ws.OpContinuation)
+	if first {
+		b = byte(ws.OpText) | rsv1
+	}
+	if last {
+		b |= 0x80
+	}
+	return appendHeader(dst, b, n)
 }
 
 func appendHeader(dst []byte, first byte, n int) []byte {

@@ -16,13 +16,12 @@ import (
 // continuations, and the last one has FIN. Only control frames may come between
 // them: who has another message to send asks fragmenting first.
 //
-// Compression (RFC 7692) belongs here, and nowhere else on the way to the client: a
-// message is compressed in sendMessage, sendCopy, sendElement and sendParts before
-// its length goes into the header of a frame, and RSV1 is a bit of that header.
-// Control frames are not compressed.
+// Elements and features may be compressed (compression.go), what the gateway says itself
+// and control frames are not.
 
 // sendMessage sends a message; m must stay as it is until the end of the event.
 func (s *Session) sendMessage(ev *relay.Event, m []byte) {
+	s.sentPlain(len(m))
 	o := &ev.Out[client]
 	o.Keep(appendFrameHeader(o.Grow(), ws.OpText, len(m)))
 	o.Add(m)
@@ -35,7 +34,10 @@ func sendCopy[T []byte | string](ev *relay.Event, op ws.OpCode, payload T) {
 }
 
 // sendString sends a message.
-func (s *Session) sendString(ev *relay.Event, m string) { sendCopy(ev, ws.OpText, m) }
+func (s *Session) sendString(ev *relay.Event, m string) {
+	s.sentPlain(len(m))
+	sendCopy(ev, ws.OpText, m)
+}
 
 // sendControl sends a control frame: a ping or a pong.
 func (s *Session) sendControl(ev *relay.Event, op ws.OpCode, p []byte) { sendCopy(ev, op, p) }
@@ -64,6 +66,10 @@ func (s *Session) sendFeatures(ev *relay.Event, u *framing.StreamUnit) {
 	}
 	sc := scratchOf(ev)
 	sc.features = f.AppendMessage(sc.features[:0], u)
+	if s.compression() != nil && s.compresses(len(sc.features), sc.features) && s.compress(ev, sc.features, true, true) {
+		return
+	}
+	s.sentPlain(len(sc.features))
 	sendCopy(ev, ws.OpText, sc.features)
 }
 
@@ -80,9 +86,13 @@ func (s *Session) channelBinding() framing.ChannelBinding {
 }
 
 // sendElement restores the declarations that the element inherits from the
-// stream header; its other bytes pass unchanged.
+// stream header; its other bytes pass unchanged, or compressed.
 func (s *Session) sendElement(ev *relay.Event, u *framing.StreamUnit) {
 	size := u.Size()
+	if s.compression() != nil && s.sendCompressed(ev, u, size) {
+		return
+	}
+	s.sentPlain(size)
 	o := &ev.Out[client]
 	if u.Kind != framing.KindElement || size > maxFrame {
 		s.sendFragments(ev, u, size)
@@ -138,4 +148,58 @@ func (s *Session) fragmentSent(ev *relay.Event, n int, last bool) {
 		s.sendString(ev, m)
 	}
 	s.dropExtra()
+}
+
+// sendCompressed sends an element, or a part of one, unless it has to go as it is.
+func (s *Session) sendCompressed(ev *relay.Event, u *framing.StreamUnit, size int) bool {
+	c := s.compression()
+	first := u.Kind == framing.KindElement || u.Kind == framing.KindElementStart
+	last := u.Kind == framing.KindElement || u.Kind == framing.KindElementEnd
+	if first {
+		c.message = s.compresses(size, u.Raw)
+	}
+	if !c.message {
+		return false
+	}
+	sc := scratchOf(ev)
+	head, tail := u.AppendHead(sc.text[:0])
+	sc.text = append(head, tail...)
+	if !s.compress(ev, sc.text, first, last) {
+		return false
+	}
+	if !first || !last {
+		s.fragmentSent(ev, size, last)
+	}
+	return true
+}
+
+// compress sends text as a compressed message, or as a part of one. It reports false if
+// a message would not become smaller.
+func (s *Session) compress(ev *relay.Event, text []byte, first, last bool) bool {
+	c, sc := s.compression(), scratchOf(ev)
+	secret := !first && mentionsSecret(text) // which was not seen in time
+	if secret {
+		c.out.Forget()
+	}
+	sc.deflateWork += c.out.Work(len(text))
+	sc.deflated = c.out.Append(sc.deflated[:0], text, last)
+	n := len(sc.deflated)
+	whole := first && last
+	smaller := n < len(text)
+	if smaller || !whole {
+		if !secret {
+			c.out.Sent(text)
+		}
+		o := &ev.Out[client]
+		o.Keep(append(appendCompressedHeader(o.Grow(), first, last, n), sc.deflated...))
+		c.count(toClient, len(text), n)
+	}
+	c.judge(len(text), min(n, len(text)), last)
+	if cap(sc.text) > maxScratch {
+		sc.text = nil
+	}
+	if cap(sc.deflated) > maxScratch {
+		sc.deflated = nil
+	}
+	return smaller || !whole
 }

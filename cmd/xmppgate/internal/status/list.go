@@ -46,7 +46,17 @@ type Session struct {
 	Up          Traffic   `json:"up"`
 	Down        Traffic   `json:"down"`
 
-	*Ending // nil while it is live
+	Compression *Compression `json:"compression,omitempty"` // nil if it was not agreed on
+	*Ending                  // nil while it is live
+}
+
+// A Compression tells what a session has saved: the payloads of its messages in bytes,
+// as they are and as they were sent.
+type Compression struct {
+	UpPlain   uint64 `json:"up_plain_bytes"`
+	UpWire    uint64 `json:"up_wire_bytes"`
+	DownPlain uint64 `json:"down_plain_bytes"`
+	DownWire  uint64 `json:"down_wire_bytes"`
 }
 
 // An Ending is what a session that is over has beside what all have.
@@ -81,6 +91,9 @@ func listed(e *entry) Session {
 		Phase: e.Phase, Resumable: e.Resumable, ClientTLS: e.ClientTLS, ServerTLS: e.ServerTLS,
 		Since: e.Since, IdleSeconds: e.Idle.Seconds(), PingSeconds: e.Ping.Seconds(),
 		Up: traffic(e.Up, e.UpQueue, e.upRate), Down: traffic(e.Down, e.DownQueue, e.downRate),
+	}
+	if e.Compressed {
+		s.Compression = &Compression{e.UpMessages.Plain, e.UpMessages.Wire, e.DownMessages.Plain, e.DownMessages.Wire}
 	}
 	if o := e.over; o != nil {
 		s.Ending = &Ending{o.Ended, o.Age().Seconds(), o.Ending, o.Cause, o.Condition, o.Limit, o.Size}

@@ -1,0 +1,119 @@
+package deflate
+
+import (
+	"github.com/klauspost/compress/flate"
+)
+
+// maxDictionary is the most in bytes that flate.StatelessDeflate uses of a
+// dictionary.
+const maxDictionary = 8 << 10
+
+// tail is what each compressed message ends with and is not sent (RFC 7692, section
+// 7.2.1).
+const tail = "\x00\x00\xff\xff"
+
+// dictionary is how much of the text in front of a chunk is given to the compressor
+// with it, in bytes.
+func (p Params) dictionary() int { return min(maxDictionary, 1<<p.WindowBits/2) }
+
+// chunk is how much is compressed at a time, so that no reference reaches further
+// back than the window: it stays inside of the chunk and its dictionary. With the
+// largest window StatelessDeflate sees to that itself.
+func (p Params) chunk(n int) int {
+	if p.WindowBits == mostWindowBits {
+		return n
+	}
+	return 1<<p.WindowBits - p.dictionary()
+}
+
+// memory is what lasts from message to message, in bytes.
+func (p Params) memory() int64 {
+	if p.NoContext {
+		return 0
+	}
+	return int64(p.dictionary())
+}
+
+// A Compressor compresses the messages to one client. Its memory lasts from Start to
+// Stop.
+type Compressor struct {
+	params Params
+	dict   []byte // the end of what was compressed; its capacity is params.memory()
+}
+
+// Start makes c ready. It reports false if m has no room; c must not be used then.
+func (c *Compressor) Start(p Params, m *Memory) bool {
+	if !m.take(p.memory()) {
+		return false
+	}
+	*c = Compressor{params: p}
+	if n := p.memory(); n > 0 {
+		c.dict = make([]byte, 0, n)
+	}
+	return true
+}
+
+// Stop gives the memory back. No message can be compressed any more.
+func (c *Compressor) Stop(m *Memory) {
+	m.giveBack(int64(cap(c.dict)))
+	*c = Compressor{}
+}
+
+// Forget makes the next message independent of all before it.
+func (c *Compressor) Forget() { c.dict = c.dict[:0] }
+
+// Append appends to dst what text becomes as a message of its own, or as a part of
+// one: last tells whether the message ends with it. It may be larger than text, if that
+// is short or has no repetition. Call Sent if the client gets it.
+func (c *Compressor) Append(dst, text []byte, last bool) []byte {
+	before := c.dict
+	w := appender{dst}
+	size, most := c.params.chunk(len(text)), c.params.dictionary()
+	if len(text) == 0 {
+		_ = flate.StatelessDeflate(&w, nil, false, nil) // an appender does not fail
+	}
+	var joined []byte // the dictionary and what follows it, for the first chunks
+	for at := 0; at < len(text); at += size {
+		end := min(at+size, len(text))
+		dict := text[max(0, at-most):at]
+		if need := most - len(dict); need > 0 && len(before) > 0 {
+			if from := before[max(0, len(before)-need):]; len(dict) == 0 {
+				dict = from
+			} else {
+				joined = append(append(joined[:0], from...), dict...)
+				dict = joined
+			}
+		}
+		_ = flate.StatelessDeflate(&w, text[at:end], false, dict)
+	}
+	if last {
+		w.b = w.b[:len(w.b)-len(tail)]
+	}
+	return w.b
+}
+
+// Sent tells that the client gets what Append has made of text. What follows may refer
+// to it. Nothing else may be passed to Sent: the client does not keep what it gets
+// uncompressed (RFC 7692, section 7.2.2).
+func (c *Compressor) Sent(text []byte) {
+	most := cap(c.dict)
+	if len(text) >= most {
+		c.dict = append(c.dict[:0], text[len(text)-most:]...)
+		return
+	}
+	if over := len(c.dict) + len(text) - most; over > 0 {
+		c.dict = c.dict[:copy(c.dict, c.dict[over:])]
+	}
+	c.dict = append(c.dict, text...)
+}
+
+// Work is how many bytes have to be looked at to compress n.
+func (c *Compressor) Work(n int) int { return len(c.dict) + n }
+
+// An appender is an io.Writer.
+type appender struct{ b []byte }
+
+func (a *appender) Write(p []byte) (int, error) {
+	a.b = append(a.b, p...)
+	return len(p), nil
+}
