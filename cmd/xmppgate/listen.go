@@ -171,12 +171,16 @@ func onThisMachine(host string) bool {
 	return false
 }
 
-// listenAll opens every address of a variable, or none. It takes over those that before
-// listens on.
-func listenAll(variable string, addresses []listenAddress, before *predecessor) ([]net.Listener, error) {
+// listenAll opens every address of a variable, or none. held, unless it is nil, returns
+// the listeners that this process was given by another one.
+func listenAll(variable string, addresses []listenAddress, held func(variable string, a listenAddress) (net.Listener, error)) ([]net.Listener, error) {
 	var opened []net.Listener
 	for _, address := range addresses {
-		l, err := before.listener(variable, address)
+		var l net.Listener
+		var err error
+		if held != nil {
+			l, err = held(variable, address)
+		}
 		if l == nil && err == nil {
 			l, err = listen(address)
 		}

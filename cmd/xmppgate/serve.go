@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"sync"
@@ -79,18 +80,32 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 		func() int { return s.config().ConnectionMetricsLimit }, d.begun, logLinesLost)
 	s.observer.Metrics = s.metrics
 
-	clientListeners, err := listenAll("LISTEN", c.listeners, before)
+	systemd, err := systemdSockets()
+	if err != nil {
+		return err
+	}
+	held := func(variable string, a listenAddress) (net.Listener, error) {
+		if l, borrowed, err := before.listener(variable, a); l != nil || err != nil {
+			systemd.borrowed[l] = borrowed
+			return l, err
+		}
+		return systemd.take(a), nil
+	}
+	clientListeners, err := listenAll("LISTEN", c.listeners, held)
 	if err != nil {
 		return err
 	}
 	defer closeAll(clientListeners)
-	adminListeners, err := listenAll("ADMIN_LISTEN", c.adminListeners, before)
+	adminListeners, err := listenAll("ADMIN_LISTEN", c.adminListeners, held)
 	if err != nil {
 		return err
 	}
+	if err := systemd.unused(); err != nil {
+		return err
+	}
 	u := newUpgrader(s.environ, gateway, func() time.Duration { return s.config().DrainTimeout }, log)
-	u.hold("LISTEN", c.listeners, clientListeners)
-	u.hold("ADMIN_LISTEN", c.adminListeners, adminListeners)
+	u.hold("LISTEN", c.listeners, clientListeners, systemd.borrowed)
+	u.hold("ADMIN_LISTEN", c.adminListeners, adminListeners, systemd.borrowed)
 	var succession error
 	if before != nil {
 		succession = gateway.Succeed(before.Succession)

@@ -51,7 +51,10 @@ type hello struct {
 }
 
 // A heldAddress is an address as the configuration spells it.
-type heldAddress struct{ Variable, Address string }
+type heldAddress struct {
+	Variable, Address string
+	Borrowed          bool // from systemd, which keeps the path of a Unix socket
+}
 
 // An answer is what the new process has to say to that.
 type answerToHello struct {
@@ -90,10 +93,11 @@ func newUpgrader(environ map[string]string, g *proxy.Gateway, drain func() time.
 	}
 }
 
-// hold makes the listeners of a variable go to the new process.
-func (u *upgrader) hold(variable string, addresses []listenAddress, listeners []net.Listener) {
+// hold makes the listeners of a variable go to the new process. systemd has those that
+// belong to it.
+func (u *upgrader) hold(variable string, addresses []listenAddress, listeners []net.Listener, systemd map[net.Listener]bool) {
 	for i, l := range listeners {
-		u.listeners = append(u.listeners, heldListener{heldAddress{variable, addresses[i].String()}, l})
+		u.listeners = append(u.listeners, heldListener{heldAddress{variable, addresses[i].String(), systemd[l]}, l})
 	}
 }
 

@@ -90,6 +90,9 @@ func (u *upgrader) start(passed []int) (*os.Process, error) {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
 	for name, value := range u.environ {
+		if strings.HasPrefix(name, "LISTEN_") {
+			continue // is about sockets of systemd, which the new process gets from here
+		}
 		attr.Env = append(attr.Env, name+"="+value)
 	}
 	attr.Env = append(attr.Env, successorVariable+"="+strconv.Itoa(firstInherited))
@@ -235,22 +238,24 @@ func inherited(fd int) *os.File {
 	return os.NewFile(uintptr(fd), "inherited descriptor "+strconv.Itoa(fd))
 }
 
-// listener returns the listener that p has for an address, or nil.
-func (p *predecessor) listener(variable string, a listenAddress) (net.Listener, error) {
+// listener returns the listener that p has for an address, or nil, and whether it belongs
+// to systemd.
+func (p *predecessor) listener(variable string, a listenAddress) (l net.Listener, borrowed bool, err error) {
 	if p == nil {
-		return nil, nil
+		return nil, false, nil
 	}
-	i := slices.Index(p.Listeners, heldAddress{variable, a.String()})
+	i := slices.IndexFunc(p.Listeners, func(h heldAddress) bool { return h.Variable == variable && h.Address == a.String() })
 	if i < 0 || p.files[i] == nil {
-		return nil, nil
+		return nil, false, nil
 	}
 	defer p.files[i].Close()
-	l, err := net.FileListener(p.files[i])
+	l, err = net.FileListener(p.files[i])
 	p.files[i] = nil
+	borrowed = p.Listeners[i].Borrowed
 	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(true)
+		u.SetUnlinkOnClose(!borrowed)
 	}
-	return l, err
+	return l, borrowed, err
 }
 
 // refuse tells that this process cannot take over.

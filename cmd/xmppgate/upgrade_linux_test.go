@@ -32,6 +32,14 @@ type replaceable struct {
 
 func startReplaceable(t *testing.T, environ ...string) *replaceable {
 	t.Helper()
+	r := newReplaceable(t, environ...)
+	r.begin()
+	return r
+}
+
+// newReplaceable does not run.
+func newReplaceable(t *testing.T, environ ...string) *replaceable {
+	t.Helper()
 	g := newGateway(t, environ...)
 	if !slices.ContainsFunc(environ, func(e string) bool { return strings.HasPrefix(e, "XMPPGATE_UPSTREAM=") }) {
 		g.Env = append(g.Env, "XMPPGATE_UPSTREAM=unix:"+g.dir+"/server") // with XMPPGATE_CONFIG, too
@@ -51,7 +59,6 @@ func startReplaceable(t *testing.T, environ ...string) *replaceable {
 			t.Log(r.log())
 		}
 	})
-	g.begin()
 	t.Cleanup(func() {
 		for _, pid := range r.processes() {
 			syscall.Kill(pid, syscall.SIGKILL)

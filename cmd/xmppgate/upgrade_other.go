@@ -20,7 +20,9 @@ type predecessor struct {
 
 func inherit(map[string]string) (*predecessor, error) { return nil, nil }
 
-func (p *predecessor) listener(string, listenAddress) (net.Listener, error) { return nil, nil }
+func (p *predecessor) listener(string, listenAddress) (l net.Listener, borrowed bool, err error) {
+	return nil, false, nil
+}
 
 func (p *predecessor) refuse(error) {}
 

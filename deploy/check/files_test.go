@@ -79,7 +79,15 @@ func TestSystemd(t *testing.T) {
 	if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "systemd-analyze", "verify", "--man=no", path)
+	socket := string(read(t, "../systemd/xmppgate.socket"))
+	if err := os.WriteFile(strings.TrimSuffix(path, "service")+"socket", []byte(socket), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	listen := regexp.MustCompile(`(?m)^ListenStream=(.+)$`).FindStringSubmatch(socket)
+	if !strings.Contains(checkConfig(t, nil), " :"+listen[1]) || !strings.Contains(socket, "XMPPGATE_LISTEN=:"+listen[1]) {
+		t.Errorf("%s is not what the gateway listens on", listen[1])
+	}
+	run(t, "systemd-analyze", "verify", "--man=no", path, strings.TrimSuffix(path, "service")+"socket")
 	// 1.5 of 10 is "OK"; a service without any hardening has 9.6.
 	run(t, "systemd-analyze", "security", "--offline=yes", "--threshold=15", path)
 
