@@ -68,8 +68,8 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 
-demo-test: ## the demo with a real Prosody and a real browser
-	go test -tags e2e -run Demo -v ./cmd/xmppgate/internal/demo
+demo-test: ## the demo with a real Prosody, and the status page, in a real browser
+	go test -tags e2e -run 'Demo|StatusPage' -v ./cmd/xmppgate ./cmd/xmppgate/internal/demo
 
 e2e: ## real servers, real clients
 	cd deploy/e2e && go vet ./... && go test ./...

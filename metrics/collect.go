@@ -90,10 +90,7 @@ type phaseCollector struct {
 func (c *phaseCollector) Describe(ch chan<- *prometheus.Desc) { ch <- sessionsDesc }
 
 func (c *phaseCollector) Collect(ch chan<- prometheus.Metric) {
-	count := make(map[string]int, len(c.phases))
-	for connection := range c.source.Connections() {
-		count[connection.Phase]++
-	}
+	count := c.source.Sessions()
 	for _, phase := range c.phases {
 		ch <- value(sessionsDesc, float64(count[phase]), phase)
 	}

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ type Source interface {
 	// Totals returns what was relayed since the start, by ended and by live
 	// sessions. Its numbers never decrease.
 	Totals() (up, down Traffic)
+	// Sessions returns the number of live sessions by phase, one of Options.Phases.
+	Sessions() map[string]int
 	// Connections yields the live sessions, in any order.
 	Connections() iter.Seq[Connection]
 	// Compression tells how compression is used. Its counters never decrease.
@@ -541,4 +544,39 @@ func histogram(r prometheus.Registerer, name, help string, buckets []float64) pr
 
 func gauge(name, help string, value func() float64) prometheus.GaugeFunc {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+}
+
+// A Sample is one value of the registry that Handler serves.
+type Sample struct {
+	Name   string            // of the metric; for a histogram with _count or _sum
+	Labels map[string]string // must not be changed
+	Value  float64
+}
+
+// Samples returns what Handler serves of the gateway itself. It costs as much as a scrape.
+func (m *Metrics) Samples() (all []Sample) {
+	// What a collector reports wrongly is missing, as it is for Prometheus.
+	families, _ := m.totals.Gather()
+	for _, f := range families {
+		name := f.GetName()
+		if !strings.HasPrefix(name, "xmppgate_") {
+			continue
+		}
+		for _, metric := range f.GetMetric() {
+			labels := make(map[string]string, len(metric.GetLabel()))
+			for _, l := range metric.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			switch {
+			case metric.GetCounter() != nil:
+				all = append(all, Sample{name, labels, metric.GetCounter().GetValue()})
+			case metric.GetGauge() != nil:
+				all = append(all, Sample{name, labels, metric.GetGauge().GetValue()})
+			case metric.GetHistogram() != nil:
+				h := metric.GetHistogram()
+				all = append(all, Sample{name + "_count", labels, float64(h.GetSampleCount())}, Sample{name + "_sum", labels, h.GetSampleSum()})
+			}
+		}
+	}
+	return all
 }

@@ -29,9 +29,16 @@ type fakeSource struct {
 	compression Compression
 }
 
-func (f *fakeSource) Totals() (up, down Traffic)        { return f.up, f.down }
-func (f *fakeSource) Compression() Compression          { return f.compression }
-func (f *fakeSource) Servers() []Server                 { return f.servers }
+func (f *fakeSource) Compression() Compression   { return f.compression }
+func (f *fakeSource) Totals() (up, down Traffic) { return f.up, f.down }
+func (f *fakeSource) Servers() []Server          { return f.servers }
+func (f *fakeSource) Sessions() map[string]int {
+	count := map[string]int{}
+	for _, c := range f.connections {
+		count[c.Phase]++
+	}
+	return count
+}
 func (f *fakeSource) Connections() iter.Seq[Connection] { return slices.Values(f.connections) }
 
 func always(n int) func() int { return func() int { return n } }
@@ -276,6 +283,32 @@ func TestSetServers(t *testing.T) {
 	}
 	if want := `xmppgate_upstream_opens_total{phase="tcp",result="ok",server="tcp://a:5222"} 2`; !strings.Contains(scrape(m.Handler()), want) {
 		t.Errorf("no %s", want)
+	}
+}
+
+// Samples are what a scrape has.
+func TestSamples(t *testing.T) {
+	m := New(gateway(), options)
+	m.Ended(0, "shutdown", 2*time.Second)
+	m.Ended(0, "shutdown", 3*time.Second)
+	got := map[string]float64{}
+	for _, s := range m.Samples() {
+		if !strings.HasPrefix(s.Name, "xmppgate_") {
+			t.Errorf("%s is not of the gateway", s.Name)
+		}
+		key := s.Name
+		for _, label := range []string{"ending", "direction", "kind", "phase", "server"} {
+			key += " " + s.Labels[label]
+		}
+		got[strings.Join(strings.Fields(key), " ")] = s.Value
+	}
+	for key, want := range map[string]float64{
+		"xmppgate_sessions_ended_total shutdown": 2, "xmppgate_session_duration_seconds_count": 2, "xmppgate_session_duration_seconds_sum": 5,
+		"xmppgate_stanzas_total up iq": 3, "xmppgate_sessions open": 2, "xmppgate_upstream_sessions tcp://a:5222": 2,
+	} {
+		if got[key] != want {
+			t.Errorf("%s is %v, want %v", key, got[key], want)
+		}
 	}
 }
 

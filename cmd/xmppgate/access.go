@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/proxy"
 )
 
@@ -24,6 +25,7 @@ import (
 // are protected like /drain.
 type access struct {
 	config func() *config
+	page   *status.Status // for browsers; nil for plain text
 	log    *slog.Logger
 
 	mu      sync.Mutex          // guards all below

@@ -49,7 +49,15 @@ const adminIndex = `xmppgate
 // caused.
 func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, adminIndex) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		if status.WantsPage(r) {
+			a.status.Page(w, r)
+			return
+		}
+		answer(w, http.StatusOK, adminIndex) // for curl
+	})
+	a.status.Handle(mux)
 	mux.Handle("GET /metrics", a.metrics)
 	mux.Handle("GET /metrics/connections", a.connections)
 	mux.HandleFunc("GET /connections", a.status.List)

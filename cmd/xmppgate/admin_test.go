@@ -37,7 +37,10 @@ func newAdmin(g *fakeGateway) *admin {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s) })
 	}
 	c, log := always(&config{}), slog.New(slog.DiscardHandler)
-	list := status.New(g, new(status.Ended), func() int { return 3 }, log)
+	list := status.New(status.Options{
+		Gateway: g, Ended: new(status.Ended), Limit: func() int { return 3 }, NetworkBits: func() (int, int) { return 32, 64 },
+		Samples: func() []status.Sample { return nil }, Facts: func() status.Facts { return status.Facts{} }, Log: log,
+	})
 	return &admin{access: &access{config: c, log: log}, gateway: g, status: list, servers: g, drain: newDrain(), metrics: text("totals"), connections: text("single"), config: c}
 }
 

@@ -354,6 +354,8 @@ func (oneSession) Totals() (up, down metrics.Traffic) { return up, down }
 
 func (oneSession) Compression() (c metrics.Compression) { return c }
 
+func (oneSession) Sessions() map[string]int { return nil }
+
 func (oneSession) Servers() []metrics.Server { return nil }
 
 func (oneSession) Connections() iter.Seq[metrics.Connection] {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/proxy"
 )
 
@@ -108,8 +109,12 @@ func (d *drain) run(ctx context.Context, g *proxy.Gateway, delay, timeout time.D
 }
 
 // beginDrain begins the drain, or tells how far it is.
-func (a *admin) beginDrain(w http.ResponseWriter, _ *http.Request) {
+func (a *admin) beginDrain(w http.ResponseWriter, r *http.Request) {
 	a.drain.begin()
+	if status.WantsPage(r) {
+		http.Redirect(w, r, "/", http.StatusSeeOther)
+		return
+	}
 	p := a.drain.progress(a.gateway.Sessions())
 	w.Header().Set("Content-Type", "application/json")
 	if p.State != drainDone {

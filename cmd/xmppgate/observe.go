@@ -158,6 +158,14 @@ func (s source) Totals() (up, down metrics.Traffic) {
 	return metrics.Traffic(u), metrics.Traffic(d)
 }
 
+func (s source) Sessions() map[string]int {
+	count := map[string]int{}
+	for i := range s.gateway.Sessions() {
+		count[i.Phase]++
+	}
+	return count
+}
+
 func (s source) Connections() iter.Seq[metrics.Connection] {
 	return func(yield func(metrics.Connection) bool) {
 		for i := range s.gateway.Sessions() {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"xmppgate/cmd/xmppgate/internal/logqueue"
-	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/proxy"
 	"xmppgate/proxy/certfiles"
 )
@@ -110,12 +109,13 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	if before != nil {
 		succession = gateway.Succeed(before.Succession)
 	}
+	page := s.newStatus(b)
 	adminServer := newAdminServer(&admin{
 		gateway:     gateway,
-		status:      status.New(gateway, &s.observer.ended, func() int { return s.config().ConnectionMetricsLimit }, log),
+		status:      page,
 		servers:     router,
 		drain:       d,
-		access:      &access{config: s.config, log: log},
+		access:      &access{config: s.config, page: page, log: log},
 		metrics:     s.metrics.Handler(),
 		connections: s.metrics.ConnectionsHandler(),
 		config:      s.config,
@@ -146,6 +146,9 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	running.Go(func() { returnMemory(background, gateway.SessionsStarted) })
 	running.Go(func() { router.Run(background) })
 	running.Go(func() { s.watchCertificates(background) })
+	if len(adminListeners) > 0 {
+		running.Go(func() { page.Run(background) })
+	}
 	running.Go(func() {
 		for {
 			select {

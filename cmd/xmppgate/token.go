@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"xmppgate/cmd/xmppgate/internal/status"
 )
 
 // This file has the token of operators. It lets in who changes something: drains,
@@ -68,6 +69,15 @@ func (c *config) tokenIsPublic() bool {
 	return c.AdminTokenFile != "" && err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0
 }
 
+// refuse answers a request that may not do what it asks for: a browser with a page.
+func (a *access) refuse(w http.ResponseWriter, r *http.Request, code int, text string) {
+	if a.page != nil && status.WantsPage(r) {
+		a.page.Problem(w, code, text)
+		return
+	}
+	answer(w, code, text+"\n")
+}
+
 // maxActionBody bounds the body of a request that changes something, in bytes.
 const maxActionBody = 8 << 10
 
@@ -77,7 +87,7 @@ func (a *access) action(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxActionBody)
 		if r.URL.Query().Has(tokenField) {
-			answer(w, http.StatusBadRequest, "a token must not be in a URL, where logs keep it: send it as Authorization: Bearer, and make a new one\n")
+			a.refuse(w, r, http.StatusBadRequest, "a token must not be in a URL, where logs keep it: send it as Authorization: Bearer, and make a new one")
 			return
 		}
 		given := givenToken(r)
@@ -87,13 +97,13 @@ func (a *access) action(h http.HandlerFunc) http.Handler {
 			want, err := readToken(file)
 			if err != nil {
 				a.logRefusal(r, fmt.Sprintf("%sADMIN_TOKEN_FILE cannot be used: %v", prefix, err))
-				answer(w, http.StatusServiceUnavailable, "the token of this gateway cannot be read; its log says why\n")
+				a.refuse(w, r, http.StatusServiceUnavailable, "the token of this gateway cannot be read; its log says why")
 				return
 			}
 			if cause := tokenProblem(given, want); cause != "" {
 				a.logRefusal(r, cause)
 				w.Header().Set("WWW-Authenticate", `Bearer realm="xmppgate"`)
-				answer(w, http.StatusUnauthorized, cause+"\n")
+				a.refuse(w, r, http.StatusUnauthorized, cause)
 				return
 			}
 		}

@@ -50,14 +50,18 @@ func (s *Status) End(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	ended := s.gateway.End(f.matches)
+	ended := s.Gateway.End(f.matches)
 	attrs := []slog.Attr{slog.Int("sessions", ended), slog.String("by", r.RemoteAddr)}
 	for _, name := range endsBy {
 		if r.Form.Has(name) {
 			attrs = append(attrs, slog.String(name, r.Form.Get(name)))
 		}
 	}
-	s.log.LogAttrs(r.Context(), slog.LevelInfo, "sessions ended by an operator", attrs...)
+	s.Log.LogAttrs(r.Context(), slog.LevelInfo, "sessions ended by an operator", attrs...)
+	if WantsPage(r) {
+		http.Redirect(w, r, endedLink(r.Form), http.StatusSeeOther)
+		return
+	}
 	status := http.StatusOK
 	if ended == 0 {
 		status = http.StatusNotFound
@@ -65,4 +69,13 @@ func (s *Status) End(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]int{"ended": ended}) // fails only if the client has left
+}
+
+// endedLink is where a browser sees what has become of the sessions.
+func endedLink(values url.Values) string {
+	if values.Has("id") {
+		return "/?id=" + url.QueryEscape(values.Get("id"))
+	}
+	shown := shownQuery{values: values}
+	return shown.with("state", "closed")
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"slices"
 	"strconv"
@@ -66,6 +67,9 @@ type Ending struct {
 	Name       string    `json:"ending"`
 	Cause      string    `json:"cause"`
 	Condition  string    `json:"condition,omitzero"`
+	Mechanism  string    `json:"mechanism,omitzero"`
+	Login      string    `json:"login,omitzero"`
+	JID        string    `json:"jid,omitzero"`
 	LimitBytes int       `json:"limit_bytes,omitzero"`
 	SizeBytes  int       `json:"size_bytes,omitzero"`
 }
@@ -81,24 +85,28 @@ func traffic(t proxy.Traffic, q proxy.Queue, r rate) Traffic {
 // round keeps two digits behind the point.
 func round(f float64) float64 { return float64(int64(f*100+0.5)) / 100 }
 
-func listed(e *entry) Session {
-	remote := ""
-	if e.Remote.IsValid() {
-		remote = e.Remote.String()
+// remoteName is empty for a client on a Unix socket.
+func remoteName(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
 	}
-	s := Session{
-		ID: e.ID, Remote: remote, Network: networkOf(e.Remote.Addr()), Domain: e.Domain, Server: e.Server,
+	return a.String()
+}
+
+func (s *Status) listed(e *entry) Session {
+	l := Session{
+		ID: e.ID, Remote: remoteName(e.Remote), Network: s.networkOf(e.Remote.Addr()), Domain: e.Domain, Server: e.Server,
 		Phase: e.Phase, Resumable: e.Resumable, ClientTLS: e.ClientTLS, ServerTLS: e.ServerTLS,
 		Since: e.Since, IdleSeconds: e.Idle.Seconds(), PingSeconds: e.Ping.Seconds(),
 		Up: traffic(e.Up, e.UpQueue, e.upRate), Down: traffic(e.Down, e.DownQueue, e.downRate),
 	}
 	if e.Compressed {
-		s.Compression = &Compression{e.UpMessages.Plain, e.UpMessages.Wire, e.DownMessages.Plain, e.DownMessages.Wire}
+		l.Compression = &Compression{e.UpMessages.Plain, e.UpMessages.Wire, e.DownMessages.Plain, e.DownMessages.Wire}
 	}
 	if o := e.over; o != nil {
-		s.Ending = &Ending{o.Ended, o.Age().Seconds(), o.Ending, o.Cause, o.Condition, o.Limit, o.Size}
+		l.Ending = &Ending{o.Ended, o.Age().Seconds(), o.Ending, o.Cause, o.Condition, o.Mechanism, o.Login, o.JID, o.Limit, o.Size}
 	}
-	return s
+	return l
 }
 
 // A Group is one item of /connections with ?group=.
@@ -124,10 +132,10 @@ func (t *Traffic) add(o Traffic) {
 }
 
 // grouped counts sessions by what they have in common, the most numerous first.
-func grouped(by string, sessions []*entry) (all []*Group) {
+func (s *Status) grouped(by string, sessions []*entry) (all []*Group) {
 	found := map[string]*Group{}
 	for n, e := range sessions {
-		name := groups[by](&e.SessionInfo)
+		name := groups[by](s, &e.SessionInfo)
 		g := found[name]
 		if g == nil {
 			g = &Group{Group: name}
@@ -153,13 +161,23 @@ func pause(n int) {
 	}
 }
 
+// Options say what a Status shows. All fields must be set.
+type Options struct {
+	Gateway     Gateway
+	Ended       *Ended
+	Limit       func() int            // most sessions in an answer
+	NetworkBits func() (ip4, ip6 int) // of the prefixes that make a network
+	Samples     func() []Sample       // the metrics
+	Facts       func() Facts
+	Log         *slog.Logger // gets what operators do
+}
+
 // A Status answers for a gateway; New makes one.
 type Status struct {
-	gateway Gateway
+	Options
 	sampler *sampler
-	ended   *Ended
-	limit   func() int // most sessions in an answer
-	log     *slog.Logger
+	history history
+	watches watches
 	answers chan struct{} // one for each answer that is made
 }
 
@@ -167,11 +185,13 @@ type Status struct {
 // a processor. Others wait.
 const maxAnswers = 2
 
-// New returns a Status that lists up to limit() sessions of g, and those that are added to
-// ended. It logs what operators do.
-func New(g Gateway, ended *Ended, limit func() int, log *slog.Logger) *Status {
-	return &Status{gateway: g, sampler: newSampler(g.Sessions), ended: ended, limit: limit, log: log, answers: make(chan struct{}, maxAnswers)}
+// New returns a Status.
+func New(o Options) *Status {
+	return &Status{Options: o, sampler: newSampler(o.Gateway.Sessions), history: history{samples: o.Samples}, answers: make(chan struct{}, maxAnswers)}
 }
+
+// Run keeps the history of the metrics until ctx is done.
+func (s *Status) Run(ctx context.Context) { s.history.run(ctx) }
 
 // make calls f when an answer may be made, with the sessions that q asks for in its
 // order. f does not write to the client, which may be slow. make returns false if ctx was
@@ -179,7 +199,7 @@ func New(g Gateway, ended *Ended, limit func() int, log *slog.Logger) *Status {
 func (s *Status) make(ctx context.Context, q *query, f func([]*entry)) bool {
 	var all []entry // shared by all who ask now; so nobody waits for an answer before
 	if q.closed {
-		all = s.ended.entries()
+		all = s.Ended.entries()
 	} else {
 		all = s.sampler.snapshot()
 	}
@@ -203,13 +223,13 @@ func (s *Status) List(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
 	all := 0
 	if !s.make(r.Context(), &q, func(entries []*entry) {
-		limit := min(q.limit, s.limit())
+		limit := min(q.limit, s.Limit())
 		if q.group == "" {
 			all = len(entries)
-			writeList(&body, min(all, limit), func(n int) any { return listed(entries[n]) })
+			writeList(&body, min(all, limit), func(n int) any { return s.listed(entries[n]) })
 			return
 		}
-		groups := grouped(q.group, entries)
+		groups := s.grouped(q.group, entries)
 		all = len(groups)
 		writeList(&body, min(all, limit), func(n int) any { return groups[n] })
 	}) {

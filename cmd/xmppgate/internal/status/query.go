@@ -99,8 +99,8 @@ func (f *filter) set(name, value string) (known bool, err error) {
 		if f.unix = value == unixNetwork; f.unix {
 			break
 		}
-		if f.network, err = parseNetwork(value); err != nil {
-			return true, err
+		if f.network, err = proxy.ParseNetwork(value); err != nil {
+			return true, fmt.Errorf("network: %w; or %s", err, unixNetwork)
 		}
 	case "domain":
 		if f.domain = value; value != "" {
@@ -122,22 +122,6 @@ func (f *filter) set(name, value string) (known bool, err error) {
 		return false, nil
 	}
 	return true, nil
-}
-
-// parseNetwork parses a network in CIDR notation or an address, with IPv4 in IPv6 as IPv4.
-func parseNetwork(value string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(value); err == nil && a.Zone() == "" {
-		a = a.Unmap()
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(value)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("network must be an address or a network such as 192.0.2.0/24 or 2001:db8::/64, or %s", unixNetwork)
-	}
-	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), nil
 }
 
 // matches reports whether f selects the session.
@@ -202,31 +186,28 @@ func (q *query) choose(all []entry) (chosen []*entry) {
 }
 
 // groups are the values of group: what sessions have in common.
-var groups = map[string]func(*proxy.SessionInfo) string{
-	"network": func(i *proxy.SessionInfo) string { return networkOf(i.Remote.Addr()) },
-	"domain":  func(i *proxy.SessionInfo) string { return i.Domain },
-	"server":  func(i *proxy.SessionInfo) string { return i.Server },
-	"phase":   func(i *proxy.SessionInfo) string { return i.Phase },
+var groups = map[string]func(*Status, *proxy.SessionInfo) string{
+	"network": func(s *Status, i *proxy.SessionInfo) string { return s.networkOf(i.Remote.Addr()) },
+	"domain":  func(_ *Status, i *proxy.SessionInfo) string { return i.Domain },
+	"server":  func(_ *Status, i *proxy.SessionInfo) string { return i.Server },
+	"phase":   func(_ *Status, i *proxy.SessionInfo) string { return i.Phase },
 }
 
 // unixNetwork is the network of clients on Unix sockets.
 const unixNetwork = "unix"
 
-// The networks by which clients are grouped: about what one site has.
-const (
-	network4Bits = 24
-	network6Bits = 64
-)
-
-// networkOf returns the network of a client.
-func networkOf(a netip.Addr) string {
+// networkOf returns the network of a client, as limits count them.
+func (s *Status) networkOf(a netip.Addr) string {
 	if !a.IsValid() {
 		return unixNetwork
 	}
-	bits := network6Bits
+	ip4, bits := s.NetworkBits()
 	if a.Is4() {
-		bits = network4Bits
+		bits = ip4
 	}
-	p, _ := a.WithZone("").Prefix(bits)
+	p, err := a.WithZone("").Prefix(bits)
+	if err != nil || p.IsSingleIP() {
+		return a.WithZone("").String()
+	}
 	return p.String()
 }

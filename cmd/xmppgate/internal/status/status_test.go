@@ -54,7 +54,10 @@ func (f *fakeGateway) set(sessions ...proxy.SessionInfo) {
 
 func newStatus(g Gateway) (*Status, *Ended) {
 	ended := new(Ended)
-	return New(g, ended, func() int { return 1000 }, slog.New(slog.DiscardHandler)), ended
+	return New(Options{
+		Gateway: g, Ended: ended, Limit: func() int { return 1000 }, NetworkBits: func() (int, int) { return 24, 64 }, Log: slog.New(slog.DiscardHandler),
+		Samples: func() []Sample { return nil }, Facts: func() Facts { return Facts{Version: "v1", Started: began} },
+	}), ended
 }
 
 // get asks for a list.
@@ -158,9 +161,9 @@ func TestBadQueries(t *testing.T) {
 		"limit=-1":                "limit must be a number",
 		"group=colour":            "group must be one of domain, network, phase, server",
 		"state=dead":              "state must be one of live, closed",
-		"network=192.0.2.0/33":    "network must be an address or a network",
-		"network=fe80::1%25eth0":  "network must be an address or a network",
-		"network=example.org":     "network must be an address or a network",
+		"network=192.0.2.0/33":    "is not a network: write one such as",
+		"network=fe80::1%25eth0":  "is not a network",
+		"network=example.org":     "or an address; or unix",
 		"phase=open":              "phase must be one of opening, negotiating, established, closing",
 		"ending=client-lost":      "add state=closed",
 		"state=closed&ending=bad": `"bad" is not an ending`,
@@ -350,7 +353,8 @@ func TestEndSessions(t *testing.T) {
 		for _, body := range []bool{false, true} {
 			g, _ := fixture()
 			var log bytes.Buffer
-			s := New(g, new(Ended), nil, slog.New(slog.NewTextHandler(&log, nil)))
+			s, _ := newStatus(g)
+			s.Log = slog.New(slog.NewTextHandler(&log, nil))
 			r := httptest.NewRequest("POST", "/connections/end?"+parameters, nil)
 			if body {
 				r = httptest.NewRequest("POST", "/connections/end", strings.NewReader(parameters))
