@@ -130,6 +130,8 @@ type Options struct {
 	// shows at most. Zero means none, and so does nil. It is called at every
 	// scrape.
 	ConnectionsLimit func() int
+	// Limits describe what keeps clients out.
+	Limits LimitOptions
 	// Draining reports whether the gateway is stopping. Nil means never. It
 	// is called at every scrape.
 	Draining func() bool
@@ -160,11 +162,11 @@ type Metrics struct {
 	upgradeDuration prometheus.Histogram
 	dialDuration    prometheus.Histogram
 	acceptErrors    prometheus.Counter
-	pauses          prometheus.Counter
 	pingRoundTrip   prometheus.Histogram
 	sessionDuration prometheus.Histogram
 
 	tls         *tlsMetrics
+	limits      *limitMetrics
 	reloads     map[string]prometheus.Counter
 	reloaded    prometheus.Gauge
 	opens       *prometheus.CounterVec
@@ -203,6 +205,7 @@ func New(source Source, o Options) *Metrics {
 		totals:      totals,
 		connections: connections,
 		tls:         newTLSMetrics(totals, o.TLS),
+		limits:      newLimitMetrics(totals, o.Limits),
 
 		upgrades: counters(totals, "xmppgate_upgrades_total", "HTTP requests to the WebSocket listeners, by outcome.", "result", o.UpgradeResults),
 		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),
@@ -223,7 +226,6 @@ func New(source Source, o Options) *Metrics {
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
 		acceptErrors:    newCounter(totals, "xmppgate_accept_errors_total", "Attempts to accept a connection that have failed; the log has the cause."),
-		pauses:          newCounter(totals, "xmppgate_client_pauses_total", "Times that a client was not read for a while because it had sent more than its rate."),
 		dialDuration:    histogram(totals, "xmppgate_dial_duration_seconds", "Time to connect to the XMPP server or to give up.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
 		pingRoundTrip:   histogram(totals, "xmppgate_ping_round_trip_seconds", "Time from a WebSocket ping to its pong.", prometheus.ExponentialBuckets(0.001, 2, 15)),
 		// About a factor of four, at the boundaries that people ask about.
@@ -398,9 +400,6 @@ func (m *Metrics) StallOver(side string, d time.Duration) {
 		c.Add(d.Seconds())
 	}
 }
-
-// Paused counts a client that is not read for a while because it has sent too much.
-func (m *Metrics) Paused() { m.pauses.Inc() }
 
 // Ended counts a session that has ended, by its ending, one of Options.Endings,
 // and its age.

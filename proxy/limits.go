@@ -87,7 +87,7 @@ func (g *Gateway) limited(a netip.Addr, reason limit.Reason) {
 // somebody has decided that already.
 func ofNetwork(r limit.Reason) bool {
 	switch r {
-	case limit.FailedLogins, limit.NetworkSessions, limit.NetworkUnauthenticated, limit.RequestRate:
+	case limit.FailedLogins, limit.NetworkSessions, limit.NetworkUnauthenticated, limit.RequestRate, limit.HandshakeRate:
 		return true
 	}
 	return false
@@ -168,6 +168,51 @@ func (g *Gateway) SetOverload(short string) {
 	slices.SortFunc(all, func(a, b waiting) int { return cmp.Compare(a.since, b.since) })
 	for _, l := range all[:min(len(all), max(minShed, (len(all)+3)/4))] {
 		l.handle.Post(l.s.Shed)
+	}
+}
+
+// A LimitStatus is a limit beside what it is compared with.
+type LimitStatus struct {
+	Name           string // one of LimitNames
+	Limit, Current int    // a limit of zero is none
+}
+
+// Names of limits. What is compared with those of networks is that of the network which has
+// most.
+const (
+	limitSessions               = "sessions"
+	limitUnauthenticated        = "unauthenticated"
+	limitNetworkSessions        = "network_sessions"
+	limitNetworkUnauthenticated = "network_unauthenticated"
+	limitNetworks               = "networks"
+)
+
+// LimitNames returns the names of all limits that LimitStatus may have.
+func LimitNames() []string {
+	return []string{limitSessions, limitUnauthenticated, limitNetworkSessions, limitNetworkUnauthenticated, limitNetworks}
+}
+
+// NetworkStats are numbers of client networks.
+type NetworkStats = limit.Stats
+
+// Networks describes the client networks. It looks at each of them.
+func (g *Gateway) Networks() NetworkStats {
+	g.init()
+	return g.networks.Stats(g.clock())
+}
+
+// Limits returns the limits of a number of things, and how many there are.
+func (g *Gateway) Limits() []LimitStatus {
+	n := g.Networks()
+	policy := &g.settings.Load().NetworkLimits
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return []LimitStatus{
+		{limitSessions, g.maxSessions, g.conns - g.refused},
+		{limitUnauthenticated, g.maxUnauthenticated, g.unauthenticated},
+		{limitNetworkSessions, policy.Sessions, n.Sessions},
+		{limitNetworkUnauthenticated, policy.Unauthenticated, n.Unauthenticated},
+		{limitNetworks, n.MaxIdle, n.Idle},
 	}
 }
 

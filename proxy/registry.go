@@ -113,7 +113,12 @@ func (l *live) Paused() { l.gateway().observer.Paused() }
 
 // HandshakeAllowed implements session.Host.
 func (l *live) HandshakeAllowed(ev *relay.Event) bool {
-	return l.gateway().networks.Handshake(ev.Now, l.s.Network)
+	g := l.gateway()
+	if g.networks.Handshake(ev.Now, l.s.Network) {
+		return true
+	}
+	g.limited(l.s.Remote().Addr(), limit.HandshakeRate)
+	return false
 }
 
 // LoggedIn implements session.Host.

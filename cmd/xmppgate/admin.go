@@ -26,6 +26,7 @@ type admin struct {
 	access               *access
 	metrics, connections http.Handler
 	servers              servers
+	overload             func() (short string) // see proxy.Gateway.Overload
 	config               func() *config
 	reload               func() (notes []string, err error)
 	upgrade              func(context.Context) error // starts the program anew; nil when it cannot be
@@ -120,6 +121,10 @@ func (a *admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	}
 	if err := a.servers.Ready(); err != nil {
 		answer(w, http.StatusServiceUnavailable, fmt.Sprintf("no XMPP server answers: %v\n", err))
+		return
+	}
+	if short := a.overload(); short != "" {
+		answer(w, http.StatusServiceUnavailable, "overloaded: "+short+"\n")
 		return
 	}
 	answer(w, http.StatusOK, "ok\n")

@@ -15,6 +15,7 @@ import (
 
 // A fakeGateway has the sessions and the answer that a test gives it.
 type fakeGateway struct {
+	short    string // what is short
 	sessions []proxy.SessionInfo
 	ready    error
 }
@@ -41,7 +42,7 @@ func newAdmin(g *fakeGateway) *admin {
 		Gateway: g, Ended: new(status.Ended), Limit: func() int { return 3 }, NetworkBits: func() (int, int) { return 32, 64 },
 		Samples: func() []status.Sample { return nil }, Facts: func() status.Facts { return status.Facts{} }, Log: log,
 	})
-	return &admin{access: &access{config: c, log: log}, gateway: g, status: list, servers: g, drain: newDrain(), metrics: text("totals"), connections: text("single"), config: c}
+	return &admin{access: &access{config: c, log: log}, gateway: g, status: list, servers: g, drain: newDrain(), overload: func() string { return g.short }, metrics: text("totals"), connections: text("single"), config: c}
 }
 
 // always is a configuration that does not change.

@@ -66,6 +66,7 @@ type config struct {
 	NetworkRequests        rateText      `env:"NETWORK_REQUESTS" envDefault:"100/s:1000" help:"HTTP requests of one network: 100/s:1000 means 100 a second and 1000 at once, off any number"`
 	NetworkHandshakes      rateText      `env:"NETWORK_HANDSHAKES" envDefault:"100/s:1000" help:"TLS handshakes of one network, written like that"`
 	NetworkFailedLogins    rateText      `env:"NETWORK_FAILED_LOGINS" envDefault:"10/m:100" help:"logins of one network that may fail, written like that; beyond them it gets no new session"`
+	DenyFile               string        `env:"DENY_FILE" help:"a file with networks or addresses whose clients may not connect, one a line, read again when it changes; # starts a comment"`
 	StanzaRate             int           `env:"STANZA_RATE" envDefault:"100" help:"stanzas and pings that a client may send a second, ten times as many at once; beyond them it is not read for a while; 0 means any number"`
 	ByteRate               int           `env:"BYTE_RATE" envDefault:"524288" help:"bytes of them a second, in the same way"`
 	AuthTimeout            time.Duration `env:"AUTH_TIMEOUT" envDefault:"5m" help:"time that a client has to log in"`
@@ -187,6 +188,7 @@ func (c *config) check(r *report) {
 	c.checkPublicURL(r)
 	c.checkClientAddress(r)
 	c.checkLimits(r)
+	c.checkDenyFile(r)
 	c.checkSeeOther(r)
 	for _, origin := range c.Origins {
 		p, err := proxy.ParseOriginPattern(origin)

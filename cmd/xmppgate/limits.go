@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"xmppgate/metrics"
 	"xmppgate/proxy"
 )
 
@@ -101,4 +102,22 @@ func shareOf(sessions, numerator, denominator, configured int) int {
 		return configured
 	}
 	return max(leastShare, sessions*numerator/denominator)
+}
+
+// Names of limits beside those of the gateway.
+const (
+	limitMemory      = "memory_bytes"
+	limitDescriptors = "descriptors"
+)
+
+// Limits returns the limits that are in force.
+func (s source) Limits() (all []metrics.Limit) {
+	for _, l := range s.gateway.Limits() {
+		all = append(all, metrics.Limit{Name: l.Name, Limit: float64(l.Limit), Current: float64(l.Current)})
+	}
+	used, most := memoryInUse()
+	all = append(all,
+		metrics.Limit{Name: limitMemory, Limit: float64(most), Current: float64(used)},
+		metrics.Limit{Name: limitDescriptors, Limit: float64(descriptorLimit()), Current: float64(descriptorsInUse())})
+	return slices.DeleteFunc(all, func(l metrics.Limit) bool { return l.Limit == 0 })
 }

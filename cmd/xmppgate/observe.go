@@ -131,6 +131,14 @@ func newMetrics(s source, b build, sessions, connections func() int, draining fu
 			Results: proxy.HandshakeResults(), Versions: proxy.TLSVersions(), Curves: proxy.TLSCurves(),
 			HandshakesLimit: proxy.MaxHandshakes, Handshakes: s.gateway.Handshakes, Certificates: s.Certificates,
 		},
+		Limits: metrics.LimitOptions{
+			Names: append(proxy.LimitNames(), limitMemory, limitDescriptors), Limits: s.Limits,
+			Overloaded: func() bool { return s.gateway.Overload() != "" },
+			Networks: func() (known, lockedOut, denied int) {
+				n := s.gateway.Networks()
+				return n.Networks, n.LockedOut, n.Denied
+			},
+		},
 		Draining:     draining,
 		LogLinesLost: logLinesLost,
 	})

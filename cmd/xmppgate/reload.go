@@ -29,6 +29,7 @@ type service struct {
 	gateway  *proxy.Gateway
 	drain    *drain
 	metrics  *metrics.Metrics
+	denyList *denyFile
 
 	current   atomic.Pointer[config]
 	reloading sync.Mutex // held by reload
@@ -51,7 +52,7 @@ func (s *service) gatewayConfig(c *config) proxy.Config {
 		Domains:             c.domains,
 		Paths:               c.Path,
 		PublicURL:           c.PublicURL,
-		Ready:               func() bool { return !s.drain.begun() && s.router.Ready() == nil },
+		Ready:               func() bool { return !s.drain.begun() && s.router.Ready() == nil && s.gateway.Overload() == "" },
 		AllowedOrigins:      c.allowedOrigins,
 		MaxSessions:         sessions,
 		MaxUnauthenticated:  shareOf(sessions, 3, 4, c.MaxUnauthenticated),
@@ -144,6 +145,7 @@ func (s *service) apply(c *config) error {
 	s.level.Set(c.LogLevel)
 	profile(c.Profile)
 	s.current.Store(c)
+	s.denyList.look(c.DenyFile)
 	return nil
 }
 

@@ -79,6 +79,9 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 		func() int { return s.config().ConnectionMetricsLimit }, d.begun, logLinesLost)
 	s.observer.Metrics = s.metrics
 
+	s.denyList = &denyFile{log: log, deny: gateway.Deny, count: s.metrics.DenyListRead}
+	s.denyList.look(c.DenyFile)
+
 	systemd, err := systemdSockets()
 	if err != nil {
 		return err
@@ -114,6 +117,7 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 		gateway:     gateway,
 		status:      page,
 		servers:     router,
+		overload:    gateway.Overload,
 		drain:       d,
 		access:      &access{config: s.config, page: page, log: log},
 		metrics:     s.metrics.Handler(),
@@ -145,6 +149,8 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	defer stop()
 	running.Go(func() { returnMemory(background, gateway.SessionsStarted) })
 	running.Go(func() { router.Run(background) })
+	running.Go(func() { s.denyList.run(background, func() string { return s.config().DenyFile }) })
+	running.Go(func() { newOverload(s.files, gateway.SetOverload, log).run(background) })
 	running.Go(func() { s.watchCertificates(background) })
 	if len(adminListeners) > 0 {
 		running.Go(func() { page.Run(background) })

@@ -369,6 +369,52 @@ var effects = map[string]func(*testing.T){
 			t.Error(line)
 		}
 	},
+	"DENY_FILE": func(t *testing.T) {
+		list := filepath.Join(t.TempDir(), "deny")
+		write := func(text string) {
+			if err := os.WriteFile(list+".new", []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(list+".new", list); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("# nobody\n")
+		g := startGateway(t, "XMPPGATE_DENY_FILE="+list, "XMPPGATE_TRUSTED_PROXIES=unix")
+		g.upgradesFrom(101, "198.51.100.7")
+		c := g.staysFrom("198.51.100.7")
+		write("198.51.100.0/24 # somebody\n")
+		g.logs("the deny list has changed and was read")
+		g.upgradesFrom(403, "198.51.100.8")
+		for {
+			if op, _ := readFrame(t, c); op == ws.OpClose {
+				break
+			}
+		}
+		// What cannot be used changes nothing.
+		for _, broken := range []string{"198.51.101.0/24\n198.51.101.0/33\n", "everybody"} {
+			write(broken)
+			g.logs("the deny list cannot be used; the old one stays in force")
+			g.upgradesFrom(403, "198.51.100.8")
+			g.upgradesFrom(101, "198.51.101.8")
+		}
+		if err := os.Remove(list); err != nil {
+			t.Fatal(err)
+		}
+		g.logs("the deny list cannot be used; the old one stays in force")
+		g.upgradesFrom(403, "198.51.100.8")
+		if _, body := g.get("/metrics"); !strings.Contains(body, "xmppgate_deny_list_ok 0") || !strings.Contains(body, "xmppgate_denied_networks 1") {
+			t.Error("the metrics do not say so")
+		}
+		write("")
+		g.logs("the deny list has changed and was read")
+		g.upgradesFrom(101, "198.51.100.8")
+
+		refuses(t, "XMPPGATE_DENY_FILE="+list+".missing")
+		refuses(t, "XMPPGATE_DENY_FILE="+filepath.Dir(list))
+		write("everybody")
+		refuses(t, "XMPPGATE_DENY_FILE="+list)
+	},
 	"STANZA_RATE": func(t *testing.T) { pauses(t, "XMPPGATE_STANZA_RATE=1", "XMPPGATE_BYTE_RATE=0") },
 	"BYTE_RATE":   func(t *testing.T) { pauses(t, "XMPPGATE_STANZA_RATE=0", "XMPPGATE_BYTE_RATE=1") },
 	"AUTH_TIMEOUT": func(t *testing.T) {

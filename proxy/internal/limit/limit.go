@@ -38,6 +38,7 @@ const (
 	NetworkSessions        // it has too many sessions
 	NetworkUnauthenticated // it has too many that have yet to authenticate
 	RequestRate            // it sends requests too often
+	HandshakeRate          // it begins TLS handshakes too often
 
 	// Those of all clients together.
 	Busy            // there are too many sessions
@@ -454,7 +455,7 @@ func (t *Table) expire(now time.Duration) {
 // Stats are numbers of a Table.
 type Stats struct {
 	Networks        int // known ones
-	MaxNetworks     int // that may be known without sessions
+	Idle, MaxIdle   int // of these, without sessions, and how many may be
 	Sessions        int // most of one network
 	Unauthenticated int // most of one network
 	LockedOut       int // networks whose logins have failed too often
@@ -466,7 +467,7 @@ func (t *Table) Stats(now time.Duration) Stats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.expire(now)
-	s := Stats{Networks: len(t.index), MaxNetworks: t.policy.Load().MaxIdle, Denied: t.denied.Load().Len()}
+	s := Stats{Networks: len(t.index), Idle: t.idleLen, MaxIdle: t.policy.Load().MaxIdle, Denied: t.denied.Load().Len()}
 	for i := range t.networks {
 		n := &t.networks[i]
 		s.Sessions = max(s.Sessions, int(n.sessions))

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+// overloadCheck is how often memory and descriptors are looked at. Ten thousand clients do
+// not come in less, and a look costs a few microseconds.
+const overloadCheck = 250 * time.Millisecond
+
+// Where overload begins and where it ends again. In between it stays as it is, so that the
+// gateway does not refuse and accept in turns.
+const (
+	memoryHigh = 0.85 // of GOMEMLIMIT
+	memoryLow  = 0.75
+	filesHigh  = 64 // descriptors that are left
+	filesLow   = 128
+)
+
+// An overload tells the gateway when memory or descriptors are short.
+type overload struct {
+	memory, files func() (used, limit uint64) // a limit of zero is none
+	set           func(short string)
+	log           *slog.Logger
+
+	memoryShort, filesShort bool
+	short                   string
+}
+
+func newOverload(files uint64, set func(string), log *slog.Logger) *overload {
+	return &overload{
+		memory: memoryInUse,
+		files:  func() (uint64, uint64) { return descriptorsInUse(), files },
+		set:    set,
+		log:    log,
+	}
+}
+
+// run looks until ctx is done.
+func (o *overload) run(ctx context.Context) {
+	tick := time.NewTicker(overloadCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			o.look()
+		}
+	}
+}
+
+// look tells the gateway what is short, and again while it is: each time it ends some of
+// the sessions that have not authenticated.
+func (o *overload) look() {
+	short := ""
+	if used, limit := o.memory(); limit > 0 {
+		share := float64(used) / float64(limit)
+		o.memoryShort = share >= memoryHigh || o.memoryShort && share > memoryLow
+		if o.memoryShort {
+			short = fmt.Sprintf("memory: %d MiB of the %d MiB of GOMEMLIMIT are in use", used>>20, limit>>20)
+		}
+	}
+	if used, limit := o.files(); limit > 0 && used > 0 {
+		left, high := int64(limit)-int64(used), min(filesHigh, int64(limit)/16)
+		o.filesShort = left <= high || o.filesShort && left < high*filesLow/filesHigh
+		if o.filesShort {
+			short = fmt.Sprintf("descriptors: %d of %d are in use", used, limit)
+		}
+	}
+	switch {
+	case short != "" && o.short == "":
+		o.log.Warn("the gateway is overloaded: it accepts no client, and ends sessions that are not logged in", "short", short)
+	case short == "" && o.short != "":
+		o.log.Info("the gateway is not overloaded any more")
+	}
+	if short != "" || o.short != "" {
+		o.set(short)
+	}
+	o.short = short
+}
+
+// Samples of package runtime/metrics.
+const (
+	allMemory      = "/memory/classes/total:bytes"
+	releasedMemory = "/memory/classes/heap/released:bytes"
+	objectMemory   = "/memory/classes/heap/objects:bytes"
+	freeMemory     = "/memory/classes/heap/free:bytes"
+	unusedMemory   = "/memory/classes/heap/unused:bytes"
+	liveMemory     = "/gc/heap/live:bytes"
+)
+
+// memoryInUse returns how much memory the program cannot do without, and GOMEMLIMIT. That
+// is not all that the runtime has: close to the limit it collects garbage more often, and
+// lets the heap grow up to there even if little of it is alive. So only what the last
+// collection has found alive counts of the heap, and all that is not heap.
+func memoryInUse() (used, limit uint64) {
+	l := debug.SetMemoryLimit(-1) // which only asks
+	samples := []metrics.Sample{{Name: allMemory}, {Name: releasedMemory}, {Name: objectMemory}, {Name: freeMemory}, {Name: unusedMemory}, {Name: liveMemory}}
+	metrics.Read(samples)
+	v := func(i int) uint64 { return samples[i].Value.Uint64() }
+	other := int64(v(0)) - int64(v(1)+v(2)+v(3)+v(4))
+	used = v(5) + uint64(max(other, 0))
+	if l == math.MaxInt64 {
+		return used, 0
+	}
+	return used, uint64(l)
+}
