@@ -199,6 +199,20 @@ func TestTroubleshooting(t *testing.T) {
 	}
 }
 
+// The doctor's remedies name only variables that exist.
+func TestRemedies(t *testing.T) {
+	seen := 0
+	for _, name := range regexp.MustCompile(`\bXMPPGATE_\w+`).FindAllString(readDoc(t, "cmd/xmppgate/internal/doctor/findings.go"), -1) {
+		seen++
+		if !slices.ContainsFunc(variables(), func(v variable) bool { return v.name == name }) {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	if seen == 0 {
+		t.Error("no variable found: the test looks in the wrong place")
+	}
+}
+
 // The documents name only variables and metrics that exist.
 func TestNames(t *testing.T) {
 	known := "XMPPGATE_" // alone it stands for all

@@ -342,6 +342,7 @@ func TestDoctorRight(t *testing.T) {
 		const tunnel = "timeout tunnel 2s\n\t"
 		targets := map[string]string{
 			"the domain":          public,
+			"xmppgate, wss":       strings.Replace(gatewayFor(t, "tls://"+s.directTLS+s.ca(), "XMPPGATE_TLS_CERT="+chained).url(), "ws://127.0.0.1", "wss://localhost", 1),
 			"xmppgate":            "ws://" + g.listen + "/xmpp-websocket",
 			"xmppgate, second":    "ws://" + g.listen + "/ws?room=1",
 			"xmppgate, TLS":       "ws://" + encrypted.listen + "/xmpp-websocket",
@@ -515,6 +516,14 @@ func TestDoctorBroken(t *testing.T) {
 	gateway("domain", "host-unknown", to, []string{"XMPPGATE_DOMAINS=example.org"})
 	gateway("large messages", "large-refused", to, []string{"XMPPGATE_MAX_STANZA_BYTES=20000"}, account(prosody)...)
 	gateway("channel binding", "plus-through-gateway", "tls://"+ejabberd.directTLS+ejabberd.ca(), []string{"XMPPGATE_CHANNEL_BINDING=pass"}, account(ejabberd)...)
+	wss := func(name, want, whom, scheme, cert string) {
+		url := gatewayFor(t, to, "XMPPGATE_TLS_CERT="+cert).url()
+		broken("xmppgate: "+name, want, whom, scheme+strings.TrimPrefix(strings.Replace(url, "127.0.0.1", "localhost", 1), "ws"), trusted...)
+	}
+	wss("chain incomplete", "cert-incomplete", "xmppgate", "wss", p.between.server(t, "incomplete2", nil))
+	wss("another host", "cert-name", "xmppgate", "wss", p.server(t, "other2", func(c *x509.Certificate) { c.DNSNames = []string{"www.example.org"} }))
+	wss("ws to the port of wss", "plain-to-tls", "xmppgate", "ws", good)
+	gateway("too many requests", "rate-limited", to, []string{"XMPPGATE_LIMITS_EXEMPT=none", "XMPPGATE_NETWORK_REQUESTS=1/m:4"})
 	broken("xmppgate: path", "path-unknown", "xmppgate", "ws://"+g+"/websocket")
 	broken("xmppgate: wss", "tls-not-spoken", "xmppgate", "wss://"+g+path)
 	broken("xmppgate: no host-meta", "host-meta-missing", "xmppgate", "http://"+g)

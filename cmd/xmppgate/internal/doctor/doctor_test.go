@@ -122,6 +122,10 @@ var broken = []struct {
 	{name: "403", fake: fake{raw: page(403, "Server: Apache\r\n", "")}, want: "forbidden", whom: apache},
 	{name: "405", fake: fake{raw: page(405, "", "")}, want: "method-refused"},
 	{name: "429", fake: fake{raw: page(429, "", "")}, want: "rate-limited"},
+	{name: "429 of the gateway", fake: fake{raw: page(429, "Retry-After: 5\r\n", "Your network sends too many requests.\n")}, want: "rate-limited", whom: xmppgate},
+	{name: "403 of the gateway", fake: fake{raw: page(403, "", "This network may not connect.\n")}, want: "forbidden", whom: xmppgate},
+	{name: "503 for want of memory", fake: fake{raw: page(503, "", "The gateway is short of memory or descriptors.\n")}, want: "busy", whom: xmppgate},
+	{name: "TLS at the gateway", fake: fake{raw: page(400, "", "This port speaks TLS: use https:// or wss://.\n")}, want: "plain-to-tls", whom: xmppgate},
 	{name: "431", fake: fake{raw: page(431, "", "")}, want: "head-too-large"},
 	{name: "cookies too large", fake: fake{raw: page(400, "Server: nginx\r\n", "400 Request Header Or Cookie Too Large")}, want: "head-too-large", whom: nginx},
 	{name: "500", fake: fake{raw: page(500, "", "")}, want: "server-error"},
@@ -173,6 +177,15 @@ var broken = []struct {
 	{name: "server gone", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("remote-connection-failed", "connection refused")}, want: "remote-connection-failed", whom: xmppgate},
 	{name: "policy", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("policy-violation", "")}, want: "policy-violation"},
 	{name: "policy of TLS", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("policy-violation", "Use of STARTTLS required")}, want: "tls-required"},
+	{name: "busy for the third one", fake: fake{answer: func() func(*http.Request) string {
+		n := 0
+		return func(q *http.Request) string {
+			if n++; n > 4 { // the handshake, a plain request, a foreign origin, compression
+				return page(429, "", "")
+			}
+			return ""
+		}
+	}()}, want: "rate-limited"},
 	{name: "Prosody without anything but STARTTLS", fake: fake{beforeOpen: goodOpen + "\n" + streamErrorOf("undefined-condition", "No stream features to proceed with")}, want: "tls-required", whom: prosody},
 	{name: "busy for the second one", fake: fake{answer: func(q *http.Request) string {
 		if q.Header.Get("Sec-WebSocket-Extensions") != "" {

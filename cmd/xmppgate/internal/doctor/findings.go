@@ -52,6 +52,7 @@ var (
 		{caddy, "leave certificates to Caddy, or tls CERT KEY with the whole chain in CERT"},
 		{traefik, "tls.certificates.certFile with the whole chain, or a certResolver on the router"},
 		{apache, "SSLCertificateFile: the file with the whole chain (2.4.8 and newer)"},
+		{xmppgate, "XMPPGATE_TLS_CERT: the file with the whole chain, the certificate of the host first"},
 		{prosody, "https_certificate or certificates: prosodyctl --root cert import DOMAIN /etc/letsencrypt/live"},
 		{ejabberd, "certfiles: the file with certificate, chain and key"},
 	}
@@ -61,6 +62,7 @@ var (
 		{caddy, "name the host as the address of the site: example.org { … }"},
 		{traefik, "rule=Host(`example.org`) and tls.certResolver on the router; otherwise Traefik shows its default certificate"},
 		{apache, "ServerName and SSLCertificateFile of the VirtualHost for this host"},
+		{xmppgate, "XMPPGATE_TLS_CERT lists a certificate for this host; the first of the list is shown for all unknown names"},
 		{prosody, "https_certificate, or certs/HOST.crt for the host of http_external_url"},
 		{ejabberd, "certfiles with a certificate for this host, or acme: auto"},
 	}
@@ -70,6 +72,7 @@ var (
 		{caddy, "Caddy renews by itself: its log says what hinders it (ports 80 and 443, DNS)"},
 		{traefik, "Traefik renews by itself with a certResolver: see its log; acme.json must be writable"},
 		{apache, "renew (certbot renew), then apachectl graceful"},
+		{xmppgate, "renew the files of XMPPGATE_TLS_CERT: it reads them by itself, and logs why it cannot"},
 		{prosody, "prosodyctl --root cert import, then prosodyctl reload"},
 		{ejabberd, "renew, then ejabberdctl reload_config"},
 	}
@@ -187,7 +190,7 @@ var findings = map[string]finding{
 		{apache, "SSLEngine on in the VirtualHost"},
 		{prosody, "https_ports (5281); http_ports (5280) speak no TLS"},
 		{ejabberd, "tls: true at the listener ejabberd_http"},
-		{xmppgate, "a port without TLS needs a proxy in front that ends TLS"},
+		{xmppgate, "XMPPGATE_TLS_CERT and XMPPGATE_TLS_KEY, and the address in XMPPGATE_LISTEN without ?tls=off; or a proxy in front that ends TLS"},
 	}},
 	"tls-version": {fail, "the port speaks only versions of TLS that clients refuse", []remedy{
 		{nginx, "ssl_protocols TLSv1.2 TLSv1.3;"},
@@ -248,6 +251,7 @@ var findings = map[string]finding{
 		{client, "use wss://"},
 		{nginx, "proxy_pass https:// to a backend that speaks TLS, http:// to one that does not"},
 		{haproxy, "server … ssl verify required to a backend that speaks TLS"},
+		{xmppgate, "XMPPGATE_LISTEN=127.0.0.1:5290?tls=off for a proxy that ends TLS itself"},
 	}},
 	"xmpp-port": {fail, "the port is for XMPP over TCP", []remedy{
 		{client, "the port of the WebSocket, usually 443, 5280, 5281, 5443 or 5290; 5222 and 5223 are for TCP"},
@@ -316,7 +320,7 @@ var findings = map[string]finding{
 		{caddy, "respond 403 rules, and matchers such as remote_ip"},
 		{traefik, "the middleware ipAllowList"},
 		{apache, "Require all granted in the Location of the path"},
-		{xmppgate, "XMPPGATE_ORIGINS"},
+		{xmppgate, "XMPPGATE_ORIGINS, and the networks that it denies"},
 	}},
 	"authentication-required": {fail, "the proxy asks for a name and a password, which clients cannot give for a WebSocket", []remedy{
 		{nginx, "auth_basic off; in the location of the WebSocket"},
@@ -337,10 +341,10 @@ var findings = map[string]finding{
 		{haproxy, "http-request deny deny_status 429 rules with stick tables"},
 		{caddy, "the rate_limit module"},
 		{traefik, "the middleware rateLimit"},
-		{xmppgate, "the limits for one address, and XMPPGATE_TRUSTED_PROXIES, without which all clients have the address of the proxy"},
+		{xmppgate, "XMPPGATE_TRUSTED_PROXIES, without which all clients have the address of the proxy; XMPPGATE_LIMITS_EXEMPT; XMPPGATE_NETWORK_REQUESTS, XMPPGATE_NETWORK_SESSIONS, XMPPGATE_NETWORK_UNAUTHENTICATED, XMPPGATE_NETWORK_FAILED_LOGINS"},
 	}},
 	"busy": {fail, "the gateway takes no more sessions, or is stopping", []remedy{
-		{xmppgate, "XMPPGATE_MAX_SESSIONS, and the limit of open files (LimitNOFILE=, ulimit -n)"},
+		{xmppgate, "XMPPGATE_MAX_SESSIONS, XMPPGATE_MAX_UNAUTHENTICATED, the limit of open files (LimitNOFILE=, ulimit -n) and that of memory (GOMEMLIMIT)"},
 	}},
 	"proxy-no-server": {fail, "a proxy in front cannot reach what is behind it", []remedy{
 		{nginx, "proxy_pass: is this the address and port of the gateway or server, and does it run? error_log says why"},
@@ -585,7 +589,7 @@ func Table() string {
 				products = append(products, m.Product)
 			}
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", id, f.level, f.meaning, strings.Join(products, ", "))
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", id, f.level, strings.ReplaceAll(f.meaning, "<", "&lt;"), strings.Join(products, ", "))
 	}
 	return b.String()
 }

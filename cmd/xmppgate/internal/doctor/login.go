@@ -29,7 +29,7 @@ var scramHashes = []struct {
 // the server's. Deployments have 4,096 to some 100,000.
 const maxIterations = 1_000_000
 
-// A refusal is a login that failed, as a finding.
+// A refusal is a login or a connection that failed, as a finding.
 type refusal struct{ id, text string }
 
 func (e refusal) Error() string { return e.text }

@@ -73,15 +73,13 @@ func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // isCut reports whether the connection ended without a word.
 func isCut(err error) bool {
-	e := closeError{}
-	return err != nil && !errors.As(err, &e) && !isTimeout(err) && !errors.Is(err, errFraming) && !errors.Is(err, net.ErrClosed)
+	return err != nil && !errors.As(err, new(closeError)) && !errors.As(err, new(refusal)) && !isTimeout(err) && !errors.Is(err, errFraming) && !errors.Is(err, net.ErrClosed)
 }
 
 // describe puts the end of a socket into words.
 func describe(err error) string {
-	e := closeError{}
 	switch {
-	case errors.As(err, &e), errors.Is(err, errFraming):
+	case errors.As(err, new(closeError)), errors.As(err, new(refusal)), errors.Is(err, errFraming):
 		return err.Error()
 	case isTimeout(err):
 		return "nothing came in time"

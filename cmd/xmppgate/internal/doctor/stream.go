@@ -159,7 +159,8 @@ func (x *examination) connect(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	if s == nil {
-		return nil, fmt.Errorf("status %d instead of a WebSocket", a.status)
+		id, text := x.refusal(a)
+		return nil, refusal{id, "another request: " + text}
 	}
 	return &session{socket: s}, nil
 }
@@ -168,6 +169,10 @@ func (x *examination) connect(ctx context.Context) (*session, error) {
 // there is a stream with features.
 func (x *examination) streams(ctx context.Context) bool {
 	s, err := x.connect(ctx)
+	if e := (refusal{}); errors.As(err, &e) {
+		x.found("stream", e.id, "%s", e.text)
+		return false
+	}
 	if err != nil {
 		x.found("stream", "closed-early", "another connection fails: %s", describe(err))
 		return false

@@ -322,6 +322,7 @@ var signs = []sign{
 	{400, "plain http request was sent to https port", "plain-to-tls"},
 	{400, "client sent an http request to an https server", "plain-to-tls"},
 	{400, "speaking plain http to an ssl-enabled server", "plain-to-tls"},
+	{400, "this port speaks tls", "plain-to-tls"},
 	{400, "no required ssl certificate was sent", "client-certificate"},
 	{400, "request header or cookie too large", "head-too-large"},
 	// xmppgate
@@ -335,6 +336,8 @@ var signs = []sign{
 	{400, "does not say who the client is", "client-address-missing"},
 	{403, "this origin may not connect", "origin-refused"},
 	{503, "takes no more sessions", "busy"},
+	{503, "too many sessions are not logged in", "busy"},
+	{503, "is short of memory or descriptors", "busy"},
 	// The pages of the servers for those who do not ask for a WebSocket.
 	{200, "<title>xmpp over websocket</title>", "upgrade-dropped"},
 	{200, "point your websocket client to this url", "upgrade-dropped"},
