@@ -175,19 +175,25 @@ func TestPageOfBrokenServer(t *testing.T) {
 	}
 }
 
-// Clients that know nothing but a JID find the gateway by host-meta, behind nginx as the manual has it.
+// Clients that know nothing but a JID find the gateway by host-meta: behind nginx as the manual has it, and with TLS of its own.
 //
 // Behaviour: plain-host-meta, real-clients. XEP-0156, section 3
 func TestDiscovery(t *testing.T) {
 	needGateway(t)
-	for _, s := range servers {
-		t.Run(s.name, func(t *testing.T) {
+	found := []string{"XMPPGATE_DOMAINS=" + domain, "XMPPGATE_PUBLIC_URL=wss://{domain}/xmpp-websocket"}
+	eachServer(t, func(t *testing.T, s *server) {
+		discover := func(t *testing.T, web string) {
+			runScriptAt(t, "https://"+web, "discover.mjs", "", s.newUser(t, "alice"), s.newUser(t, "bob"), "strophe", "converse")
+			visits := visitPages(t, "https://"+web+"/xmpp-websocket?domain="+domain)
+			visits[0].check(t, "ok", "", "It works")
+		}
+		t.Run("nginx", func(t *testing.T) {
 			ports, err := freePorts(1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			listen := fmt.Sprintf("127.0.0.1:%d", ports[0])
-			g := gatewayFor(t, "tcp://"+s.c2s, "XMPPGATE_DOMAINS="+domain, "XMPPGATE_PUBLIC_URL=wss://{domain}/xmpp-websocket", "XMPPGATE_TRUSTED_PROXIES=127.0.0.1")
+			g := gatewayFor(t, "tcp://"+s.c2s, append(found, "XMPPGATE_TRUSTED_PROXIES=127.0.0.1")...)
 			startFront(t, "nginx", `
 daemon off;
 worker_processes 1;
@@ -205,9 +211,13 @@ http {
 	}
 }
 `, listen)
-			runScriptAt(t, "https://"+listen, "discover.mjs", "", s.newUser(t, "alice"), s.newUser(t, "bob"), "strophe", "converse")
+			discover(t, listen)
 		})
-	}
+		t.Run("TLS", func(t *testing.T) {
+			g := gatewayFor(t, "tcp://"+s.c2s, append(found, "XMPPGATE_TLS_CERT="+s.dir+"/localhost.crt", "XMPPGATE_TLS_KEY="+s.dir+"/localhost.key")...)
+			discover(t, g.listen)
+		})
+	})
 }
 
 // A breakable is a way to a server that can be closed.

@@ -71,7 +71,7 @@ try {
       const url = args.shift();
       await visit(browser, url, args[0]?.startsWith('http') ? undefined : args.shift());
     }
-  });
+  }, '--ignore-certificate-errors');
   process.exit(0);
 } catch (error) {
   fail(error);
