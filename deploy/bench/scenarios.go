@@ -35,6 +35,10 @@ minute has one sample, all of them in churn.csv.`, runChurn, true},
 Production settings: pings after 30 seconds of silence, all of which are
 answered. Resident memory as it is in the end, over that of the same process
 before its first session; the spread is over the processes.`, runCrowd, true},
+	{"listing", "Looking at 9,000 sessions", `One gateway with 9,000 sessions that have logged in. A stanza goes from a client to
+its server every millisecond, each time of another session, while others ask the
+admin endpoints without a pause. Production settings, nothing pinned: generator,
+clients and gateway share two processors, so a stanza also waits for those.`, runListing, true},
 }
 
 const (
