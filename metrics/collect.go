@@ -174,6 +174,7 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	shown := all[:min(len(all), limit)]
 	for i := range shown {
+		pause(i)
 		s := &shown[i]
 		ch <- counter(connectionBytesDesc, s.Up.Bytes, s.ID, s.Remote, s.Server, up)
 		ch <- counter(connectionBytesDesc, s.Down.Bytes, s.ID, s.Remote, s.Server, down)

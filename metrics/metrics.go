@@ -330,14 +330,14 @@ func (m *Metrics) SetServers(names []string) {
 // Handler serves the first registry, for /metrics.
 func (m *Metrics) Handler() http.Handler {
 	// Exemplars exist in OpenMetrics only.
-	return promhttp.HandlerFor(m.totals, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	return serve(m.totals, promhttp.HandlerOpts{EnableOpenMetrics: true})
 }
 
 // ConnectionsHandler serves the metrics of single sessions. Requests beyond four
 // at a time get status 503.
 func (m *Metrics) ConnectionsHandler() http.Handler {
 	// A scrape copies and sorts all sessions.
-	return promhttp.HandlerFor(m.connections, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return serve(m.connections, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
 // Upgraded counts an HTTP request by its result, one of Options.UpgradeResults,

@@ -11,7 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -284,6 +287,39 @@ func TestSetServers(t *testing.T) {
 	if want := `xmppgate_upstream_opens_total{phase="tcp",result="ok",server="tcp://a:5222"} 2`; !strings.Contains(scrape(m.Handler()), want) {
 		t.Errorf("no %s", want)
 	}
+}
+
+// All who scrape at the same time cost the gateway one walk over its sessions, and one
+// more for those who came too late for it.
+func TestScrapesShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &slowSource{fakeSource: gateway()}
+		h := New(source, options).Handler()
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() {
+				if text := scrape(h); !strings.Contains(text, `xmppgate_bytes_total{direction="up"} 1000`) {
+					t.Error(text)
+				}
+			})
+		}
+		all.Wait()
+		if n := source.walks.Load(); n > 2 {
+			t.Errorf("%d walks for 100 scrapes", n)
+		}
+	})
+}
+
+// A slowSource counts how often it is asked.
+type slowSource struct {
+	*fakeSource
+	walks atomic.Int32
+}
+
+func (s *slowSource) Totals() (up, down Traffic) {
+	s.walks.Add(1)
+	time.Sleep(time.Millisecond)
+	return s.fakeSource.Totals()
 }
 
 // Samples are what a scrape has.

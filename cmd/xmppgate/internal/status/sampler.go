@@ -4,9 +4,10 @@ import (
 	"cmp"
 	"iter"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
+	"xmppgate/internal/share"
 	"xmppgate/proxy"
 )
 
@@ -28,23 +29,21 @@ const (
 	maxSpan = 30 * time.Second
 )
 
-// A sampler, which newSampler makes, describes the live sessions. Between two calls it remembers what they had
+// A sampler describes the live sessions. Between two calls it remembers what they had
 // relayed, for the rates, and forgets that when nobody has asked for maxSpan.
 type sampler struct {
 	sessions func() iter.Seq[proxy.SessionInfo]
+	flight   *share.Flight[[]entry] // of take
 
-	begun   atomic.Uint64 // snapshots
-	waiting atomic.Int32  // callers of snapshot
-
-	lock   chan struct{} // has a value while somebody uses what follows, such as for a snapshot
-	number uint64        // of last
-	last   []entry       // while there are callers who may share it
-	counts [2]counts     // an earlier and a later moment; zero for none
+	mu     sync.Mutex // guards all below
+	counts [2]counts  // an earlier and a later moment; zero for none
 	forget *time.Timer
 }
 
 func newSampler(sessions func() iter.Seq[proxy.SessionInfo]) *sampler {
-	return &sampler{sessions: sessions, lock: make(chan struct{}, 1)}
+	s := &sampler{sessions: sessions}
+	s.flight = share.New(s.take)
+	return s
 }
 
 // counts are what sessions had relayed at a moment, in the order of their numbers.
@@ -63,48 +62,35 @@ func countOf(i *proxy.SessionInfo) count {
 // snapshot describes the sessions that were live at some moment after the call. The
 // result is shared and must not be changed. If nobody has asked lately it takes minSpan to
 // know the rates.
-//
-// However many ask at the same time, there is one snapshot under way, and one more for
-// those who came too late for it.
-func (s *sampler) snapshot() []entry {
-	s.waiting.Add(1)
-	begun := s.begun.Load()
-	s.lock <- struct{}{}
-	defer func() {
-		if s.waiting.Add(-1) == 0 {
-			s.last = nil
-		}
-		<-s.lock
-	}()
-	if s.last != nil && s.number > begun { // it has begun after the call
-		return s.last
-	}
-	if s.counts[1].at.IsZero() {
-		s.counts[1] = s.count()
+func (s *sampler) snapshot() []entry { return s.flight.Do() }
+
+// take takes a snapshot. There is one call at a time.
+func (s *sampler) take(fresh func()) []entry {
+	s.mu.Lock()
+	known := s.counts
+	s.mu.Unlock()
+	if known[1].at.IsZero() {
+		known[1] = s.count()
 		time.Sleep(minSpan)
 	}
-	s.number = s.begun.Add(1)
+	fresh()
 	now := time.Now()
-	all := make([]entry, 0, len(s.counts[1].all)+64)
+	all := make([]entry, 0, len(known[1].all)+64)
 	for i := range s.sessions() {
 		all = append(all, entry{SessionInfo: i})
 	}
-
-	base := &s.counts[1]
-	if now.Sub(base.at) < minSpan {
-		base = &s.counts[0]
-	}
-	base.setRates(all, now)
-	if base == &s.counts[1] {
+	if now.Sub(known[1].at) < minSpan {
+		known[0].setRates(all, now)
+	} else {
+		known[1].setRates(all, now)
 		later := counts{now, make([]count, 0, len(all))}
 		for n := range all {
 			later.all = append(later.all, countOf(&all[n].SessionInfo))
 		}
 		later.sort()
-		s.counts = [2]counts{*base, later}
+		known = [2]counts{known[1], later}
 	}
-	s.forgetLater()
-	s.last = all
+	s.remember(known)
 	return all
 }
 
@@ -141,17 +127,18 @@ func (c *counts) setRates(all []entry, now time.Time) {
 	}
 }
 
-// forgetLater forgets the counts after maxSpan without a snapshot. The caller has the lock.
-func (s *sampler) forgetLater() {
+// remember keeps counts until nobody has asked for maxSpan.
+func (s *sampler) remember(known [2]counts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts = known
 	if s.forget != nil {
 		s.forget.Reset(maxSpan)
 		return
 	}
 	s.forget = time.AfterFunc(maxSpan, func() {
-		s.lock <- struct{}{}
-		defer func() { <-s.lock }()
-		if now := time.Now(); now.Sub(s.counts[1].at) >= maxSpan {
-			s.counts = [2]counts{}
-		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.counts = [2]counts{}
 	})
 }

@@ -278,11 +278,11 @@ func TestRates(t *testing.T) {
 
 		// What was counted is forgotten.
 		time.Sleep(maxSpan + time.Second)
-		s.sampler.lock <- struct{}{}
-		if s.sampler.last != nil || s.sampler.counts[0].all != nil || s.sampler.counts[1].all != nil {
+		s.sampler.mu.Lock()
+		if s.sampler.counts[0].all != nil || s.sampler.counts[1].all != nil {
 			t.Error("counts are kept although nobody asks")
 		}
-		<-s.sampler.lock
+		s.sampler.mu.Unlock()
 		begun = time.Now()
 		get(t, s, "")
 		if took := time.Since(begun); took != minSpan {
