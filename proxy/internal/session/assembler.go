@@ -62,7 +62,8 @@ func (a *assembler) begin(b []byte, u unfinished, compression bool) {
 // come between the fragments of a message. It reports false if there is none yet.
 // The payload is unmasked, aliases b, and is valid until the next call.
 //
-// After a message compressed tells whether it has to be inflated.
+// After a message, and until the next call, compressed tells whether it has to be
+// inflated.
 //
 // A message must not have more than limit bytes, a compressed one no more than such a
 // message can have. The announced length alone decides:
@@ -114,6 +115,14 @@ func (a *assembler) next(limit int) (op ws.OpCode, payload []byte, ok bool, err 
 			return ws.OpText, payload, true, nil
 		}
 	}
+}
+
+// kept returns what has to survive until the next read.
+func (a *assembler) kept() unfinished {
+	if a.frames == 0 {
+		return unfinished{}
+	}
+	return a.unfinished
 }
 
 // more reports whether next has not come to the end of b.

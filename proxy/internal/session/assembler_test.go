@@ -29,7 +29,7 @@ func assembleAll(in []byte, cut, limit int) (got []string, err error) {
 			}
 			got = append(got, fmt.Sprintf("%d %s", op, payload))
 		}
-		window, u = a.rest(), a.unfinished
+		window, u = a.rest(), a.kept()
 	}
 	if len(window) > 0 || u != (unfinished{}) {
 		got = append(got, fmt.Sprintf("%d bytes, %d of %d frames", len(window), u.size, u.frames))

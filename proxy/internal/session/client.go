@@ -50,7 +50,7 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 		s.unfinished = unfinished{}
 		return s.awaitClose(ev, a.unread())
 	}
-	s.unfinished = a.unfinished
+	s.unfinished = a.kept()
 	rest = a.rest()
 	if s.paidUntil != 0 {
 		s.charge(ev, taken, len(b)-len(rest)+inflated)

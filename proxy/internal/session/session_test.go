@@ -122,11 +122,14 @@ func newTestSessionOf(t testing.TB, set *Settings, to *Server) (*Session, *relay
 }
 
 // newOpening returns a session that waits for a server.
-func newOpening(set *Settings) (*Session, *relay.Event) {
+func newOpening(set *Settings) (*Session, *relay.Event) { return openingWith(set, "") }
+
+// openingWith is newOpening for a request with more header lines.
+func openingWith(set *Settings, headers string) (*Session, *relay.Event) {
 	s, ev := new(Session), &relay.Event{Now: 1, Conns: new(relay.Conns)}
 	s.Init(set, new(fakeHost), netip.AddrPort{}, false, limit.None)
 	s.Start(ev)
-	s.Receive(ev, client, []byte(goodRequest+"\r\n"))
+	s.Receive(ev, client, []byte(goodRequest+headers+"\r\n"))
 	s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(testOpen)))
 	return s, ev
 }
