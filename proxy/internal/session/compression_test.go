@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -250,6 +251,70 @@ func TestNothingIsCompressedBeforeLogin(t *testing.T) {
 	r.read(sent(ev, client))
 	if len(r.flags) != 2 || !r.flags[1] || set.Compression.Info().Memory != 8192 {
 		t.Errorf("after the login: %v, %+v", r.flags, set.Compression.Info())
+	}
+}
+
+// What a message holds that mentions a secret cannot be found out by the size of another
+// one: guesses that are right and wrong take the same.
+//
+// Behaviour: compression-secrets. RFC 7692, section 8.
+func TestSecretsAreNotReferredTo(t *testing.T) {
+	const guess = "dGhpcyBpcyBzZWNyZXQ4c3R4"
+	wrongGuess := []byte(guess) // of the same letters, which take the same
+	slices.Reverse(wrongGuess)
+	padding := strings.Repeat("<item>x</item>", 30_000)
+	for name, around := range map[string][2]string{
+		"a message":           {"<iq><service password='", "'/></iq>"},
+		"the start of one":    {"<iq><service password='", "'/>" + padding + "</iq>"},
+		"a later part of one": {"<iq>" + padding + "<service password='", "'/></iq>"},
+	} {
+		size := func(held string) int {
+			s, ev := newCompressed(t, compressionSettings(1), offer)
+			got := reader{t: t}
+			receive := func(text string) (n int) {
+				for rest := []byte(text); len(rest) > 0; {
+					piece := rest[:min(len(rest), relay.MaxKept+10_000)]
+					left := s.Receive(ev, server, bytes.Clone(piece))
+					rest = rest[len(piece)-len(left):]
+					b := sent(ev, client)
+					n += len(b)
+					got.read(b)
+				}
+				return n
+			}
+			message := "<message><body>" + strings.Repeat("wherefore ", 20) + guess + "</body></message>"
+			receive(message)
+			n := receive(around[0] + held + around[1])
+			n += receive(message)
+			if last := len(got.flags) - 1; last != 2 || !got.flags[last] {
+				t.Fatalf("%s: %v", name, got.flags)
+			}
+			return n
+		}
+		if right, wrong := size(guess), size(string(wrongGuess)); right != wrong {
+			t.Errorf("%s: a right guess has %d bytes, a wrong one %d", name, right, wrong)
+		}
+	}
+}
+
+// What does not become smaller goes as it is, and is not referred to.
+func TestNotSmaller(t *testing.T) {
+	s, ev := newCompressed(t, compressionSettings(1), offer)
+	var all []byte
+	for c := byte('!'); c < 0x7f; c++ {
+		if c != '<' && c != '>' && c != '&' {
+			all = append(all, c)
+		}
+	}
+	got := reader{t: t}
+	for range 3 { // the second one could refer to the first
+		s.Receive(ev, server, []byte("<a>"+string(all)+"</a>"))
+		got.read(sent(ev, client))
+	}
+	s.Receive(ev, server, []byte("<a>"+strings.Repeat("x", 500)+string(all)+"</a>"))
+	got.read(sent(ev, client))
+	if fmt.Sprint(got.flags) != "[false false false true]" {
+		t.Errorf("%v", got.flags)
 	}
 }
 
