@@ -327,17 +327,17 @@ func (m *Metrics) SetServers(names []string) {
 	}
 }
 
-// Handler serves the first registry, for /metrics.
+// Handler serves the first registry, for /metrics. Like ConnectionsHandler it does not
+// compress: that would take a megabyte for each request at the same time.
 func (m *Metrics) Handler() http.Handler {
 	// Exemplars exist in OpenMetrics only.
-	return serve(m.totals, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	return serve(m.totals, promhttp.HandlerOpts{EnableOpenMetrics: true, DisableCompression: true})
 }
 
-// ConnectionsHandler serves the metrics of single sessions. Requests beyond four
-// at a time get status 503.
+// ConnectionsHandler serves the metrics of single sessions. A scrape copies and sorts all
+// of them: the caller has to bound how many there are at a time.
 func (m *Metrics) ConnectionsHandler() http.Handler {
-	// A scrape copies and sorts all sessions.
-	return serve(m.connections, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return serve(m.connections, promhttp.HandlerOpts{DisableCompression: true})
 }
 
 // Upgraded counts an HTTP request by its result, one of Options.UpgradeResults,

@@ -248,7 +248,7 @@ func TestAdminTimeouts(t *testing.T) {
 		{"half a header", "GET / HTTP/1.1\r\nHost: loc", 0, false, 5 * time.Second},
 		{"half a body", "POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf", 0, false, 10 * time.Second},
 		{"idle", get, 1, false, 2 * time.Minute},
-		{"answer not read", get, 0, true, 2 * time.Minute},
+		{"answer not read", get, 0, true, 10 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := make(pipeListener)

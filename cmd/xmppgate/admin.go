@@ -82,11 +82,11 @@ func (a *admin) handler() http.Handler {
 			}
 		})
 	}
-	return a.access.guard(mux)
+	return a.access.guard(boundAnswers(mux))
 }
 
 // newAdminServer limits time and memory for each client of the admin endpoints.
-// WriteTimeout leaves room for a profile.
+// WriteTimeout leaves room for a profile; answers have less, see boundAnswers.
 func newAdminServer(a *admin, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: a.handler(),

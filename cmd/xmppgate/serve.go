@@ -142,7 +142,7 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 		})
 	}
 	for _, l := range adminListeners {
-		running.Go(func() { ended <- adminServer.Serve(l) })
+		running.Go(func() { ended <- adminServer.Serve(boundListener(l)) })
 	}
 	// Sessions go on during the drain, after ctx has ended.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
