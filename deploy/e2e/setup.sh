@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the end-to-end tests need and is not there yet: Prosody, ejabberd, HAProxy, nginx, Caddy, Apache, Chromium, Node.js, the
-# npm packages.
+# Installs what the end-to-end tests need and is not there yet: Prosody, ejabberd, HAProxy, nginx, Caddy, Apache, Prometheus, Chromium,
+# Node.js, the npm packages.
 # For Debian 12. Does nothing, quickly, when all is there.
 set -eu
 cd "$(dirname "$0")"
@@ -20,6 +20,7 @@ ls -d /usr/lib/*-linux-gnu/ejabberd-* >/dev/null 2>&1 && command -v erl >/dev/nu
 command -v haproxy >/dev/null || packages="$packages haproxy"
 command -v nginx >/dev/null || packages="$packages nginx-light"
 command -v caddy >/dev/null || packages="$packages caddy"
+command -v prometheus >/dev/null || packages="$packages prometheus"
 command -v apache2 >/dev/null || packages="$packages apache2-bin"
 [ -x /usr/bin/chromium ] || packages="$packages chromium"
 command -v node >/dev/null || packages="$packages nodejs"
