@@ -620,6 +620,11 @@ func runSetup(b *bench, r *recorder) error {
 	if err != nil {
 		return err
 	}
+	return setupRounds(b, r, systems)
+}
+
+// setupRounds measures new connections of all systems, side by side.
+func setupRounds(b *bench, r *recorder, systems []*system) error {
 	first := step{up: string(stanza(nsAttr, 200)), upMark: "</message>"}
 	for round := range b.rounds(20, 8) {
 		for _, s := range shuffled(systems) {

@@ -13,6 +13,10 @@ headers, one stanza, reset by the client.`, runSetup, false},
 server. HAProxy is in TCP mode and verifies no certificate, xmppgate checks a
 pin. For each system one more HAProxy on CPU 1 ends TLS before the generator,
 which waits instead of spinning; neither counts.`, runTLS, false},
+	{"wss", "TLS with clients", `As above, with TLS 1.3 (TLS_AES_128_GCM_SHA256, X25519, an ECDSA P-256 key)
+between the clients and the system, and plain text behind it. HAProxy is in TCP
+mode. For each system one more HAProxy on CPU 1 speaks TLS for the generator, with a
+full handshake for each connection; it does not count.`, runWSS, false},
 	{"prosody", "Prosody", serverText, prosody.run, false},
 	{"prosody-idle", "Prosody, idle sessions", idleText, prosody.idle, false},
 	{"ejabberd", "ejabberd", serverText, ejabberd.run, false},

@@ -77,6 +77,65 @@ func tlsSystems(b *bench) ([]*system, error) {
 	return all, err
 }
 
+// aes is what both ends agree on, so that the systems compare.
+const aes = "ssl-min-ver TLSv1.3 ciphersuites TLS_AES_128_GCM_SHA256"
+
+// wssSystems starts what is compared on CPU 0. The generator reaches each through a HAProxy
+// on CPU 1 that speaks TLS for it, with a full handshake for each connection.
+func wssSystems(b *bench) ([]*system, error) {
+	file, _, err := certificate(b.dir)
+	if err != nil {
+		return nil, err
+	}
+	behind := func(start func(upstream int) (*process, int, error)) func(int) (*process, int, error) {
+		return func(upstream int) (*process, int, error) {
+			p, port, err := start(upstream)
+			if err != nil {
+				return nil, 0, err
+			}
+			_, port, err = startHAProxy(b.dir, "1", haproxy{
+				mode:   "tcp",
+				server: "ssl verify none no-ssl-reuse " + aes,
+			}, port)
+			return p, port, err
+		}
+	}
+	all, err := startKinds(
+		kind{gate, true, behind(func(u int) (*process, int, error) {
+			return startGateway(b.dir, "0", b.gateway, u, "XMPPGATE_TLS_CERT="+file)
+		})},
+		kind{"HAProxy TCP", false, behind(func(u int) (*process, int, error) {
+			return startHAProxy(b.dir, "0", haproxy{mode: "tcp", bind: "ssl crt " + file + " curves X25519 " + aes}, u)
+		})},
+	)
+	for _, s := range all {
+		s.patience = 10 // the HAProxy in front needs the processor, too
+	}
+	return all, err
+}
+
+func runWSS(b *bench, r *recorder) error {
+	if err := pin(); err != nil {
+		return err
+	}
+	systems, err := wssSystems(b)
+	defer func() { closeAll(systems) }()
+	if err != nil {
+		return err
+	}
+	if err := setupRounds(b, r, systems); err != nil {
+		return err
+	}
+	if err := relayRounds(b, r, systems, tlsCells); err != nil {
+		return err
+	}
+	closeAll(systems)
+	if systems, err = wssSystems(b); err != nil {
+		return err
+	}
+	return idleTLS(r, systems)
+}
+
 // tlsCells are the loads that relay begins with.
 var tlsCells = relayCells[:8]
 
@@ -97,6 +156,11 @@ func runTLS(b *bench, r *recorder) error {
 	if err != nil {
 		return err
 	}
+	return idleTLS(r, systems)
+}
+
+// idleTLS measures the memory of sessions that have logged in and are quiet.
+func idleTLS(r *recorder, systems []*system) error {
 	for _, s := range systems {
 		var at [2]float64
 		for i, n := range []int{500, 4000} {

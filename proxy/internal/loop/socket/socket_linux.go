@@ -70,16 +70,26 @@ func networkOrder(port uint16) uint16 {
 	return binary.BigEndian.Uint16(b[:])
 }
 
-// Conn returns a connection of package net for a copy of fd, which stays open.
+// Conn returns a connection for a copy of fd, which stays open. It waits in the runtime's
+// poller, has no addresses, and costs half as many system calls as net.FileConn.
 func Conn(fd uintptr) (net.Conn, error) {
 	copied, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("dup", err)
 	}
-	f := os.NewFile(uintptr(copied), "")
-	defer f.Close()
-	return net.FileConn(f)
+	return fileConn{os.NewFile(uintptr(copied), "socket")}, nil
 }
+
+// A fileConn is a connection of which only the bytes matter.
+type fileConn struct{ *os.File }
+
+func (fileConn) LocalAddr() net.Addr  { return noAddr{} }
+func (fileConn) RemoteAddr() net.Addr { return noAddr{} }
+
+type noAddr struct{}
+
+func (noAddr) Network() string { return "tcp" }
+func (noAddr) String() string  { return "" }
 
 // Connect begins to connect. The descriptor is writable when that has ended, see
 // Error. keepAlive is for KeepAlive. The error is errors.ErrUnsupported for an
