@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"container/list"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,8 +25,8 @@ import (
 // This file is TLS between clients and the gateway, see ServeTLS.
 
 // MaxHandshakes bounds the handshakes of TLS with clients that are under way at once. Each
-// has a goroutine and holds about 45 KiB. Those beyond are refused.
-const MaxHandshakes = 2048
+// has a goroutine and holds about 45 KiB. One more ends the oldest.
+const MaxHandshakes = 1024
 
 // alpnHTTP is the protocol that clients get if they ask for any (RFC 7301).
 const alpnHTTP = "http/1.1"
@@ -77,6 +79,8 @@ func (c *clientTLS) forClient(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 
 // A handshake is TLS being negotiated with one client.
 type handshake struct {
+	conn        net.Conn
+	crowdedOut  atomic.Bool // a newer one has taken its place
 	settings    *settings
 	certificate *tls.Certificate // that the client gets; nil before that is known
 	err         error            // why there is none
@@ -102,35 +106,45 @@ func chooseCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return h.certificate, h.err
 }
 
-// handshakes counts those under way.
-type handshakes struct{ n atomic.Int32 }
+// handshakes are those under way, the oldest first. When there are too many the oldest gives
+// way: clients that stop in the middle of it do not keep others out, which need a round trip.
+type handshakes struct {
+	mu  sync.Mutex
+	all list.List // of *handshake
+}
+
+// enter adds h.
+func (hs *handshakes) enter(h *handshake) (leave func()) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.all.Len() >= MaxHandshakes {
+		oldest := hs.all.Remove(hs.all.Front()).(*handshake)
+		oldest.crowdedOut.Store(true)
+		oldest.conn.SetDeadline(time.Unix(1, 0))
+	}
+	e := hs.all.PushBack(h)
+	return func() {
+		hs.mu.Lock()
+		defer hs.mu.Unlock()
+		hs.all.Remove(e) // does nothing if it was removed
+	}
+}
 
 // Handshakes returns how many handshakes of TLS with clients are under way.
-func (g *Gateway) Handshakes() int { return int(g.handshakes.n.Load()) }
-
-// admitHandshake makes room for a handshake with the client. release is called when it is
-// over.
-func (l *live) admitHandshake() (release func(), ok bool) {
-	g := l.gateway()
-	if g.handshakes.n.Add(1) > MaxHandshakes {
-		g.handshakes.n.Add(-1)
-		return nil, false
-	}
-	return func() { g.handshakes.n.Add(-1) }, true
+func (g *Gateway) Handshakes() int {
+	g.handshakes.mu.Lock()
+	defer g.handshakes.mu.Unlock()
+	return g.handshakes.all.Len()
 }
 
 // StartTLS implements session.Host.
-func (l *live) StartTLS(ev *relay.Event, early []byte) bool {
+func (l *live) StartTLS(ev *relay.Event, early []byte) {
 	g := l.gateway()
-	release, ok := l.admitHandshake()
-	if !ok {
-		g.observer.Secured(Handshake{Result: handshakeBusy})
-		return false
-	}
 	h, began := &handshake{settings: l.settings()}, ev.Now
 	var state tls.ConnectionState
 	negotiate := func(conn net.Conn) (*tls.Conn, error) {
-		defer release()
+		h.conn = conn
+		defer g.handshakes.enter(h)()
 		t := polltls.Server(conn, g.tls.config(h.settings))
 		err := t.HandshakeContext(context.WithValue(context.Background(), handshakeKey{}, h))
 		if err == nil {
@@ -155,7 +169,6 @@ func (l *live) StartTLS(ev *relay.Event, early []byte) bool {
 		}
 		l.s.Secured(ev, state.Version, leaf, err)
 	})
-	return true
 }
 
 // otherCertificate reports whether the server's certificate is another one than the client
@@ -227,6 +240,8 @@ var handshakeErrors = []struct{ text, result, cause string }{
 func (h *handshake) explain(err error) (result string, cause error) {
 	var remote *net.OpError
 	switch {
+	case h.crowdedOut.Load():
+		return handshakeBusy, errors.New("too many clients were in the handshake, and this one for the longest time")
 	case h.err != nil:
 		return handshakeNoCertificate, h.err
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

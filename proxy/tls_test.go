@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -88,10 +90,44 @@ func (b *tlsBench) dial() *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
+// A recordedConn keeps what it has read.
+type recordedConn struct {
+	*net.TCPConn
+	read []byte
+}
+
+func (c *recordedConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	c.read = append(c.read, b[:n]...)
+	return n, err
+}
+
+// endsWell fails unless what cl gets now is close_notify and then FIN. Package crypto/tls
+// returns io.EOF without close_notify, too.
+func (b *tlsBench) endsWell(cl *tls.Conn) {
+	b.t.Helper()
+	if n, err := cl.Read(make([]byte, 1)); err != io.EOF {
+		b.t.Errorf("read %d, %v", n, err)
+	}
+	if n, err := cl.NetConn().Read(make([]byte, 1)); err != io.EOF {
+		b.t.Errorf("no FIN: read %d, %v", n, err)
+	}
+	last := 0
+	for rest := cl.NetConn().(*recordedConn).read; len(rest) >= 5; {
+		last = int(rest[3])<<8 | int(rest[4])
+		rest = rest[5+last:]
+	}
+	// An alert has two bytes (RFC 8446, section 6); then come the type, in TLS 1.3, and 16
+	// bytes of the AEAD, behind 8 for the nonce in TLS 1.2.
+	if want := map[uint16]int{tls.VersionTLS12: 2 + 16 + 8, tls.VersionTLS13: 2 + 1 + 16}[cl.ConnectionState().Version]; last != want {
+		b.t.Errorf("the last record has %d bytes, an alert would have %d", last, want)
+	}
+}
+
 // open opens a session over TLS.
 func (b *tlsBench) open(config *tls.Config) (cl *tls.Conn, srv serverConn) {
 	b.t.Helper()
-	cl = tls.Client(b.dial(), config)
+	cl = tls.Client(&recordedConn{TCPConn: b.dial()}, config)
 	io.WriteString(cl, goodRequest+"\r\n")
 	if head := readResponse(b.t, cl); !strings.Contains(head, "\r\nStrict-Transport-Security: max-age=31536000\r\n") {
 		b.t.Errorf("the answer has no HSTS: %q", head)
@@ -144,13 +180,7 @@ func TestSessionsOverTLS(t *testing.T) {
 					t.Errorf("got %q", got)
 				}
 				cl.Write(maskedFrame(ws.OpClose, true, []byte{3, 232}))
-				// A close_notify, then FIN.
-				if n, err := cl.Read(make([]byte, 1)); err != io.EOF {
-					t.Errorf("read %d, %v", n, err)
-				}
-				if n, err := cl.NetConn().Read(make([]byte, 1)); err != io.EOF {
-					t.Errorf("below TLS: read %d, %v", n, err)
-				}
+				b.endsWell(cl)
 				o := b.o.handshakes[0]
 				if o.Result != "ok" || o.Version != strings.TrimPrefix(tls.VersionName(version), "TLS ") || o.Curve == otherCurve || o.Took <= 0 {
 					t.Errorf("%+v", o)
@@ -410,5 +440,135 @@ func TestEndPointNeedsTheSameCertificate(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Clients that do not go on with the handshake keep nobody out: beyond MaxHandshakes the
+// oldest of them is disconnected.
+func TestTooManyHandshakes(t *testing.T) {
+	for _, loop := range []string{LoopAuto, LoopGoroutine} {
+		t.Run(loop, func(t *testing.T) {
+			b := newTLSBench(t, loop)
+			hello := recordedHello(t)
+			var stalled []*net.TCPConn
+			for range MaxHandshakes {
+				c := b.dial()
+				c.Write(hello)
+				stalled = append(stalled, c)
+				await(func() bool { return b.g.Handshakes() == len(stalled) })
+			}
+			b.open(anyServer)
+			for i, c := range stalled[:2] {
+				if i == 1 {
+					c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				}
+				_, err := io.Copy(io.Discard, c)
+				if ended := err == nil; ended != (i == 0) {
+					t.Errorf("%d: %v", i, err)
+				}
+			}
+			for _, c := range stalled {
+				c.SetLinger(0)
+				c.Close()
+			}
+			await(func() bool { return b.g.Handshakes() == 0 && len(b.g.sessions()) == 1 })
+			count := map[string]int{}
+			for _, r := range b.o.results() {
+				count[r]++
+			}
+			if want := map[string]int{"ok": 1, "busy": 1, "gone": MaxHandshakes - 1}; !maps.Equal(count, want) {
+				t.Errorf("%v, want %v", count, want)
+			}
+		})
+	}
+}
+
+// A client that breaks the protocol gets a Close frame, close_notify and FIN, and may go on
+// sending meanwhile without a reset that would take them away.
+func TestBrokenProtocolOverTLS(t *testing.T) {
+	onLoops(t, func(t *testing.T, loop string) {
+		b := newTLSBench(t, loop)
+		cl, _ := b.open(anyServer)
+		cl.Write([]byte{0x81, 0x01, 'x'}) // is not masked
+		for range 20 {
+			if _, err := cl.Write(make([]byte, 5000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := b.message(cl); got != "close 1002" {
+			t.Errorf("got %q", got)
+		}
+		b.endsWell(cl)
+	})
+}
+
+// A client that leaves with close_notify, or without, can resume its stream: the server gets
+// FIN and no end tag.
+func TestClientLeavesOverTLS(t *testing.T) {
+	onLoops(t, func(t *testing.T, loop string) {
+		for name, leave := range map[string]func(*tls.Conn) error{
+			"close_notify": (*tls.Conn).CloseWrite,
+			"FIN":          func(c *tls.Conn) error { return c.NetConn().(*recordedConn).CloseWrite() },
+			"rubbish": func(c *tls.Conn) error {
+				_, err := c.NetConn().Write([]byte("\x17\x03\x03\x00\x20 this is not what was encrypted ..."))
+				return err
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newTLSBench(t, loop)
+				cl, srv := b.open(anyServer)
+				b.send(cl, "<presence/>")
+				if err := leave(cl); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := io.ReadAll(srv); err != nil || string(got) != "<presence/>" {
+					t.Errorf("the server got %q, %v", got, err)
+				}
+			})
+		}
+	})
+}
+
+// Tiny records are put together like tiny segments.
+func TestTinyRecordsOfClients(t *testing.T) {
+	onLoops(t, func(t *testing.T, loop string) {
+		b := newTLSBench(t, loop)
+		cl, srv := b.open(anyServer)
+		m := "<message>" + strings.Repeat("x", 2000) + "</message>"
+		go func() {
+			for _, c := range maskedFrame(ws.OpText, true, []byte(m)) {
+				cl.Write([]byte{c})
+			}
+		}()
+		b.expect(srv, m)
+		go func() {
+			for i := range len(m) {
+				io.WriteString(srv, m[i:i+1])
+			}
+		}()
+		if got := b.message(cl); len(got) < len(m) {
+			t.Errorf("%.100q", got)
+		}
+	})
+}
+
+// A drain also ends those in the handshake.
+func TestShutdownDuringHandshake(t *testing.T) {
+	for _, loop := range []string{LoopAuto, LoopGoroutine} {
+		t.Run(loop, func(t *testing.T) {
+			b := newTLSBench(t, loop)
+			c := b.dial()
+			c.Write(recordedHello(t))
+			await(func() bool { return b.g.Handshakes() == 1 })
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := b.g.Shutdown(ctx); err != nil {
+				t.Error(err)
+			}
+			await(func() bool { return b.g.Handshakes() == 0 })
+			if got := b.o.results(); !slices.Equal(got, []string{"shutdown"}) || b.g.Handshakes() != 0 {
+				t.Errorf("%v, %d are under way", got, b.g.Handshakes())
+			}
+		})
 	}
 }

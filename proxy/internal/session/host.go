@@ -105,9 +105,8 @@ type Host interface {
 	Started() (draining bool)
 
 	// StartTLS starts the handshake of TLS with the client, of which early has come.
-	// The outcome is told by Secured; until then the client is not read. It reports
-	// false if too many handshakes are under way.
-	StartTLS(ev *relay.Event, early []byte) bool
+	// The outcome is told by Secured; until then the client is not read.
+	StartTLS(ev *relay.Event, early []byte)
 
 	// HandshakeRefused tells that there was no handshake, or not all of one. result
 	// is HandshakeNotTLS, HandshakeTimeout, HandshakeLimited or HandshakeShutdown.

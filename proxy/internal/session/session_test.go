@@ -56,7 +56,7 @@ func (h *fakeHost) LoginFailed(_ *relay.Event, condition string) bool {
 	return false
 }
 func (h *fakeHost) Started() bool                               { return false }
-func (h *fakeHost) StartTLS(*relay.Event, []byte) bool          { return true }
+func (h *fakeHost) StartTLS(*relay.Event, []byte)               {}
 func (h *fakeHost) HandshakeRefused(*relay.Event, string)       {}
 func (h *fakeHost) Upgraded(*relay.Event, time.Duration) uint64 { return 1 }
 func (h *fakeHost) Connect(_ *relay.Event, a *Attempt) {

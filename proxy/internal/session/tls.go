@@ -56,10 +56,8 @@ func (s *Session) startTLS(ev *relay.Event, b []byte) {
 		s.reject(ev, &rejectHandshakes, nil, nil)
 		return
 	}
-	if s.tls = tlsStarted; !s.host.StartTLS(ev, b) {
-		s.tls = tlsAwaited
-		s.reject(ev, &rejectBusy, nil, nil)
-	}
+	s.tls = tlsStarted
+	s.host.StartTLS(ev, b)
 }
 
 // firstRecord returns the size of the record that b begins with, zero if b is too short
