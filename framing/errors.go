@@ -17,6 +17,25 @@ var ErrNotText = errors.New("message is not XML text")
 // [StreamSplitter]. It comes wrapped in an [*Error]: match it with errors.Is.
 var ErrTooLarge = errors.New("too large")
 
+// A LimitError says which limit something exceeds. It matches [ErrTooLarge].
+type LimitError struct {
+	// What is too large.
+	What string
+	// Limit is the most it may have, in bytes. Zero means that it depends on how much
+	// the caller of a StreamSplitter keeps.
+	Limit int
+}
+
+func (e *LimitError) Error() string {
+	if e.Limit == 0 {
+		return e.What + ": too large"
+	}
+	return fmt.Sprintf("%s above %d bytes: too large", e.What, e.Limit)
+}
+
+// Unwrap returns ErrTooLarge.
+func (e *LimitError) Unwrap() error { return ErrTooLarge }
+
 // An Error reports what is wrong with the input and where.
 type Error struct {
 	// Condition is the stream error to send.
@@ -60,9 +79,9 @@ var (
 	errTag          = errors.New("bad tag")
 	errTrailing     = errors.New("more than one element")
 	errUnfinished   = errors.New("unfinished element")
-	errHeaderSize   = fmt.Errorf("stream header above %d bytes: %w", maxHeader, ErrTooLarge)
-	errTreeSize     = fmt.Errorf("stream features or stream error above %d bytes: %w", maxTree, ErrTooLarge)
-	errTagSize      = fmt.Errorf("start tag: %w", ErrTooLarge)
+	errHeaderSize   = &LimitError{"stream header", maxHeader}
+	errTreeSize     = &LimitError{"stream features or stream error", maxTree}
+	errTagSize      = &LimitError{What: "start tag"}
 	errUTF8         = errors.New("invalid UTF-8")
 	errValue        = errors.New("bad attribute value")
 	errMismatch     = errors.New("end tag does not match")

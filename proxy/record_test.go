@@ -92,6 +92,10 @@ var recordCases = []struct {
 	{"server-broken", "session opens\nserver sends <?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='2'>", "", "phase=negotiating cause=*"},
 	{"server-too-large", "session logs in\nserver sends <message>{x*20000}</message>", "XMPPGATE_MAX_STANZA_BYTES=10000\nXMPPGATE_MAX_SERVER_STANZA_BYTES=15000\n",
 		"phase=established limit_bytes=15000 cause=element of more than 15000 bytes"},
+	{"server-too-large", "session opens\nserver sends <stream:features>{x*70000}</stream:features>", "", "phase=negotiating limit_bytes=65536 cause=*above 65536 bytes*"},
+	{"server-too-large", "session logs in\nserver sends <message a='{x*300000}'>", "", "phase=established limit_bytes=262144 cause=*start tag: too large"},
+	{"server-too-large", "client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>\nserver sends <stream:stream a='{x*5000}'>", "",
+		"phase=opening limit_bytes=4096 cause=*stream header above 4096 bytes*"},
 	{"server-silent", "client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>\n11s pass", "",
 		"domain=proto.test server=one phase=opening cause=no stream header from the server within 10s"},
 	{"server-silent", sessionOpens + `

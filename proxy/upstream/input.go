@@ -68,7 +68,7 @@ func (in *input) next() (framing.StreamUnit, error) {
 		in.seen += n
 		switch {
 		case err != nil:
-			return u, badStream(err)
+			return u, badStream(streamFault{err})
 		case u.Kind != framing.KindNone:
 			return u, nil
 		case in.err != nil:
@@ -139,6 +139,19 @@ func mayBeHTTP(b []byte) bool {
 // enough reports whether err says no more than that the element behind the
 // header is not complete.
 func enough(err error) bool { return err == errFull || errors.Is(err, os.ErrDeadlineExceeded) }
+
+// A streamFault is what is wrong with a stream, without the name of the package that has
+// found it: operators read it in a line of the log.
+type streamFault struct{ error }
+
+func (f streamFault) Error() string {
+	if e, ok := errors.AsType[*framing.Error](f.error); ok {
+		return e.Text()
+	}
+	return f.error.Error()
+}
+
+func (f streamFault) Unwrap() error { return f.error }
 
 func badStream(err error) error { return &failure{result: ResultBadStream, err: err} }
 

@@ -134,6 +134,9 @@ func TestStartTLSRefused(t *testing.T) {
 				if err.stream != nil {
 					t.Error("what was said in the clear is to be relayed")
 				}
+				if strings.Contains(err.Error(), "framing: ") {
+					t.Errorf("the error names a package: %v", err)
+				}
 				if got := <-received; got != "" && got != "\x16" {
 					t.Errorf("the gateway went on with %q", got)
 				}

@@ -79,8 +79,9 @@ func (s *Session) serverTooLarge(ev *relay.Event) {
 // badStream ends a session whose server sends what cannot be passed on.
 func (s *Session) badStream(ev *relay.Event, err error) {
 	end := endServerBroken
-	if errors.Is(err, framing.ErrTooLarge) {
+	if tooLarge, ok := errors.AsType[*framing.LimitError](err); ok {
 		end = endServerTooLarge
+		s.ensureExtra().limit = cmp.Or(tooLarge.Limit, maxFrame)
 	}
 	s.endWith(ev, end, err)
 }
