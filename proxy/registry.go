@@ -279,11 +279,16 @@ func (r *registry) awaitEmpty(ctx context.Context) error {
 // copyLive copies the set of live sessions, and what those have relayed that are over
 // by then. mu is held for the copy only, and for no allocation: all loops may need it.
 func (r *registry) copyLive() (all []*live, relayed [2]Traffic) {
+	if used, ok := liveSets.Get().(*[]*live); ok {
+		all = *used
+	}
 	for {
 		r.mu.Lock()
 		n := len(r.live)
 		r.mu.Unlock()
-		all = make([]*live, 0, n+n/16+16) // some begin meanwhile
+		if n > cap(all) {
+			all = make([]*live, 0, n+n/16+16) // some begin meanwhile
+		}
 		r.mu.Lock()
 		if len(r.live) <= cap(all) {
 			all, relayed = append(all, r.live...), r.relayed
@@ -292,6 +297,17 @@ func (r *registry) copyLive() (all []*live, relayed [2]Traffic) {
 		}
 		r.mu.Unlock()
 	}
+}
+
+// liveSets keep what copyLive has returned for the next time: who looks again and again
+// should leave no garbage behind, which would double the memory of quiet sessions.
+var liveSets sync.Pool // of *[]*live
+
+// release gives a set back, which must not be used any more.
+func release(all []*live) {
+	clear(all)
+	all = all[:0]
+	liveSets.Put(&all)
 }
 
 // viewPause is after how many sessions a listing lets others run: a loop that has become
@@ -340,9 +356,13 @@ func (g *Gateway) infos() iter.Seq2[*live, *SessionInfo] {
 	return func(yield func(*live, *SessionInfo) bool) {
 		var (
 			i        session.Info
-			up, down Queue // of now
+			up, down Queue       // of now
+			info     SessionInfo // one for all, which costs no allocation
 		)
-		eachLive(g.sessions(), func(l *live) {
+		g.init()
+		all, _ := g.copyLive()
+		defer release(all)
+		eachLive(all, func(l *live) {
 			i = l.s.Info()
 			up.Bytes, up.Stalled = l.handle.Queue(relay.Server)
 			down.Bytes, down.Stalled = l.handle.Queue(relay.Client)
@@ -350,7 +370,7 @@ func (g *Gateway) infos() iter.Seq2[*live, *SessionInfo] {
 			if i.ID == 0 {
 				return true // it is not upgraded
 			}
-			info := g.info(&i)
+			info = g.info(&i)
 			info.UpQueue.add(up)
 			info.DownQueue.add(down)
 			return yield(l, &info)
@@ -412,15 +432,26 @@ func (g *Gateway) SessionsStarted() uint64 {
 // Totals returns what all sessions have relayed so far, ended ones included. The
 // numbers never decrease.
 func (g *Gateway) Totals() (toServer, toClient Traffic) {
+	_, toServer, toClient = g.Summary()
+	return toServer, toClient
+}
+
+// Summary returns the number of live sessions, and Totals. It costs little and leaves no
+// garbage behind.
+func (g *Gateway) Summary() (sessions int, toServer, toClient Traffic) {
 	g.init()
 	// A session that ends meanwhile must be counted exactly once. So the
 	// total of ended sessions and the list of live ones are copied together.
 	all, relayed := g.copyLive()
+	defer release(all)
 	toServer, toClient = relayed[0], relayed[1]
 	eachLive(all, func(l *live) {
+		if l.s.ID() != 0 {
+			sessions++
+		}
 		up, down := l.s.Traffic()
 		toServer.Add(up)
 		toClient.Add(down)
 	}, func(*live) bool { return true })
-	return toServer, toClient
+	return sessions, toServer, toClient
 }

@@ -23,6 +23,10 @@ type fakeGateway struct {
 func (f *fakeGateway) Sessions() iter.Seq[proxy.SessionInfo] { return slices.Values(f.sessions) }
 func (f *fakeGateway) Ready() error                          { return f.ready }
 
+func (f *fakeGateway) Summary() (sessions int, up, down proxy.Traffic) {
+	return len(f.sessions), up, down
+}
+
 func (f *fakeGateway) End(match func(*proxy.SessionInfo) bool) (ended int) {
 	for i := range f.sessions {
 		if match(&f.sessions[i]) {
@@ -40,7 +44,7 @@ func newAdmin(g *fakeGateway) *admin {
 	c, log := always(&config{}), slog.New(slog.DiscardHandler)
 	list := status.New(status.Options{
 		Gateway: g, Ended: new(status.Ended), Limit: func() int { return 3 }, NetworkBits: func() (int, int) { return 32, 64 },
-		Samples: func() []status.Sample { return nil }, Facts: func() status.Facts { return status.Facts{} }, Log: log,
+		Events: new(status.Events), Samples: func() []status.Sample { return nil }, Facts: func() status.Facts { return status.Facts{} }, Log: log,
 	})
 	return &admin{access: &access{config: c, log: log}, gateway: g, status: list, servers: g, drain: newDrain(), overload: func() string { return g.short }, metrics: text("totals"), connections: text("single"), config: c}
 }

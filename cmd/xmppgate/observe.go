@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/metrics"
@@ -20,6 +21,7 @@ import (
 type observer struct {
 	*metrics.Metrics // nil until the names of the servers are known
 	ended            status.Ended
+	events           status.Events
 	log              *slog.Logger
 	encrypted        sync.Map // servers that Encrypted has logged
 }
@@ -33,6 +35,25 @@ var (
 func (o *observer) Ended(s *proxy.EndedSession) {
 	o.Metrics.Ended(s.ID, s.Ending, s.Age())
 	o.ended.Add(s)
+	o.events.Ended()
+}
+
+// Upgraded implements proxy.Observer.
+func (o *observer) Upgraded(result string, took time.Duration) {
+	o.Metrics.Upgraded(result, took)
+	o.events.Upgraded(result)
+}
+
+// LoginEnded implements proxy.Observer.
+func (o *observer) LoginEnded(session uint64, mechanism, result string, took time.Duration) {
+	o.Metrics.LoginEnded(session, mechanism, result, took)
+	o.events.LoginEnded(mechanism, result)
+}
+
+// StallOver implements proxy.Observer.
+func (o *observer) StallOver(side string, d time.Duration) {
+	o.Metrics.StallOver(side, d)
+	o.events.StallOver()
 }
 
 // FilesRead implements upstream.Observer.

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"reflect"
-	"strings"
 	"time"
 
 	"xmppgate/cmd/xmppgate/internal/status"
@@ -20,6 +19,7 @@ func (s *service) newStatus(b build) *status.Status {
 		Ended:       &s.observer.ended,
 		Limit:       func() int { return s.config().ConnectionMetricsLimit },
 		NetworkBits: func() (ip4, ip6 int) { c := s.config(); return c.NetworkIPv4Bits, c.NetworkIPv6Bits },
+		Events:      &s.observer.events,
 		Samples: func() (all []status.Sample) {
 			for _, sample := range s.metrics.Samples() {
 				all = append(all, status.Sample(sample))
@@ -28,7 +28,7 @@ func (s *service) newStatus(b build) *status.Status {
 		},
 		Facts: func() status.Facts {
 			c := s.config()
-			f := status.Facts{Version: b.version, Started: started, Ready: s.router.Ready(), Limits: s.limits(c), Token: c.AdminTokenFile != ""}
+			f := status.Facts{Version: b.version, Started: started, Ready: s.router.Ready(), Settings: settingsShown(c), Token: c.AdminTokenFile != ""}
 			if s.drain.begun() {
 				p := s.drain.progress(s.gateway.Sessions())
 				f.Draining = fmt.Sprintf("%s, %d sessions live", p.State, p.Sessions)
@@ -50,25 +50,11 @@ func problem(err *upstream.Error) string {
 	return err.Error()
 }
 
-// limits are those in force.
-func (s *service) limits(c *config) (all []status.Fact) {
-	number := func(n int) string {
-		if n == 0 {
-			return "none"
-		}
-		return fmt.Sprint(n)
-	}
-	sessions := s.maxSessions(c)
-	networks := c.networkLimits(sessions)
-	all = []status.Fact{
-		{Name: "Sessions", Value: number(sessions)},
-		{Name: "Sessions of one network", Value: number(networks.Sessions)},
-		{Name: "Sessions of one network, not logged in", Value: number(networks.Unauthenticated)},
-	}
+// settingsShown are limits that no metric has.
+func settingsShown(c *config) (all []status.Fact) {
 	for _, name := range []string{"NETWORK_REQUESTS", "NETWORK_HANDSHAKES", "NETWORK_FAILED_LOGINS", "AUTH_TIMEOUT", "MAX_STANZA_BYTES", "MAX_SERVER_STANZA_BYTES", "PING_INTERVAL"} {
 		v := variableCalled(prefix + name)
-		words := strings.ToLower(strings.ReplaceAll(name, "_", " "))
-		all = append(all, status.Fact{Name: strings.ToUpper(words[:1]) + words[1:], Value: fmt.Sprint(reflect.ValueOf(*c).Field(v.field))})
+		all = append(all, status.Fact{Name: v.name, Value: fmt.Sprint(reflect.ValueOf(*c).Field(v.field))})
 	}
 	return all
 }

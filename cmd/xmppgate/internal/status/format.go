@@ -10,9 +10,6 @@ import (
 
 // format writes a number with its unit.
 func (u unit) format(v float64) string {
-	if v < 0 {
-		return "–"
-	}
 	if u == bytesRate {
 		return formatBytes(v) + "/s"
 	}

@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"xmppgate/proxy"
 )
 
 // A Sample is one value of the metrics.
@@ -17,26 +20,15 @@ type Sample struct {
 }
 
 const (
-	// sampleInterval is how often the history gets the metrics. Each time costs as much
-	// as a scrape of Prometheus.
-	sampleInterval = 5 * time.Second
-	// maxPoints is how many samples of each line are kept: half an hour.
-	maxPoints = 360
+	// sampleInterval is how often the history takes a point.
+	sampleInterval = 10 * time.Second
+	// maxPoints is how many of them are kept: half an hour.
+	maxPoints = 180
 	// markInterval is how often all counters are kept, for tables, and maxMarks how many
 	// times.
 	markInterval = 5 * time.Minute
 	maxMarks     = 7
 )
-
-// A line is drawn on the page: a sum of metrics over time.
-type line struct {
-	title string
-	unit  unit
-	// metric is added up, over all labels but those that are not as given in labels, or
-	// are as given in not.
-	metric      string
-	labels, not map[string]string
-}
 
 // A unit says how a number is written.
 type unit string
@@ -48,61 +40,79 @@ const (
 	bytesRate unit = "B/s"
 )
 
-// lines are those of the page, in their order. A metric that does not exist leaves its
-// line out.
-var lines = []line{
-	{title: "Live sessions", metric: "xmppgate_sessions"},
-	{title: "To servers", unit: bytesRate, metric: "xmppgate_bytes_total", labels: map[string]string{"direction": "up"}},
-	{title: "To clients", unit: bytesRate, metric: "xmppgate_bytes_total", labels: map[string]string{"direction": "down"}},
-	{title: "Stanzas", unit: perSecond, metric: "xmppgate_stanzas_total"},
-	{title: "New sessions", unit: perMinute, metric: "xmppgate_upgrades_total", labels: map[string]string{"result": "ok"}},
-	{title: "Refused", unit: perMinute, metric: "xmppgate_upgrades_total", not: map[string]string{"result": "ok"}},
-	{title: "Logins", unit: perMinute, metric: "xmppgate_logins_total", labels: map[string]string{"result": "success"}},
-	{title: "Failed logins", unit: perMinute, metric: "xmppgate_logins_total", not: map[string]string{"result": "success", "mechanism": "none"}},
-	{title: "Ended sessions", unit: perMinute, metric: "xmppgate_sessions_ended_total"},
-	{title: "Stalls", unit: perMinute, metric: "xmppgate_stalls_total"},
+// lines are those of the page, in their order: what is drawn over time. With a unit they
+// are rates of counters.
+var lines = [...]struct {
+	title string
+	unit  unit
+	value func(*reading) float64
+}{
+	{"Live sessions", plain, func(r *reading) float64 { return float64(r.sessions) }},
+	{"To server", bytesRate, func(r *reading) float64 { return float64(r.up.Bytes) }},
+	{"To client", bytesRate, func(r *reading) float64 { return float64(r.down.Bytes) }},
+	{"Stanzas", perSecond, func(r *reading) float64 { return float64(r.up.Elements() + r.down.Elements()) }},
+	{"New sessions", perMinute, func(r *reading) float64 { return float64(r.upgraded.Load()) }},
+	{"Refused", perMinute, func(r *reading) float64 { return float64(r.refused.Load()) }},
+	{"Logins", perMinute, func(r *reading) float64 { return float64(r.logins.Load()) }},
+	{"Failed logins", perMinute, func(r *reading) float64 { return float64(r.failedLogins.Load()) }},
+	{"Ended", perMinute, func(r *reading) float64 { return float64(r.ended.Load()) }},
+	{"Stalls", perMinute, func(r *reading) float64 { return float64(r.stalls.Load()) }},
 }
 
-// value adds up what belongs to l. It reports false if nothing does.
-func (l *line) value(samples []Sample) (sum float64, ok bool) {
-	for i := range samples {
-		if s := &samples[i]; s.Name == l.metric && l.matches(s.Labels) {
-			sum, ok = sum+s.Value, true
-		}
-	}
-	return sum, ok
+// A reading is what the lines are made of, at one moment.
+type reading struct {
+	sessions int
+	up, down proxy.Traffic
+	*Events
 }
 
-func (l *line) matches(labels map[string]string) bool {
-	for name, value := range l.labels {
-		if labels[name] != value {
-			return false
-		}
+// Events count what the lines show of single events. The zero value has none. The methods
+// are those of proxy.Observer.
+type Events struct{ upgraded, refused, logins, failedLogins, ended, stalls atomic.Uint64 }
+
+// Upgraded counts an HTTP request by its result.
+func (e *Events) Upgraded(result string) { count1(result == "ok", &e.upgraded, &e.refused) }
+
+// LoginEnded counts a login. Clients that leave without a try have not failed.
+func (e *Events) LoginEnded(mechanism, result string) {
+	if mechanism != "none" {
+		count1(result == "success", &e.logins, &e.failedLogins)
 	}
-	for name, value := range l.not {
-		if labels[name] == value {
-			return false
-		}
-	}
-	return true
 }
 
-// A history keeps the metrics of the last half hour. Its goroutine is run; its size does
-// not depend on the number of sessions.
+// Ended counts a session that has ended.
+func (e *Events) Ended() { e.ended.Add(1) }
+
+// StallOver counts a stall.
+func (e *Events) StallOver() { e.stalls.Add(1) }
+
+func count1(good bool, yes, no *atomic.Uint64) {
+	if good {
+		yes.Add(1)
+	} else {
+		no.Add(1)
+	}
+}
+
+// A history keeps the lines of the last half hour, and all counters at a few moments of
+// it. Its size does not depend on the number of sessions, and a point leaves no garbage
+// behind: an idle gateway has little memory, which garbage would double.
 type history struct {
+	gateway Gateway
 	samples func() []Sample
 
+	reading reading // of take only
+
 	mu     sync.Mutex
-	last   []Sample
-	lastAt time.Time
-	points []point // the latest last; at most maxPoints
-	marks  []mark  // the latest last; at most maxMarks
+	points [maxPoints]point // a ring
+	taken  int              // points so far
+	marks  []mark           // the latest last; at most maxMarks
 }
 
-// A point has the value of each of lines, NaN where there is none.
+// A point has the value of each of lines.
 type point struct {
 	at     time.Time
-	values []float64
+	values [len(lines)]float64
 }
 
 // A mark has the counters that are not zero.
@@ -111,7 +121,7 @@ type mark struct {
 	values map[string]float64 // by key
 }
 
-// run takes samples until ctx is done.
+// run takes points until ctx is done.
 func (h *history) run(ctx context.Context) {
 	tick := time.NewTicker(sampleInterval)
 	defer tick.Stop()
@@ -125,35 +135,33 @@ func (h *history) run(ctx context.Context) {
 	}
 }
 
-// take takes one sample.
+// take takes one point, and a mark if that is due.
 func (h *history) take() {
-	samples, now := h.samples(), time.Now()
-	p := point{now, make([]float64, len(lines))}
+	r := &h.reading
+	r.sessions, r.up, r.down = h.gateway.Summary()
+	p := point{at: time.Now()}
 	for n := range lines {
-		var ok bool
-		if p.values[n], ok = lines[n].value(samples); !ok {
-			p.values[n] = missing
+		p.values[n] = lines[n].value(r)
+	}
+	h.mu.Lock()
+	h.points[h.taken%maxPoints] = p
+	h.taken++
+	due := len(h.marks) == 0 || p.at.Sub(h.marks[len(h.marks)-1].at) >= markInterval
+	h.mu.Unlock()
+	if !due {
+		return
+	}
+	m := mark{p.at, map[string]float64{}}
+	for _, s := range h.samples() {
+		if s.Value != 0 && strings.HasSuffix(s.Name, "_total") {
+			m.values[s.key()] = s.Value
 		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.last, h.lastAt = samples, now
-	h.points = append(h.points, p)
-	h.points = h.points[max(0, len(h.points)-maxPoints):]
-	if n := len(h.marks); n == 0 || now.Sub(h.marks[n-1].at) >= markInterval {
-		m := mark{now, map[string]float64{}}
-		for i := range samples {
-			if s := &samples[i]; s.Value != 0 && strings.HasSuffix(s.Name, "_total") {
-				m.values[s.key()] = s.Value
-			}
-		}
-		h.marks = append(h.marks, m)
-		h.marks = h.marks[max(0, len(h.marks)-maxMarks):]
-	}
+	h.marks = append(h.marks, m)
+	h.marks = h.marks[max(0, len(h.marks)-maxMarks):]
 }
-
-// missing is the value of a line whose metric does not exist: no counter is negative.
-const missing = -1
 
 // key is name and labels in one.
 func (s *Sample) key() string {
@@ -167,41 +175,35 @@ func (s *Sample) key() string {
 // A chart is a line with its points, the latest last.
 type chart struct {
 	Title  string
-	Now    string    // the last value
-	Peak   string    // the greatest one
-	points []float64 // missing where there is none
+	Now    string // the last value
+	Peak   string // the greatest one
+	points []float64
 }
 
-// charts returns the lines that have values.
+// charts returns the lines.
 func (h *history) charts() (all []chart) {
 	h.mu.Lock()
-	points := slices.Clone(h.points)
+	points := make([]point, 0, maxPoints)
+	for n := max(0, h.taken-maxPoints); n < h.taken; n++ {
+		points = append(points, h.points[n%maxPoints])
+	}
 	h.mu.Unlock()
 	for n := range lines {
 		l := &lines[n]
-		c := chart{Title: l.title}
+		c := chart{Title: l.title, Now: "–", Peak: "–"}
 		for i, p := range points {
 			v := p.values[n]
-			if l.unit != plain { // a counter
+			if l.unit != plain {
 				if i == 0 {
 					continue
 				}
-				before := points[i-1]
-				if v == missing || before.values[n] == missing {
-					v = missing
-				} else {
-					v = max(0, v-before.values[n]) / p.at.Sub(before.at).Seconds()
-					if l.unit == perMinute {
-						v *= 60
-					}
+				v = max(0, v-points[i-1].values[n]) / p.at.Sub(points[i-1].at).Seconds()
+				if l.unit == perMinute {
+					v *= 60
 				}
 			}
 			c.points = append(c.points, v)
 		}
-		if len(points) == 0 || points[len(points)-1].values[n] == missing {
-			continue
-		}
-		c.Now, c.Peak = "–", "–"
 		if k := len(c.points); k > 0 {
 			c.Now, c.Peak = l.unit.format(c.points[k-1]), l.unit.format(slices.Max(c.points))
 		}
@@ -210,12 +212,12 @@ func (h *history) charts() (all []chart) {
 	return all
 }
 
-// current returns the last sample, and what is known of half an hour ago.
-func (h *history) current() (samples []Sample, before mark, at time.Time) {
+// before returns the counters of half an hour ago, or of the start.
+func (h *history) before() (m mark) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.marks) > 0 {
-		before = h.marks[0]
+		m = h.marks[0]
 	}
-	return h.last, before, h.lastAt
+	return m
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"xmppgate/internal/share"
 	"xmppgate/proxy"
 )
 
@@ -167,7 +168,8 @@ type Options struct {
 	Ended       *Ended
 	Limit       func() int            // most sessions in an answer
 	NetworkBits func() (ip4, ip6 int) // of the prefixes that make a network
-	Samples     func() []Sample       // the metrics
+	Events      *Events
+	Samples     func() []Sample // the metrics
 	Facts       func() Facts
 	Log         *slog.Logger // gets what operators do
 }
@@ -177,6 +179,7 @@ type Status struct {
 	Options
 	sampler *sampler
 	history history
+	samples *share.Flight[[]Sample]
 	watches watches
 	answers chan struct{} // one for each answer that is made
 }
@@ -187,10 +190,14 @@ const maxAnswers = 2
 
 // New returns a Status.
 func New(o Options) *Status {
-	return &Status{Options: o, sampler: newSampler(o.Gateway.Sessions), history: history{samples: o.Samples}, answers: make(chan struct{}, maxAnswers)}
+	samples := share.New(func(fresh func()) []Sample {
+		fresh()
+		return o.Samples()
+	})
+	return &Status{samples: samples, Options: o, sampler: newSampler(o.Gateway.Sessions), history: history{gateway: o.Gateway, reading: reading{Events: o.Events}, samples: o.Samples}, answers: make(chan struct{}, maxAnswers)}
 }
 
-// Run keeps the history of the metrics until ctx is done.
+// Run keeps the history until ctx is done.
 func (s *Status) Run(ctx context.Context) { s.history.run(ctx) }
 
 // make calls f when an answer may be made, with the sessions that q asks for in its

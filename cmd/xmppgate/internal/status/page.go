@@ -48,8 +48,8 @@ type Facts struct {
 	Ready    error  // why the gateway is not ready; nil if it is
 	Draining string // how far a drain is; empty if none has begun
 	Servers  []Server
-	Limits   []Fact
-	Token    bool // whether actions need a token; without one the page offers none
+	Settings []Fact // limits beside those that the metrics have
+	Token    bool   // whether actions need a token; without one the page offers none
 }
 
 // A Server is the state of an XMPP server.
@@ -104,6 +104,8 @@ type view struct {
 	State   state
 	Token   bool
 
+	samples []Sample
+
 	ProblemTitle, Problem string
 
 	Query                 shownQuery
@@ -120,15 +122,18 @@ type view struct {
 	Tables                []table
 	Certificates          []certificate
 	Servers               []Server
-	Limits                []Fact
+	Limits                []limit
+	Facts                 []Fact
 	One                   *one
 }
 
 // A state is that of the gateway in a word.
 type state struct{ Text, Class string }
 
-func (f *Facts) state() state {
+func (f *Facts) state(overloaded bool) state {
 	switch {
+	case overloaded:
+		return state{"overloaded: nobody is accepted", "bad"}
 	case f.Draining != "":
 		return state{"draining: " + f.Draining, "bad"}
 	case f.Ready != nil:
@@ -140,9 +145,12 @@ func (f *Facts) state() state {
 // newView returns what every page has.
 func (s *Status) newView() *view {
 	f, now := s.Facts(), time.Now()
+	samples := s.samples.Do()
+	overloaded := slices.ContainsFunc(samples, func(s Sample) bool { return s.Name == "xmppgate_overloaded" && s.Value != 0 })
 	return &view{
-		Title: "xmppgate", Version: f.Version, Uptime: now.Sub(f.Started), Now: now, State: f.state(), Token: f.Token,
-		Servers: f.Servers, Limits: f.Limits,
+		samples: samples,
+		Title:   "xmppgate", Version: f.Version, Uptime: now.Sub(f.Started), Now: now, State: f.state(overloaded), Token: f.Token,
+		Servers: f.Servers, Facts: f.Settings,
 		Phases: proxy.Phases(), GroupNames: slices.Sorted(maps.Keys(groups)), SortNames: sortNames(),
 	}
 }
@@ -321,14 +329,52 @@ func (s *Status) showAll(v *view, q *query, entries []*entry) {
 	}
 	v.Charts = s.history.charts()
 	v.HistorySpan = formatAge(maxPoints * sampleInterval)
-	samples, before, at := s.history.current()
+	before := s.history.before()
 	for n := range tables {
-		if t := tables[n].show(samples, before, at); len(t.Rows) > 0 {
+		if t := tables[n].show(v.samples, before, v.Now); len(t.Rows) > 0 {
 			v.Tables = append(v.Tables, t)
 		}
 	}
-	v.Certificates = certificates(samples, v.Now)
+	v.Certificates = certificates(v.samples, v.Now)
+	v.Limits = limits(v.samples)
 }
+
+// A limit is one that is in force.
+type limit struct {
+	Name, Value, Class string
+}
+
+// limits returns what the metrics say of limits, those that are nearly reached first.
+func limits(samples []Sample) (all []limit) {
+	current, used := map[string]float64{}, map[string]float64{}
+	for i := range samples {
+		if s := &samples[i]; s.Name == "xmppgate_limit_current" {
+			current[s.Labels["limit"]] = s.Value
+		}
+	}
+	for i := range samples {
+		s := &samples[i]
+		if s.Name != "xmppgate_limit" {
+			continue
+		}
+		name := s.Labels["limit"]
+		format := formatNumber
+		if strings.HasSuffix(name, "_bytes") {
+			format = formatBytes
+		}
+		words := strings.ReplaceAll(strings.TrimSuffix(name, "_bytes"), "_", " ")
+		l := limit{Name: strings.ReplaceAll(words, "-", " "), Value: format(current[name]) + " of " + format(s.Value)}
+		if used[l.Name] = current[name] / s.Value; used[l.Name] >= nearly {
+			l.Class = "bad"
+		}
+		all = append(all, l)
+	}
+	slices.SortStableFunc(all, func(a, b limit) int { return cmp.Compare(used[b.Name], used[a.Name]) })
+	return all
+}
+
+// nearly is the part of a limit from which on an operator should know.
+const nearly = 0.8
 
 func formatCount(n int) string { return formatNumber(float64(n)) }
 
@@ -402,10 +448,9 @@ type row struct {
 // show returns the table. It has no rows if its metric does not exist.
 func (t *tableOf) show(samples []Sample, before mark, at time.Time) (shown table) {
 	shown = table{Title: t.title, Head: t.head, ID: t.id, Span: formatAge(at.Sub(before.at))}
-	without := line{not: t.not}
 	for i := range samples {
 		s := &samples[i]
-		if s.Name != t.metric || s.Value == 0 || !without.matches(s.Labels) {
+		if s.Name != t.metric || s.Value == 0 || t.leavesOut(s.Labels) {
 			continue
 		}
 		var names []string
@@ -426,6 +471,15 @@ func (t *tableOf) show(samples []Sample, before mark, at time.Time) (shown table
 		return cmp.Or(cmp.Compare(b.recent, a.recent), cmp.Compare(b.total, a.total), cmp.Compare(a.Name, b.Name))
 	})
 	return shown
+}
+
+func (t *tableOf) leavesOut(labels map[string]string) bool {
+	for name, value := range t.not {
+		if labels[name] == value {
+			return true
+		}
+	}
+	return false
 }
 
 // A certificate is one that somebody presents.
@@ -472,7 +526,7 @@ const (
 	leastWidth  = 12 // in points
 )
 
-// Points are those of the line, for SVG; those that are missing are left out.
+// Points are those of the line, for SVG.
 func (c chart) Points() string {
 	peak := 0.0
 	if len(c.points) > 0 {
@@ -483,9 +537,6 @@ func (c chart) Points() string {
 	first := chartWidth - step*float64(len(c.points)-1)
 	var b strings.Builder
 	for n, v := range c.points {
-		if v < 0 {
-			continue
-		}
 		y := float64(chartHeight)
 		if peak > 0 {
 			y -= v / peak * chartHeight

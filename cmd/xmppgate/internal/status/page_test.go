@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"xmppgate/internal/share"
 	"xmppgate/proxy"
 )
 
@@ -109,12 +110,12 @@ func TestPageEscapes(t *testing.T) {
 			over.ID = 2
 			ring.Add(&proxy.EndedSession{SessionInfo: over, Ended: began, Ending: evil, Cause: evil, Condition: evil, Mechanism: evil, Login: evil, JID: evil})
 			s.Facts = func() Facts {
-				return Facts{Version: evil, Ready: fmt.Errorf("%s", evil), Servers: []Server{{Name: evil, Problem: evil}}, Limits: []Fact{{evil, evil}}, Token: true}
+				return Facts{Version: evil, Ready: fmt.Errorf("%s", evil), Servers: []Server{{Name: evil, Problem: evil}}, Settings: []Fact{{evil, evil}}, Token: true}
 			}
-			s.history.samples = func() []Sample {
-				return []Sample{{"xmppgate_sessions_ended_total", map[string]string{"ending": evil}, 3}, {"xmppgate_x_certificate_expiry_timestamp_seconds", map[string]string{"server": evil}, 3}}
+			s.Samples = func() []Sample {
+				return []Sample{{"xmppgate_sessions_ended_total", map[string]string{"ending": evil}, 3}, {"xmppgate_limit", map[string]string{"limit": evil}, 3}, {"xmppgate_x_certificate_expiry_timestamp_seconds", map[string]string{"server": evil}, 3}}
 			}
-			s.history.take()
+			s.samples = share.New(func(fresh func()) []Sample { fresh(); return s.Samples() })
 			body := browse(t, s, target).Body.String()
 			if strings.Contains(body, "<img") || strings.Contains(body, "<!--") || strings.Count(body, "</script>") != 1 || strings.Contains(body, "javascript:") {
 				t.Errorf("%s:\n%s", target, body)
@@ -181,50 +182,83 @@ func TestEndInBrowser(t *testing.T) {
 	}
 }
 
-// The history has a bounded size, rates between samples, and leaves out what there is
-// no metric for.
+// The history has a bounded size, rates between points, and leaves no garbage behind.
 func TestHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := 0.0
-		h := &history{samples: func() []Sample {
-			n++
+		g, events := &fakeGateway{}, new(Events)
+		shutdowns := 0.0
+		h := &history{gateway: g, reading: reading{Events: events}, samples: func() []Sample {
 			return []Sample{
-				{"xmppgate_sessions", map[string]string{"phase": "opening"}, n},
-				{"xmppgate_sessions", map[string]string{"phase": "established"}, 2 * n},
-				{"xmppgate_bytes_total", map[string]string{"direction": "up"}, 5000 * n},
-				{"xmppgate_bytes_total", map[string]string{"direction": "down"}, 0},
-				{"xmppgate_upgrades_total", map[string]string{"result": "ok"}, 10 * n},
-				{"xmppgate_upgrades_total", map[string]string{"result": "busy"}, n},
-				{"xmppgate_sessions_ended_total", map[string]string{"ending": "shutdown"}, n},
+				{"xmppgate_sessions_ended_total", map[string]string{"ending": "shutdown"}, shutdowns},
 				{"xmppgate_sessions_ended_total", map[string]string{"ending": "internal"}, 0},
 			}
 		}}
 		ctx, cancel := context.WithCancel(t.Context())
 		go h.run(ctx)
-		time.Sleep(2*time.Hour + time.Second)
+		for n := range uint64(720) {
+			time.Sleep(sampleInterval / 2)
+			g.set(proxy.SessionInfo{ID: 1, Up: proxy.Traffic{Messages: n, Bytes: 10_000 * n}}, proxy.SessionInfo{ID: 2, Down: proxy.Traffic{IQs: n}})
+			for range 3 {
+				events.Upgraded("ok")
+			}
+			events.Upgraded("busy")
+			events.LoginEnded("SCRAM", "success")
+			events.LoginEnded("PLAIN", "not-authorized")
+			events.LoginEnded("none", "abandoned")
+			events.Ended()
+			events.Ended()
+			shutdowns++
+			time.Sleep(sampleInterval / 2)
+		}
 		cancel()
 		synctest.Wait()
-		if len(h.points) != maxPoints || len(h.marks) != maxMarks {
-			t.Errorf("%d points, %d marks", len(h.points), len(h.marks))
+		if h.taken < 720 || len(h.marks) != maxMarks {
+			t.Errorf("%d points, %d marks", h.taken, len(h.marks))
 		}
 		got := map[string]string{}
 		for _, c := range h.charts() {
 			got[c.Title] = c.Now
-			if len(c.points) > maxPoints || c.Area() == "" {
+			if len(c.points) < maxPoints-1 || len(c.points) > maxPoints || c.Area() == "" {
 				t.Errorf("%s has %d points", c.Title, len(c.points))
 			}
 		}
-		want := map[string]string{"Live sessions": formatNumber(3 * n), "To servers": "1000\u00a0B/s", "To clients": "0\u00a0B/s", "New sessions": "120/min", "Refused": "12/min", "Ended sessions": "12/min"}
-		want["To servers"] = bytesRate.format(1000)
+		want := map[string]string{
+			"Live sessions": "2", "To server": bytesRate.format(1000), "To client": bytesRate.format(0), "Stanzas": "0.2/s",
+			"New sessions": "18/min", "Refused": "6/min", "Logins": "6/min", "Failed logins": "6/min", "Ended": "12/min", "Stalls": "0/min",
+		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		samples, before, at := h.current()
-		shown := tables[0].show(samples, before, at)
-		if len(shown.Rows) != 1 || shown.Rows[0].Name != "shutdown" || shown.Rows[0].total != n || shown.Rows[0].recent != at.Sub(before.at).Seconds()/5 || at.Sub(before.at) < 30*time.Minute {
-			t.Errorf("%+v since %v", shown, at.Sub(before.at))
+		before := h.before()
+		shown := tables[0].show(h.samples(), before, time.Now())
+		if ago := time.Since(before.at); ago < 30*time.Minute || ago > 40*time.Minute || len(shown.Rows) != 1 || shown.Rows[0].Name != "shutdown" || shown.Rows[0].total != shutdowns || shown.Rows[0].recent > ago.Seconds()/10+1 || shown.Rows[0].recent < ago.Seconds()/10-1 {
+			t.Errorf("%+v since %v", shown, time.Since(before.at))
 		}
 	})
+	h := &history{gateway: quietGateway{}, reading: reading{Events: new(Events)}, samples: func() []Sample { return nil }}
+	if n := testing.AllocsPerRun(1000, h.take); n > 0 {
+		t.Errorf("a point allocates %v times", n)
+	}
+}
+
+// A quietGateway has nothing.
+type quietGateway struct{ Gateway }
+
+func (quietGateway) Summary() (sessions int, up, down proxy.Traffic) { return }
+
+// A limit that is nearly reached comes first and stands out.
+func TestLimits(t *testing.T) {
+	of := func(name string) map[string]string { return map[string]string{"limit": name} }
+	got := limits([]Sample{
+		{"xmppgate_limit", of("sessions"), 100}, {"xmppgate_limit_current", of("sessions"), 10},
+		{"xmppgate_limit", of("memory_bytes"), 2 << 20}, {"xmppgate_limit_current", of("memory_bytes"), 2 << 20},
+	})
+	if want := "[{memory 2\u00a0MiB of 2\u00a0MiB bad} {sessions 10 of 100 }]"; fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+	if s := (&Facts{}).state(true); s.Class != "bad" || !strings.Contains(s.Text, "overloaded") {
+		t.Errorf("%+v", s)
+	}
 }
 
 // Few sessions are watched, those that somebody looks at.
@@ -256,7 +290,7 @@ func TestFormats(t *testing.T) {
 		formatNumber(0): "0", formatNumber(1.5): "1.5", formatNumber(0.254): "0.25", formatNumber(12.34): "12.3", formatNumber(1234567): "1\u202f234\u202f567", formatNumber(123.4): "123",
 		formatBytes(999): "999\u00a0B", formatBytes(1000): "0.98\u00a0KiB", formatBytes(10 << 20): "10\u00a0MiB", formatBytes(5e15): "4\u202f547\u00a0TiB",
 		formatAge(0): "0\u00a0s", formatAge(-time.Second): "0\u00a0s", formatAge(1500 * time.Millisecond): "1.5\u00a0s", formatAge(90 * time.Second): "90\u00a0s", formatAge(5 * time.Minute): "5\u00a0min", formatAge(3*time.Hour + 4*time.Minute): "3\u00a0h 4\u00a0min", formatAge(49 * time.Hour): "2\u00a0d 1\u00a0h",
-		perMinute.format(missing): "–", bytesRate.format(2048): "2\u00a0KiB/s",
+		bytesRate.format(2048): "2\u00a0KiB/s",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -35,6 +35,15 @@ func (f *fakeGateway) Sessions() iter.Seq[proxy.SessionInfo] {
 	return slices.Values(slices.Clone(f.sessions))
 }
 
+func (f *fakeGateway) Summary() (sessions int, up, down proxy.Traffic) {
+	for i := range f.Sessions() {
+		sessions++
+		up.Add(i.Up)
+		down.Add(i.Down)
+	}
+	return sessions, up, down
+}
+
 func (f *fakeGateway) End(match func(*proxy.SessionInfo) bool) (ended int) {
 	for i := range f.sessions {
 		if match(&f.sessions[i]) {
@@ -56,7 +65,7 @@ func newStatus(g Gateway) (*Status, *Ended) {
 	ended := new(Ended)
 	return New(Options{
 		Gateway: g, Ended: ended, Limit: func() int { return 1000 }, NetworkBits: func() (int, int) { return 24, 64 }, Log: slog.New(slog.DiscardHandler),
-		Samples: func() []Sample { return nil }, Facts: func() Facts { return Facts{Version: "v1", Started: began} },
+		Events: new(Events), Samples: func() []Sample { return nil }, Facts: func() Facts { return Facts{Version: "v1", Started: began} },
 	}), ended
 }
 
