@@ -67,6 +67,7 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzHead$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/http1
 	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
 	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
+	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 15s -fuzzminimizetime 10x ./cmd/xmppgate/internal/doctor
 
 demo-test: ## the demo with a real Prosody, and the status page, in a real browser
 	go test -tags e2e -run 'Demo|StatusPage' -v ./cmd/xmppgate ./cmd/xmppgate/internal/demo

@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,6 +24,7 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+	"github.com/xdg-go/scram"
 	"go.uber.org/goleak"
 )
 
@@ -766,4 +769,136 @@ func TestFindings(t *testing.T) {
 			t.Errorf("no row for %s", id)
 		}
 	}
+}
+
+// bytesConn is a connection on which so many bytes come and then its end.
+type bytesConn struct {
+	net.Conn
+	r *bytes.Reader
+}
+
+func (c bytesConn) Read(b []byte) (int, error)       { return c.r.Read(b) }
+func (c bytesConn) Write(b []byte) (int, error)      { return len(b), nil }
+func (c bytesConn) Close() error                     { return nil }
+func (c bytesConn) SetReadDeadline(time.Time) error  { return nil }
+func (c bytesConn) SetWriteDeadline(time.Time) error { return nil }
+
+// Whatever comes, the session ends when it ends, and what it gives is an element.
+func FuzzSession(f *testing.F) {
+	frame := func(h ws.Header, text string) []byte {
+		var b bytes.Buffer
+		h.Length = int64(len(text))
+		ws.WriteHeader(&b, h)
+		return append(b.Bytes(), text...)
+	}
+	f.Add(frame(ws.Header{Fin: true, OpCode: ws.OpText}, goodOpen), false)
+	f.Add(slices.Concat(frame(ws.Header{OpCode: ws.OpText}, goodOpen[:10]), frame(ws.Header{Fin: true, OpCode: ws.OpPing}, "a"), frame(ws.Header{Fin: true, OpCode: ws.OpContinuation}, goodOpen[10:])), false)
+	f.Add(frame(ws.Header{Fin: true, OpCode: ws.OpClose}, "\x03\xe8bye"), false)
+	f.Add(frame(ws.Header{Fin: true, OpCode: ws.OpText, Rsv: ws.Rsv(true, false, false)}, "\x02\x00"), true)
+	f.Add(frame(ws.Header{Fin: true, OpCode: ws.OpText}, "<iq xmlns='jabber:client' type='get' id='1' from='a'><ping xmlns='urn:xmpp:ping'/></iq>"), false)
+	f.Add(frame(ws.Header{Fin: true, OpCode: ws.OpText}, streamErrorOf("conflict", "x")), false)
+	f.Fuzz(func(t *testing.T, data []byte, deflate bool) {
+		c := bytesConn{r: bytes.NewReader(data)}
+		s := &session{socket: &socket{conn: c, tcp: c, r: bufio.NewReader(c), deflate: deflate, timeout: time.Second}}
+		for n := 0; ; n++ {
+			e, err := s.next(time.Now().Add(time.Hour))
+			if err != nil {
+				describe(err)
+				return
+			}
+			if e == nil || e.Local == "" || n > len(data) {
+				t.Fatalf("element %d of %d bytes: %v", n, len(data), e)
+			}
+		}
+	})
+}
+
+// The best type of channel binding that both know.
+func TestChannelBinding(t *testing.T) {
+	exporter, unique, endPoint := scram.ChannelBindingTLSExporter, scram.ChannelBindingTLSUnique, scram.ChannelBindingTLSServerEndpoint
+	ca := newAuthority(t, "Test CA", nil)
+	for _, test := range []struct {
+		version uint16
+		offered []string
+		want    scram.ChannelBindingType
+	}{
+		{tls.VersionTLS13, nil, exporter},
+		{tls.VersionTLS13, []string{string(exporter), string(endPoint)}, exporter},
+		{tls.VersionTLS13, []string{string(endPoint)}, endPoint},
+		{tls.VersionTLS13, []string{string(unique)}, ""},
+		{tls.VersionTLS12, nil, unique},
+		{tls.VersionTLS12, []string{string(exporter)}, exporter},
+		{tls.VersionTLS12, []string{string(unique), string(endPoint)}, endPoint},
+		{tls.VersionTLS12, []string{string(unique)}, unique},
+	} {
+		config := ca.leaf(t, nil)
+		config.MaxVersion = test.version
+		f := &fake{tls: config}
+		_, port, _ := net.SplitHostPort(serve(t, "127.0.0.1", f.handle))
+		x, err := newExamination(options{target: "wss://localhost:" + port + "/ws", timeout: time.Second}, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.address = netip.MustParseAddrPort("127.0.0.1:" + port)
+		s, err := x.connect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.bindings = test.offered
+		got, err := x.channelBinding(s.tls)
+		if got.Type != test.want || (err == nil) != (test.want != "") || len(got.Data) == 0 != (test.want == "") {
+			t.Errorf("%s, %q: %q, %v", tls.VersionName(test.version), test.offered, got.Type, err)
+		}
+		s.cut()
+	}
+}
+
+// A hostile web server of the domain costs a step's time and little memory.
+func TestHostileHostMeta(t *testing.T) {
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	io.Copy(z, io.LimitReader(zeros{}, 100<<20))
+	z.Close()
+	for name, handle := range map[string]http.HandlerFunc{
+		"redirects without end": func(w http.ResponseWriter, q *http.Request) {
+			http.Redirect(w, q, q.URL.Path+"?again", http.StatusFound)
+		},
+		"redirect to another world": func(w http.ResponseWriter, q *http.Request) {
+			http.Redirect(w, q, "file:///etc/passwd", http.StatusFound)
+		},
+		"silence": func(w http.ResponseWriter, q *http.Request) { <-q.Context().Done() },
+		"a page, byte by byte": func(w http.ResponseWriter, q *http.Request) {
+			for q.Context().Err() == nil {
+				io.WriteString(w, "<")
+				w.(http.Flusher).Flush()
+				time.Sleep(10 * time.Millisecond)
+			}
+		},
+		"bomb": func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			w.Write(bomb.Bytes())
+		},
+		"deep": func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, strings.Repeat("<a>", 20000)) },
+		"links": func(w http.ResponseWriter, q *http.Request) {
+			io.WriteString(w, "<XRD>"+strings.Repeat("<Link rel='"+relWebSocket+"' href='x:y'/>", 500)+"</XRD>")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			web := httptest.NewServer(handle)
+			defer web.Close()
+			start := time.Now()
+			r := examine(t, "--domain", "localhost", "--timeout", "300ms", web.URL)
+			if r.Exit != ExitFailed || time.Since(start) > 10*time.Second || len(r.Lines) > 20 {
+				t.Errorf("exit status %d after %v\n%s", r.Exit, time.Since(start), r.text())
+			}
+		})
+	}
+}
+
+// zeros are bytes without end.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }

@@ -474,6 +474,7 @@ var findings = map[string]finding{
 		{prosody, "0.11 or newer"}, {ejabberd, "starttls is for ejabberd_c2s only; a newer version"},
 	}},
 	"no-mechanisms": {fail, "the server offers no way to log in", slices.Concat(loopbackTLS, []remedy{
+		{xmppgate, "XMPPGATE_UPSTREAM without cert= and key=, with which the server may offer EXTERNAL only, which the gateway removes"},
 		{prosody, "authentication = \"internal_hashed\" or another provider that works; its log says why there are no mechanisms"},
 		{ejabberd, "auth_method, and disable_sasl_mechanisms that leaves some"},
 	})},

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -95,16 +96,28 @@ func (x *examination) converse(s *session, mechanism string) (conversation, erro
 		if !bound {
 			return c.NewConversation(), nil
 		}
-		binding, err := scram.NewTLSServerEndpointBinding(s.tls)
-		if len(x.bindings) == 0 || slices.Contains(x.bindings, exporter) {
-			binding, err = scram.NewTLSExporterBinding(s.tls)
-		}
+		binding, err := x.channelBinding(s.tls)
 		if err != nil {
 			return nil, err
 		}
 		return c.NewConversationWithChannelBinding(binding), nil
 	}
 	return nil, refusal{"no-usable-mechanism", "the mechanism is not known here"}
+}
+
+// channelBinding binds to the connection by the best type that the server names. One
+// that names none has the usual type for the version of TLS.
+func (x *examination) channelBinding(state *tls.ConnectionState) (scram.ChannelBinding, error) {
+	offered := func(t scram.ChannelBindingType) bool { return slices.Contains(x.bindings, string(t)) }
+	switch modern := state.Version >= tls.VersionTLS13; {
+	case offered(scram.ChannelBindingTLSExporter), len(x.bindings) == 0 && modern:
+		return scram.NewTLSExporterBinding(state)
+	case offered(scram.ChannelBindingTLSServerEndpoint):
+		return scram.NewTLSServerEndpointBinding(state)
+	case !modern && len(state.TLSUnique) > 0:
+		return scram.NewTLSUniqueBinding(state.TLSUnique), nil
+	}
+	return scram.ChannelBinding{}, errors.New("the server names no type of binding that the doctor knows")
 }
 
 // negotiate is SASL (RFC 6120, section 6).
