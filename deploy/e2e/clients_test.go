@@ -84,7 +84,7 @@ func TestConverse(t *testing.T) {
 	})
 }
 
-// Behaviour: server-large, real-clients. RFC 6455, section 5.4. A roster of 8,000 contacts is one element of more than a megabyte, which comes in fragments; a page of an archive is 2 MiB in many elements.
+// Behaviour: server-large, compression, real-clients. RFC 6455, section 5.4; RFC 7692, section 6.1. A roster of 8,000 contacts is one element of more than a megabyte, which comes in fragments; a page of an archive is 2 MiB in many elements.
 func TestClientsReadLargeElements(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *server) {
 		alice, bob := s.newUser(t, "alice"), s.newUser(t, "bob")
@@ -100,14 +100,20 @@ func TestClientsReadLargeElements(t *testing.T) {
 		}
 		reader.leave()
 		writer.leave()
-		for _, library := range []string{"strophe", "xmppjs", "stanza"} {
-			t.Run(library, func(t *testing.T) {
-				runScriptAs(t, s, "large.mjs", library, alice, bob, "login", "roster", "archive")
+		urls := map[string]string{"plain": s.websocket()}
+		if !native {
+			urls["compressed"] = compressing(t, s).url()
+		}
+		for how, url := range urls {
+			for _, library := range []string{"strophe", "xmppjs", "stanza"} {
+				t.Run(library+" "+how, func(t *testing.T) {
+					runScriptAt(t, url, "large.mjs", library, alice, bob, "login", "roster", "archive")
+				})
+			}
+			t.Run("converse "+how, func(t *testing.T) {
+				runScriptAt(t, url, "converse-large.mjs", mucDomain, alice, bob, "login", "roster", "archive")
 			})
 		}
-		t.Run("converse", func(t *testing.T) {
-			runScriptAs(t, s, "converse-large.mjs", mucDomain, alice, bob, "login", "roster", "archive")
-		})
 	})
 }
 

@@ -68,6 +68,17 @@ func (p *tap) forward(client stream) {
 	wg.Wait()
 }
 
+// sizes returns how many bytes have passed to the server and to the clients.
+func (p *tap) sizes() (up, down int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		up += c.up.len()
+		down += c.down.len()
+	}
+	return up, down
+}
+
 // count returns the number of connections so far.
 func (p *tap) count() int {
 	if p == nil {

@@ -1,12 +1,18 @@
 package deflate
 
 import (
+	"sync"
+
 	"github.com/klauspost/compress/flate"
 )
 
 // maxDictionary is the most in bytes that flate.StatelessDeflate uses of a
 // dictionary.
 const maxDictionary = 8 << 10
+
+// maxInput is the most in bytes that flate.StatelessDeflate takes at once, dictionary
+// included.
+const maxInput = 1<<15 - 1
 
 // tail is what each compressed message ends with and is not sent (RFC 7692, section
 // 7.2.1).
@@ -17,14 +23,9 @@ const tail = "\x00\x00\xff\xff"
 func (p Params) dictionary() int { return min(maxDictionary, 1<<p.WindowBits/2) }
 
 // chunk is how much is compressed at a time, so that no reference reaches further
-// back than the window: it stays inside of the chunk and its dictionary. With the
-// largest window StatelessDeflate sees to that itself.
-func (p Params) chunk(n int) int {
-	if p.WindowBits == mostWindowBits {
-		return n
-	}
-	return 1<<p.WindowBits - p.dictionary()
-}
+// back than the window: it stays inside of the chunk and its dictionary. StatelessDeflate
+// takes somewhat less than 32 KiB of both.
+func (p Params) chunk() int { return min(1<<p.WindowBits, maxInput) - p.dictionary() }
 
 // memory is what lasts from message to message, in bytes.
 func (p Params) memory() int64 {
@@ -66,9 +67,9 @@ func (c *Compressor) Forget() { c.dict = c.dict[:0] }
 // one: last tells whether the message ends with it. It may be larger than text, if that
 // is short or has no repetition. Call Sent if the client gets it.
 func (c *Compressor) Append(dst, text []byte, last bool) []byte {
-	before := c.dict
+	before, start := c.dict, len(dst)
 	w := appender{dst}
-	size, most := c.params.chunk(len(text)), c.params.dictionary()
+	size, most := c.params.chunk(), c.params.dictionary()
 	if len(text) == 0 {
 		_ = flate.StatelessDeflate(&w, nil, false, nil) // an appender does not fail
 	}
@@ -84,12 +85,39 @@ func (c *Compressor) Append(dst, text []byte, last bool) []byte {
 				dict = joined
 			}
 		}
+		begin := len(w.b)
 		_ = flate.StatelessDeflate(&w, text[at:end], false, dict)
+		if len(w.b)-begin >= end-at {
+			w.b = appendCodes(w.b[:begin], text[at:end])
+		}
+	}
+	if len(w.b)-start >= len(text) && len(text) > size {
+		w.b = appendCodes(w.b[:start], text) // small chunks do not pay for their codes
 	}
 	if last {
 		w.b = w.b[:len(w.b)-len(tail)]
 	}
 	return w.b
+}
+
+// coders are flate.Writers that use short codes for frequent bytes, and nothing else.
+var coders = sync.Pool{New: func() any {
+	w, _ := flate.NewWriter(nil, flate.HuffmanOnly) // the level is valid
+	return w
+}}
+
+// appendCodes is Append for text in which StatelessDeflate finds no repetition. It stores
+// such text although a quarter of it can be saved if it is base64, as pictures and
+// encrypted messages are.
+func appendCodes(dst, text []byte) []byte {
+	out := appender{dst}
+	w := coders.Get().(*flate.Writer)
+	w.Reset(&out)
+	_, _ = w.Write(text)
+	_ = w.Flush()
+	w.Reset(nil)
+	coders.Put(w)
+	return out.b
 }
 
 // Sent tells that the client gets what Append has made of text. What follows may refer

@@ -3,6 +3,7 @@ package deflate
 import (
 	"bytes"
 	"compress/flate"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -92,7 +93,7 @@ func TestRoundTrip(t *testing.T) {
 				}
 				var to peer
 				r := rand.New(rand.NewPCG(3, 4))
-				for range 300 {
+				for range 150 {
 					text := texts[r.IntN(len(texts))]
 					switch {
 					case len(text) > 10 && r.IntN(4) == 0: // in parts
@@ -156,6 +157,31 @@ func TestRatio(t *testing.T) {
 	t.Logf("plain %d, without context %d (%.2f), with %d (%.2f)", plain, without, float64(plain)/float64(without), with, float64(plain)/float64(with))
 	if 3*with > plain {
 		t.Errorf("%d bytes become %d", plain, with)
+	}
+}
+
+// What has no repetition becomes smaller all the same, if it does not use all bytes.
+func TestBase64(t *testing.T) {
+	for bits := leastWindowBits; bits <= mostWindowBits; bits++ {
+		p := Params{WindowBits: bits}
+		var c Compressor
+		c.Start(p, newMemory(maxDictionary))
+		var to peer
+		for _, n := range []int{150, 1000, 5000, 100_000} {
+			text := base64.StdEncoding.AppendEncode(nil, random(2 * n)[n:])
+			out := c.Append(nil, text, true)
+			c.Sent(text)
+			if got := to.inflate(t, p, out); !bytes.Equal(got, text) {
+				t.Fatalf("%d bytes, want %d", len(got), len(text))
+			}
+			most := 80 // percent
+			if bits < 12 {
+				most = 92 // small chunks pay more for their codes
+			}
+			if n >= 1000 && len(out) > len(text)*most/100 {
+				t.Errorf("%d bits: %d bytes of %d", bits, len(out), len(text))
+			}
+		}
 	}
 }
 

@@ -507,12 +507,18 @@ func FuzzSession(f *testing.F) {
 	f.Add(slices.Concat(frame(framing.CloseMessage), maskedFrame(ws.OpClose, true, []byte{3, 232})), []byte("<stream:error/>"), uint64(3))
 	f.Add([]byte{0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, []byte("<a"), uint64(4))
 	f.Add(frame("<a><b></a>"), []byte("<!-- -->"), uint64(5))
+	compressed := wstest.Compressed(ws.OpText, true, wstest.Deflate([]byte("<a>b</a>")))
+	f.Add(slices.Concat(compressed, frame("<iq/>"), compressed), []byte("<a>"+strings.Repeat("b", 200)+"</a><iq>"+strings.Repeat("b", 200)+"</iq>"), uint64(7))
+	f.Add(slices.Concat(wstest.Compressed(ws.OpText, false, []byte{0xf2}), maskedFrame(ws.OpContinuation, true, []byte("x")), compressed), []byte("<a/>"), uint64(9))
 	f.Fuzz(func(t *testing.T, fromClient, fromServer []byte, seed uint64) {
 		if len(fromClient)+len(fromServer) > 4<<10 {
 			return // the cuts make it slow, not interesting
 		}
 		run := func(cut func() int) (got [2]string, end ending) {
 			s, ev := newTestSession(t)
+			if seed%2 == 1 {
+				s, ev = newCompressed(t, compressionSettings(1), offer)
+			}
 			feed := func(sd side, b []byte) {
 				var window []byte
 				for len(b) > 0 {
