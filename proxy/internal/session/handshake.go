@@ -115,6 +115,13 @@ func (s *Session) checkRequest(ev *relay.Event, head *http1.Head, err error) (r 
 	case s.refused != limit.None:
 		return limitRejections[s.refused], nil
 	}
+	// The client is looked for first: whoever breaks a rule counts as well.
+	found, unknown := s.findClient(head)
+	if found {
+		if r := limitRejections[s.host.ClientFound(ev, s.remote.Addr())]; r != nil {
+			return r, nil
+		}
+	}
 	rules := handshakeRules
 	if isPlain(head) {
 		rules = plainRules
@@ -130,12 +137,8 @@ func (s *Session) checkRequest(ev *relay.Event, head *http1.Head, err error) (r 
 		}
 	}
 	// What a proxy asks by itself, to check the gateway's health, has no client.
-	found, err := s.findClient(head)
-	if err != nil && !(isPlain(head) && errors.Is(err, clientaddr.ErrMissing)) {
-		return &rejectAddress, err
-	}
-	if found {
-		return limitRejections[s.host.ClientFound(ev, s.remote.Addr())], nil
+	if unknown != nil && !(isPlain(head) && errors.Is(unknown, clientaddr.ErrMissing)) {
+		return &rejectAddress, unknown
 	}
 	return nil, nil
 }
