@@ -379,13 +379,24 @@ func TestDoctorRight(t *testing.T) {
 func TestDoctorStock(t *testing.T) {
 	t.Parallel()
 	eachStock(t, func(t *testing.T, name string) {
-		s := stockServer(t, name, nil)
+		ports, err := freePorts(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := stockServer(t, name, func(c string) string {
+			if name == "ejabberd" {
+				return c
+			}
+			// The one that has no WebSocket, as packaged, gets it.
+			c = change(t, c, `--"websocket";`, `"websocket";`)
+			return fmt.Sprintf("http_ports = {}\nhttps_ports = { %d }\nhttps_interfaces = { \"127.0.0.1\" }\n%s", ports[0], c)
+		})
+		own := map[string]string{"prosody": fmt.Sprintf("wss://localhost:%d/xmpp-websocket", ports[0]),
+			"ejabberd": "wss://" + strings.Replace(s.http, "127.0.0.1", "localhost", 1) + "/ws"}[name]
 		g := gatewayFor(t, "tcp://"+s.c2s)
 		user := []string{"--jid", s.newUser(t, "doctor") + "@" + domain, "--password-file", "-", "--idle", "1s", "--ca", filepath.Join(s.dir, "localhost.crt")}
 		setUp{args: append(user, g.url())}.run(t)
-		if name == "ejabberd" { // the other has no WebSocket, as packaged
-			setUp{args: append(user, "wss://"+strings.Replace(s.http, "127.0.0.1", "localhost", 1)+"/ws")}.run(t)
-		}
+		setUp{args: append(user, own)}.run(t)
 	})
 }
 
@@ -430,6 +441,9 @@ func TestDoctorBroken(t *testing.T) {
 	nginx("no Upgrade, xmppgate", "upgrade-dropped", fmt.Sprintf(noUpgrade, g))
 	nginx("no Upgrade, Prosody", "upgrade-dropped", fmt.Sprintf(noUpgrade, prosody.http))
 	nginx("no Upgrade, ejabberd", "upgrade-dropped", fmt.Sprintf(noUpgrade, ejabberd.http))
+	noConnection := "location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Host $host; proxy_pass http://%s; }"
+	nginx("no Connection, xmppgate", "upgrade-dropped", fmt.Sprintf(noConnection, g))
+	nginx("no Connection, Prosody", "upgrade-dropped", fmt.Sprintf(noConnection, prosody.http))
 	noProtocol := `proxy_set_header Sec-WebSocket-Protocol ""; proxy_hide_header Sec-WebSocket-Protocol;`
 	inLocation := func(address, more string) string {
 		return strings.Replace(toWebSocket(address), "{ ", "{ "+more+" ", 1)
@@ -489,6 +503,7 @@ func TestDoctorBroken(t *testing.T) {
 	haproxy("PROXY header", "proxy-header-unexpected", "", "server g "+g+" send-proxy-v2")
 	haproxy("HTTP/2 behind", "proxy-no-server", "", "server g "+g+" proto h2")
 	haproxy("too short a timeout", "idle-cut", "", "timeout tunnel 1s\n\tserver g "+g, append(account(prosody), "--idle", "3s")...)
+	haproxy("too short a timeout of clients", "idle-cut", "timeout client 1s", "timeout tunnel 0\n\tserver g "+g, "--idle", "3s")
 	haproxy("no subprotocol", "subprotocol-missing", "http-response del-header Sec-WebSocket-Protocol", "server g "+g)
 	broken("HAProxy: wss to the port of ws", "tls-not-spoken", "HAProxy", "wss://"+h.haproxy("", "", "server g "+g)+path)
 	broken("HAProxy: certificates of clients", "client-certificate", "HAProxy", "wss://"+h.haproxy(" ssl crt "+good+" verify required ca-file "+p.ca, "", "server g "+g)+path, trusted...)
