@@ -131,9 +131,9 @@ var (
 	connectionStanzasDesc = prometheus.NewDesc("xmppgate_connection_stanzas_total",
 		"First-level elements relayed by one live session.", append(slices.Clip(connectionLabels), "direction"), nil)
 	connectionQueuedDesc = prometheus.NewDesc("xmppgate_connection_queued_bytes",
-		"Bytes that wait for one side of one live session: in the gateway, and in the kernel as of the last check.", append(slices.Clip(connectionLabels), "direction"), nil)
+		"Bytes that wait for one side of one live session: in the gateway, and in the kernel as of the last check; absent while there are none.", append(slices.Clip(connectionLabels), "direction"), nil)
 	connectionStalledDesc = prometheus.NewDesc("xmppgate_connection_stalled_seconds_total",
-		"How long one side of one live session has taken nothing although bytes waited for it.", append(slices.Clip(connectionLabels), "direction"), nil)
+		"How long one side of one live session has taken nothing although bytes waited for it; absent while it always did.", append(slices.Clip(connectionLabels), "direction"), nil)
 	connectionStartDesc = prometheus.NewDesc("xmppgate_connection_start_time_seconds",
 		"Start of one live session, in seconds since 1970.", connectionLabels, nil)
 	connectionIdleDesc = prometheus.NewDesc("xmppgate_connection_idle_seconds",
@@ -180,10 +180,8 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- counter(connectionBytesDesc, s.Down.Bytes, s.ID, s.Remote, s.Server, down)
 		ch <- counter(connectionStanzasDesc, s.Up.stanzas(), s.ID, s.Remote, s.Server, up)
 		ch <- counter(connectionStanzasDesc, s.Down.stanzas(), s.ID, s.Remote, s.Server, down)
-		ch <- value(connectionQueuedDesc, float64(s.UpQueue.Bytes), s.ID, s.Remote, s.Server, up)
-		ch <- value(connectionQueuedDesc, float64(s.DownQueue.Bytes), s.ID, s.Remote, s.Server, down)
-		ch <- prometheus.MustNewConstMetric(connectionStalledDesc, prometheus.CounterValue, s.UpQueue.Stalled.Seconds(), s.ID, s.Remote, s.Server, up)
-		ch <- prometheus.MustNewConstMetric(connectionStalledDesc, prometheus.CounterValue, s.DownQueue.Stalled.Seconds(), s.ID, s.Remote, s.Server, down)
+		s.UpQueue.collect(ch, s, up)
+		s.DownQueue.collect(ch, s, down)
 		ch <- value(connectionStartDesc, float64(s.Since.UnixMilli())/1e3, s.ID, s.Remote, s.Server)
 		ch <- value(connectionIdleDesc, s.Idle.Seconds(), s.ID, s.Remote, s.Server)
 		if s.Ping > 0 {
@@ -197,6 +195,16 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	ch <- value(connectionsOmittedDesc, float64(len(all)-len(shown)))
+}
+
+// collect emits what q has of s. Most have nothing, and a series costs more than to look.
+func (q *Queue) collect(ch chan<- prometheus.Metric, s *Connection, direction string) {
+	if q.Bytes > 0 {
+		ch <- value(connectionQueuedDesc, float64(q.Bytes), s.ID, s.Remote, s.Server, direction)
+	}
+	if q.Stalled > 0 {
+		ch <- prometheus.MustNewConstMetric(connectionStalledDesc, prometheus.CounterValue, q.Stalled.Seconds(), s.ID, s.Remote, s.Server, direction)
+	}
 }
 
 func counter(d *prometheus.Desc, n uint64, labels ...string) prometheus.Metric {

@@ -373,5 +373,5 @@ func (oneSession) Sessions() map[string]int { return nil }
 func (oneSession) Servers() []metrics.Server { return nil }
 
 func (oneSession) Connections() iter.Seq[metrics.Connection] {
-	return slices.Values([]metrics.Connection{{Ping: time.Second, Compressed: true}})
+	return slices.Values([]metrics.Connection{{UpQueue: metrics.Queue{Bytes: 1, Stalled: time.Second}, Ping: time.Second, Compressed: true}})
 }

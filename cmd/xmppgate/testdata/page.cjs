@@ -76,7 +76,7 @@ async function main() {
   const page = await open('/', desktop);
   await page.locator('#state').getByText('ready', { exact: true }).waitFor();
   await page.locator('#totals li').getByText('Live sessions').waitFor();
-  await page.waitForFunction(() => document.querySelectorAll('#totals polyline').length > 5, null, { timeout: 30_000 });
+  await page.waitForFunction(() => document.querySelectorAll('#totals polyline').length > 5, null, { timeout: 60_000 });
   assert.equal(await rows(page).count(), 23);
   await page.locator('#ended').getByText('bad-xml').waitFor();
   await page.locator('#endings').getByText('client-lost').waitFor();
