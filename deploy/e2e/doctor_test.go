@@ -342,6 +342,7 @@ func TestDoctorRight(t *testing.T) {
 		const tunnel = "timeout tunnel 2s\n\t"
 		targets := map[string]string{
 			"the domain":          public,
+			"compression":         gatewayFor(t, "tcp://"+s.c2s, "XMPPGATE_COMPRESSION=on").url(),
 			"xmppgate, wss":       strings.Replace(gatewayFor(t, "tls://"+s.directTLS+s.ca(), "XMPPGATE_TLS_CERT="+chained).url(), "ws://127.0.0.1", "wss://localhost", 1),
 			"xmppgate":            "ws://" + g.listen + "/xmpp-websocket",
 			"xmppgate, second":    "ws://" + g.listen + "/ws?room=1",

@@ -151,6 +151,7 @@ type examination struct {
 	address         netip.AddrPort
 	seen            products // what has answered so far
 	bindings        []string // types of channel binding on offer
+	deflates        bool     // compression works
 	interrupted     func() bool
 }
 

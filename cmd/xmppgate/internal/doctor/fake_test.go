@@ -72,11 +72,12 @@ type fake struct {
 }
 
 type fakeStream struct {
-	f      *fake
-	c      net.Conn
-	r      *bufio.Reader
-	jid    string
-	authed bool
+	f       *fake
+	c       net.Conn
+	r       *bufio.Reader
+	jid     string
+	deflate bool // without context takeover
+	authed  bool
 }
 
 // serve runs an endpoint until the test ends, and returns its address.
@@ -175,22 +176,7 @@ func (f *fake) handle(c net.Conn) {
 		fmt.Fprintf(c, "Sec-WebSocket-Extensions: %s\r\n", f.extensions)
 	}
 	io.WriteString(c, "\r\n")
-	s := &fakeStream{f: f, c: c, r: r}
-	if deflate {
-		var b bytes.Buffer
-		w, _ := flate.NewWriter(&b, -1)
-		io.WriteString(w, goodOpen)
-		w.Flush()
-		text := bytes.TrimSuffix(b.Bytes(), []byte("\x00\x00\xff\xff"))
-		if f.badDeflate {
-			text = []byte("not deflate at all")
-		}
-		frame := ws.NewTextFrame(text)
-		frame.Header.Rsv = ws.Rsv(true, false, false)
-		ws.WriteFrame(c, frame)
-		io.Copy(io.Discard, c)
-		return
-	}
+	s := &fakeStream{f: f, c: c, r: r, deflate: deflate}
 	s.run()
 }
 
@@ -199,7 +185,21 @@ func page(status int, header, body string) string {
 	return fmt.Sprintf("HTTP/1.1 %d %s\r\n%sContent-Length: %d\r\n\r\n%s", status, http.StatusText(status), header, len(body), body)
 }
 
-func (s *fakeStream) send(text string) { ws.WriteFrame(s.c, ws.NewTextFrame([]byte(text))) }
+func (s *fakeStream) send(text string) {
+	frame := ws.NewTextFrame([]byte(text))
+	if s.deflate {
+		var b bytes.Buffer
+		w, _ := flate.NewWriter(&b, -1)
+		io.WriteString(w, text)
+		w.Flush()
+		frame = ws.NewTextFrame(bytes.TrimSuffix(b.Bytes(), []byte("\x00\x00\xff\xff")))
+		if s.f.badDeflate {
+			frame = ws.NewTextFrame([]byte("not deflate at all"))
+		}
+		frame.Header.Rsv = ws.Rsv(true, false, false)
+	}
+	ws.WriteFrame(s.c, frame)
+}
 
 func (s *fakeStream) closeCode(code ws.StatusCode) {
 	ws.WriteFrame(s.c, ws.NewCloseFrame(ws.NewCloseFrameBody(code, "")))

@@ -394,7 +394,7 @@ var findings = map[string]finding{
 		{haproxy, "no rules that change Sec-WebSocket-Extensions"},
 		{caddy, "no rules that change Sec-WebSocket-Extensions"},
 		{traefik, "no rules that change Sec-WebSocket-Extensions"},
-		{xmppgate, "switch compression off if this persists"},
+		{xmppgate, "XMPPGATE_COMPRESSION=off"},
 	}},
 
 	// The stream

@@ -152,9 +152,14 @@ func (x *examination) openStream(ctx context.Context, s *session) (o opening, er
 	return o, nil
 }
 
-// connect opens a WebSocket for a stream.
+// connect opens a WebSocket for a stream, with compression if that has worked, as
+// browsers do. The doctor itself compresses nothing.
 func (x *examination) connect(ctx context.Context) (*session, error) {
-	s, a, err := x.ask(ctx, request{origin: x.origin})
+	q := request{origin: x.origin}
+	if x.deflates {
+		q.extensions = compressionOffer
+	}
+	s, a, err := x.ask(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +167,7 @@ func (x *examination) connect(ctx context.Context) (*session, error) {
 		id, text := x.refusal(a)
 		return nil, refusal{id, "another request: " + text}
 	}
+	s.deflate = x.deflates && a.header.Get("Sec-WebSocket-Extensions") != ""
 	return &session{socket: s}, nil
 }
 

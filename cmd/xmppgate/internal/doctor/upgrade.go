@@ -447,10 +447,13 @@ func (x *examination) overloaded(check string, a *answer) {
 	x.found(check, id, "another request: %s", text)
 }
 
+// compressionOffer asks for compression that needs no memory of earlier messages.
+const compressionOffer = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+
 // compresses asks for compression, as all browsers do, and looks whether it works.
 func (x *examination) compresses(ctx context.Context) {
 	const name = "permessage-deflate"
-	s, a, err := x.ask(ctx, request{origin: x.origin, extensions: name + "; client_no_context_takeover; server_no_context_takeover"})
+	s, a, err := x.ask(ctx, request{origin: x.origin, extensions: compressionOffer})
 	if err == nil && s == nil && a.overload() {
 		x.overloaded("compression", a)
 		return
@@ -485,9 +488,9 @@ func (x *examination) compresses(ctx context.Context) {
 		return
 	}
 	s.send(framing.CloseMessage)
-	takeover := "without"
-	if !slices.Contains(parts, "server_no_context_takeover") {
-		takeover = "with"
+	takeover := "with"
+	if x.deflates = slices.Contains(parts, "server_no_context_takeover"); x.deflates {
+		takeover = "without"
 	}
 	x.report.ok("compression", "%s, %s context takeover", name, takeover)
 }
