@@ -35,6 +35,9 @@ func (l *live) Connect(ev *relay.Event, a *session.Attempt) {
 	domain := NormalDomain(r.Domain)
 	d := &dialing{began: ev.Now}
 	a.State = d
+	if r.Number == 1 {
+		l.tapped(domain)
+	}
 	if c.Static != nil && r.Number == 1 {
 		if d.static = c.Static(domain); d.static != nil {
 			a.Patience = staticTimeout

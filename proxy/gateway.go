@@ -36,6 +36,7 @@ type Gateway struct {
 	compression session.Compression
 	notices     notices
 	endedLimit  endedLimit
+	taps        taps
 	warned      atomic.Bool                  // by live.ChannelBindingOffered
 	static      atomic.Pointer[staticServer] // see serverOf
 

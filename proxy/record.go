@@ -148,12 +148,15 @@ func (l *live) logLogin(mechanism, result string) {
 
 // Debug implements session.Host.
 func (l *live) Debug() bool {
-	return l.gateway().logs(slog.LevelDebug)
+	return l.gateway().logs(slog.LevelDebug) || l.tap() != nil
 }
 
 // Step implements session.Host. There is no limit to these lines: who asks for them wants
 // all of them.
 func (l *live) Step(name string, attrs ...slog.Attr) {
+	if t := l.tap(); t != nil {
+		t.step(l.s.ID(), name, attrs)
+	}
 	i := l.s.Info()
 	all := []slog.Attr{slog.Uint64("session", i.ID), slog.String("step", name), slog.String("remote", session.RemoteName(i.Remote))}
 	if i.Domain != "" {

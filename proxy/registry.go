@@ -218,6 +218,9 @@ func (l *live) Over(ev *relay.Event) {
 	}
 	ended := g.ended(&record, ev.Now)
 	g.observer.Ended(ended)
+	if t := l.tap(); t != nil {
+		t.ended(ended)
+	}
 	g.logEnd(record.Ending.Level, ended)
 }
 

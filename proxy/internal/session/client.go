@@ -176,6 +176,7 @@ func (s *Session) message(ev *relay.Event, b []byte, m *framing.Message) {
 	if s.phase[toServer] == phaseClosed {
 		return
 	}
+	s.tell(client, b)
 	if err := scratchOf(ev).parser.Parse(b, m); err != nil {
 		s.badMessage(ev, b, err)
 		return

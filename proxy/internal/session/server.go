@@ -31,6 +31,9 @@ func (s *Session) receiveServer(ev *relay.Event, b []byte) (rest []byte) {
 			s.badStream(ev, err)
 			return nil
 		}
+		if u.Kind != framing.KindNone {
+			s.tell(server, u.Raw)
+		}
 		switch u.Kind {
 		case framing.KindNone:
 			if s.ending != endNone {

@@ -148,6 +148,7 @@ type extra struct {
 	replies      []string         // answers of our own that wait for its end
 	negotiation  negotiation      // the login that is under way
 	jid          string           // of the client, see Settings.LogJIDs
+	tap          Tap              // of an operator who looks at the session
 	result       string           // of a request that was not upgraded
 	cause        error            // what made the session end, for the log
 	verdict                       // what the log learns beside it
@@ -165,7 +166,7 @@ type alreadySent struct{ header, features bool }
 
 // dropExtra forgets extra when none of it is needed.
 func (s *Session) dropExtra() {
-	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.compression == nil && x.resume == 0 && x.stalls == nil && x.leaf == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" {
+	if x := s.extra; x != nil && s.await == endNone && s.ending == endNone && x.stateDue == [2]time.Duration{} && x.unwritable == [2]error{} && x.header == nil && x.headerSent == 0 && x.attempt == nil && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.relayed == nil && x.compression == nil && x.resume == 0 && x.stalls == nil && x.leaf == nil && x.verdict == (verdict{}) && x.negotiation == (negotiation{}) && x.jid == "" && x.tap == nil {
 		s.extra = nil
 	}
 }

@@ -86,7 +86,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 func (x *extra) atRest() bool {
 	return x.due == 0 && x.stateDue == [2]time.Duration{} && x.skip == 0 && x.header == nil && !x.headerQueued && x.headerSent == 0 &&
 		x.attempt == nil && x.resume == 0 && !x.pongDue && x.unread == 0 && x.fragmented == 0 && x.replies == nil && x.cause == nil &&
-		x.verdict == verdict{} && x.negotiation == negotiation{} && x.unwritable == [2]error{}
+		x.verdict == verdict{} && x.negotiation == negotiation{} && x.tap == nil && x.unwritable == [2]error{}
 }
 
 // Check returns what is wrong with st.

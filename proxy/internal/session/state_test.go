@@ -22,7 +22,7 @@ func TestStateIsComplete(t *testing.T) {
 		"extra",      // see atRest
 	}
 	ofExtra := []string{
-		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", "resume", // are zero, see atRest
+		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", "tap", "resume", // are zero, see atRest
 		"dials", "avoid", "listener", "leaf", "result", // are of the way to the server
 		"relayed", "stalls", "jid", "compression", // are in the state
 	}
