@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"xmppgate/cmd/xmppgate/internal/status"
+	"xmppgate/proxy"
 )
 
 // servers is what they ask about servers, see upstream.Router.
@@ -29,6 +30,7 @@ type admin struct {
 	overload             func() (short string) // see proxy.Gateway.Overload
 	config               func() *config
 	reload               func() (notes []string, err error)
+	tap                  func(proxy.TapQuery) (*proxy.Tap, error)
 	upgrade              func(context.Context) error // starts the program anew; nil when it cannot be
 }
 
@@ -39,6 +41,8 @@ const adminIndex = `xmppgate
 /connections          sessions as JSON: ?sort=rate&network=192.0.2.0/24&limit=100, ?group=network,
                       ?state=closed for those that ended lately
 /connections/end      POST: end sessions: ?id=1 or ?network=192.0.2.0/24
+/tap                  POST: what passes through a session, without content: ?id=1, or ?network= and ?domain=
+                      for sessions to come
 /healthz              200 while the process lives
 /readyz               200 while an XMPP server answers and no drain has begun
 /reload               POST: read the configuration again
@@ -71,6 +75,7 @@ func (a *admin) handler() http.Handler {
 	// GET. A preStop hook runs "xmppgate drain".
 	mux.Handle("POST /drain", a.access.action(a.beginDrain))
 	mux.Handle("POST /reload", a.access.action(a.handleReload))
+	mux.Handle("POST /tap", a.access.action(a.trace))
 	mux.Handle("POST /upgrade", a.access.action(a.upgradeProgram))
 	// Without cmdline, which may show more than a profile needs.
 	for path, show := range map[string]http.HandlerFunc{"": pprof.Index, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {

@@ -52,6 +52,17 @@ const askTimeout = 2 * time.Second
 // askAdmin sends a request to the admin endpoints of the gateway that runs with the
 // same configuration, and returns its answer.
 func (c *config) askAdmin(ctx context.Context, method, path string, timeout time.Duration) (body []byte, err error) {
+	response, err := c.requestAdmin(ctx, method, path, timeout)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+}
+
+// requestAdmin does so and returns an answer that is a success. timeout bounds it with its
+// body; zero means that it may take for ever.
+func (c *config) requestAdmin(ctx context.Context, method, path string, timeout time.Duration) (*http.Response, error) {
 	if len(c.adminListeners) == 0 {
 		return nil, errors.New(prefix + "ADMIN_LISTEN is empty: there is no admin listener to ask")
 	}
@@ -82,13 +93,13 @@ func (c *config) askAdmin(ctx context.Context, method, path string, timeout time
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return nil, err
-	}
 	if response.StatusCode/100 != 2 {
+		defer response.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+		if err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%s: %s: %s", path, response.Status, strings.TrimSpace(string(body)))
 	}
-	return body, nil
+	return response, nil
 }

@@ -80,6 +80,7 @@ func commands() []command {
 		{name: "healthcheck", help: "ask a running gateway for /healthz; for HEALTHCHECK of a container", run: healthcheck},
 		{name: "reload", help: "tell a running gateway to read its configuration again; for ExecReload= of systemd", run: requestReload},
 		{name: "drain", help: "tell a running gateway to drain; --wait stays until it is done", run: requestDrain, ownFlags: true},
+		{name: "tap", help: "show what passes through a session of a running gateway, without content; tap --help has more", run: runTap, ownFlags: true},
 		{name: "upgrade", help: "replace a running gateway by the program at its path; sessions go on", run: requestUpgrade},
 		{name: "doctor", help: "examine the path from a client to its server; doctor --help has more", run: runDoctor, ownFlags: true},
 	}, demoCommand, []command{

@@ -124,6 +124,7 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 		connections: s.metrics.ConnectionsHandler(),
 		config:      s.config,
 		reload:      s.reload,
+		tap:         gateway.Tap,
 		upgrade:     u.upgrade,
 	}, log)
 
