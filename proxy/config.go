@@ -22,7 +22,7 @@ const (
 	DefaultMaxServerStanza = 16 << 20  // bytes
 	DefaultPingInterval    = 30 * time.Second
 
-	DefaultCompressionMemory = 64 << 20 // bytes, for 8,192 sessions
+	DefaultCompressionMemory = 64 << 20 // bytes, for 5,461 sessions
 )
 
 // The largest values of fields of Config; a larger one counts as the largest. A
@@ -189,7 +189,7 @@ type Config struct {
 	Compression bool
 
 	// CompressionMemory is how many bytes all sessions together keep from one
-	// compressed message to the next, 8 KiB each as a rule. Beyond that, new
+	// compressed message to the next, 12 KiB each as a rule. Beyond that, new
 	// sessions go without compression. Zero means DefaultCompressionMemory; the
 	// largest value is LargestCompressionMemory.
 	CompressionMemory int64

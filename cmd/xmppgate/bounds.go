@@ -31,7 +31,7 @@ var bounds = map[string]bound{
 	"BYTE_RATE":                {0, 1 << 30, "0 means any number"},
 	"AUTH_TIMEOUT":             {int64(10 * time.Second), int64(24 * time.Hour), "people who register fill in a form first"},
 	"MAX_SESSION_AGE":          {0, int64(365 * 24 * time.Hour), "0s means never"},
-	"COMPRESSION_MEMORY":       {8 << 10, proxy.LargestCompressionMemory, "a session keeps 8192"},
+	"COMPRESSION_MEMORY":       {8 << 10, proxy.LargestCompressionMemory, "a session keeps 8192 or 12288"},
 	"PING_INTERVAL":            {int64(time.Second), int64(proxy.LongestPingInterval), "a client that is gone is noticed after two intervals"},
 	"DRAIN_DELAY":              {0, int64(time.Hour), ""},
 	"DRAIN_TIMEOUT":            {int64(time.Second), int64(24 * time.Hour), ""},

@@ -72,7 +72,7 @@ type config struct {
 	AuthTimeout            time.Duration `env:"AUTH_TIMEOUT" envDefault:"5m" help:"time that a client has to log in"`
 	MaxSessionAge          time.Duration `env:"MAX_SESSION_AGE" envDefault:"0s" help:"age at which a session is closed so that its client resumes it elsewhere, less up to a fifth; 0s means never"`
 	Compression            string        `env:"COMPRESSION" envDefault:"off" help:"on accepts permessage-deflate from clients that offer it; see docs/compression.md for what that saves and reveals"`
-	CompressionMemory      int64         `env:"COMPRESSION_MEMORY" envDefault:"67108864" help:"bytes that all sessions together keep to compress, at most 8192 each; beyond that new sessions go without compression"`
+	CompressionMemory      int64         `env:"COMPRESSION_MEMORY" envDefault:"67108864" help:"bytes that all sessions together keep to compress, 12288 each as a rule; beyond that new sessions go without compression"`
 	PingInterval           time.Duration `env:"PING_INTERVAL" envDefault:"30s" help:"silence before a client gets a WebSocket ping; after two intervals without an answer its session ends"`
 	DrainDelay             time.Duration `env:"DRAIN_DELAY" envDefault:"0s" help:"how long a drain still accepts clients while /readyz fails, for load balancers to notice"`
 	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"25s" help:"time over which sessions are closed before the end"`

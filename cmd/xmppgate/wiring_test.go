@@ -706,7 +706,7 @@ func shakeHands(t *testing.T, listener, ahead, path, headers string) (c net.Conn
 func (g *gatewayProcess) offersCompression() (c net.Conn, accepted bool) {
 	g.t.Helper()
 	c, head := shakeHands(g.t, g.serving.Listen, "", "/ws", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n")
-	return c, strings.Contains(head, "\r\nSec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n")
+	return c, strings.Contains(head, "\r\nSec-WebSocket-Extensions: permessage-deflate; client_")
 }
 
 func (g *gatewayProcess) upgrades(status int, path, headers string) {

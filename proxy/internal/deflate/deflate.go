@@ -39,7 +39,7 @@ func (p Params) memory() int64 {
 // Stop.
 type Compressor struct {
 	params Params
-	dict   []byte // the end of what was compressed; its capacity is params.memory()
+	dict   history // the end of what was compressed
 }
 
 // Start makes c ready. It reports false if m has no room; c must not be used then.
@@ -47,10 +47,7 @@ func (c *Compressor) Start(p Params, m *Memory) bool {
 	if !m.take(p.memory()) {
 		return false
 	}
-	*c = Compressor{params: p}
-	if n := p.memory(); n > 0 {
-		c.dict = make([]byte, 0, n)
-	}
+	*c = Compressor{params: p, dict: newHistory(p.memory())}
 	return true
 }
 
@@ -123,17 +120,7 @@ func appendCodes(dst, text []byte) []byte {
 // Sent tells that the client gets what Append has made of text. What follows may refer
 // to it. Nothing else may be passed to Sent: the client does not keep what it gets
 // uncompressed (RFC 7692, section 7.2.2).
-func (c *Compressor) Sent(text []byte) {
-	most := cap(c.dict)
-	if len(text) >= most {
-		c.dict = append(c.dict[:0], text[len(text)-most:]...)
-		return
-	}
-	if over := len(c.dict) + len(text) - most; over > 0 {
-		c.dict = c.dict[:copy(c.dict, c.dict[over:])]
-	}
-	c.dict = append(c.dict, text...)
-}
+func (c *Compressor) Sent(text []byte) { c.dict.add(text) }
 
 // Work is how many bytes have to be looked at to compress n.
 func (c *Compressor) Work(n int) int { return len(c.dict) + n }

@@ -12,7 +12,7 @@
 // gives it to flate.StatelessDeflate as a dictionary: short messages become as small
 // as with a compressor that remembers everything, within a fifth.
 //
-// Clients are asked not to refer to earlier messages (client_no_context_takeover):
-// to restore them would take another 32 KiB for each session. It also keeps what a
-// client sends as credentials apart from all else that it sends.
+// A client that offers to limit its window, as browsers do, is asked for 4 KiB, and so much
+// of what it has sent is kept as well. One that does not, or for which there is no memory,
+// is asked not to refer to earlier messages at all: what it may refer to has 32 KiB.
 package deflate

@@ -36,30 +36,72 @@ var errFinal = fmt.Errorf("compressed message: more than %d final blocks", maxFi
 // marked as the last one, so that the end can be told from a message cut short.
 const ends = tail + "\x01" + tail
 
-// An inflater is used for one message at a time.
-type inflater struct {
+// clientMemory is what lasts from message to message of a client, in bytes.
+func (p Params) clientMemory() int64 {
+	if p.ClientBits == 0 {
+		return 0
+	}
+	return 1 << p.ClientBits
+}
+
+// An Inflater restores the messages of one client. The zero value is for messages that
+// do not refer to earlier ones. Its memory lasts from Start or Resume to Stop.
+type Inflater struct {
+	size int64   // of seen
+	seen history // the end of what was restored; nil before the first message
+}
+
+// Start makes f ready. It reports false if m has no room; f is as before then.
+func (f *Inflater) Start(p Params, m *Memory) bool {
+	if !m.take(p.clientMemory()) {
+		return false
+	}
+	f.size = p.clientMemory()
+	return true
+}
+
+// Resume makes f go on where another one has been, of which History has returned seen. It
+// takes memory even if there is none, because the client goes on to refer to seen.
+func (f *Inflater) Resume(p Params, m *Memory, seen []byte) {
+	f.size = p.clientMemory()
+	m.used.Add(f.size)
+	if len(seen) > 0 {
+		f.seen = newHistory(f.size)
+		f.seen.add(seen)
+	}
+}
+
+// History is what messages may refer to. It is valid until the next call.
+func (f *Inflater) History() []byte { return f.seen }
+
+// Stop gives the memory back.
+func (f *Inflater) Stop(m *Memory) {
+	m.giveBack(f.size)
+	*f = Inflater{}
+}
+
+// A decoder is used for one message at a time.
+type decoder struct {
 	in  bytes.Reader
 	buf []byte // the message and ends
 	out io.ReadCloser
 }
 
-var inflaters = sync.Pool{New: func() any { return &inflater{out: flate.NewReader(bytes.NewReader(nil))} }}
+var decoders = sync.Pool{New: func() any { return &decoder{out: flate.NewReader(bytes.NewReader(nil))} }}
 
-// AppendInflated appends to dst the text that the compressed message p stands for. The
-// message must not refer to others. The text has at most limit bytes: AppendInflated
-// stops there and returns ErrTooLarge. Any other error says what is wrong with p.
-//
-// After an error the result holds what came before it.
-func AppendInflated(dst, p []byte, limit int) ([]byte, error) {
-	f := inflaters.Get().(*inflater)
-	defer f.release()
-	f.buf = append(append(f.buf[:0], p...), ends...)
-	f.in.Reset(f.buf)
+// Append appends to dst the text that the compressed message p stands for. It has at most
+// limit bytes: Append stops there and returns ErrTooLarge. Any other error says what is
+// wrong with p. After an error the result holds what came before it, and f cannot go on.
+func (f *Inflater) Append(dst, p []byte, limit int) ([]byte, error) {
+	d := decoders.Get().(*decoder)
+	defer d.release()
+	d.buf = append(append(d.buf[:0], p...), ends...)
+	d.in.Reset(d.buf)
 
 	start := len(dst)
-	var history []byte // what a reference may lead to
+	seen := []byte(f.seen) // what a reference may lead to
 	for final := 0; ; final++ {
-		if err := f.out.(flate.Resetter).Reset(&f.in, history); err != nil {
+		if err := d.out.(flate.Resetter).Reset(&d.in, seen); err != nil {
 			return dst, fmt.Errorf("compressed message: %w", err)
 		}
 		for err := error(nil); err != io.EOF; {
@@ -68,7 +110,7 @@ func AppendInflated(dst, p []byte, limit int) ([]byte, error) {
 			}
 			dst = grow(dst)
 			var n int
-			n, err = f.out.Read(dst[len(dst):min(cap(dst), start+limit+1)])
+			n, err = d.out.Read(dst[len(dst):min(cap(dst), start+limit+1)])
 			dst = dst[:len(dst)+n]
 			if err != nil && err != io.EOF {
 				return dst, fmt.Errorf("compressed message: %w", err)
@@ -79,14 +121,23 @@ func AppendInflated(dst, p []byte, limit int) ([]byte, error) {
 		}
 		// The end was that of ends, or that of a block of the sender which is marked as
 		// the last one. Others may follow that.
-		if n := f.in.Len(); n == 0 || n == len(ends) {
-			return dst, nil
+		if n := d.in.Len(); n == 0 || n == len(ends) {
+			break
 		}
 		if final == maxFinal {
 			return dst, errFinal
 		}
-		history = dst[max(start, len(dst)-1<<mostWindowBits):]
+		text := dst[start:]
+		seen = text[max(0, len(text)-1<<mostWindowBits):]
+		if len(text) < cap(f.seen) { // there is little of it
+			seen = append(bytes.Clone(f.seen), text...)
+		}
 	}
+	if f.seen == nil {
+		f.seen = newHistory(f.size)
+	}
+	f.seen.add(dst[start:])
+	return dst, nil
 }
 
 // grow returns dst with room to inflate into, at most as much as it holds already: the
@@ -98,10 +149,10 @@ func grow(dst []byte) []byte {
 	return append(make([]byte, 0, len(dst)+max(minRoom, len(dst))), dst...)
 }
 
-func (f *inflater) release() {
-	if cap(f.buf) > maxPooled {
-		f.buf = nil
+func (d *decoder) release() {
+	if cap(d.buf) > maxPooled {
+		d.buf = nil
 	}
-	f.in.Reset(nil)
-	inflaters.Put(f)
+	d.in.Reset(nil)
+	decoders.Put(d)
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -22,6 +24,11 @@ func compressed(t testing.TB, text string, level int) []byte {
 	io.WriteString(w, text)
 	w.Flush()
 	return b.Bytes()[:b.Len()-len(tail)]
+}
+
+// inflate restores a message that stands alone.
+func inflate(dst, message []byte, limit int) ([]byte, error) {
+	return new(Inflater).Append(dst, message, limit)
 }
 
 // stored is a block without compression.
@@ -88,7 +95,7 @@ func TestInflate(t *testing.T) {
 		{"one more", strings.Repeat(emptyFinal, maxFinal+1) + "\x00", "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := AppendInflated([]byte("before "), []byte(c.in), 1<<20)
+			got, err := inflate([]byte("before "), []byte(c.in), 1<<20)
 			if (err == nil) != c.ok {
 				t.Fatalf("got %.100q, %v", got, err)
 			}
@@ -113,7 +120,7 @@ func TestInflateAcrossFinalBlocks(t *testing.T) {
 	if len(message) > len(text)+100 {
 		t.Fatalf("%d bytes do not refer to the first block", len(message))
 	}
-	got, err := AppendInflated(nil, message, 1<<20)
+	got, err := inflate(nil, message, 1<<20)
 	if err != nil || string(got) != text+text {
 		t.Errorf("got %d bytes, %v", len(got), err)
 	}
@@ -129,7 +136,7 @@ func TestBombs(t *testing.T) {
 	if len(bomb)*1000 > 52<<20 {
 		t.Fatalf("%d bytes are no bomb", len(bomb))
 	}
-	got, err := AppendInflated(nil, bomb, limit)
+	got, err := inflate(nil, bomb, limit)
 	if !errors.Is(err, ErrTooLarge) || len(got) != limit+1 {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
@@ -138,7 +145,7 @@ func TestBombs(t *testing.T) {
 	}
 	for n := range 4 {
 		text := strings.Repeat("x", limit+n-2)
-		got, err := AppendInflated(nil, compressed(t, text, 9), limit)
+		got, err := inflate(nil, compressed(t, text, 9), limit)
 		if fits := len(text) <= limit; fits != (err == nil) || fits && string(got) != text {
 			t.Errorf("%d bytes: %v", len(text), err)
 		}
@@ -151,17 +158,86 @@ func TestBombs(t *testing.T) {
 	}
 }
 
+// Messages of a client refer to earlier ones, as far back as was agreed on: those that
+// came compressed. The client is a Compressor with that window.
+//
+// Behaviour: compression. RFC 7692, section 7.1.2.2.
+func TestInflateWithContext(t *testing.T) {
+	for bits := leastClientBits; bits <= clientBits; bits++ {
+		m := newMemory(1 << 20)
+		p := Params{WindowBits: mostWindowBits, ClientBits: bits}
+		var from Compressor
+		from.Start(Params{WindowBits: bits}, m)
+		before := m.Used()
+		var f Inflater
+		if !f.Start(p, m) || m.Used()-before != 1<<bits {
+			t.Fatalf("%d bytes are in use", m.Used()-before)
+		}
+		size, alone := 0, 0
+		r := rand.New(rand.NewPCG(1, uint64(bits)))
+		for i, text := range chat(300) {
+			switch r.IntN(10) {
+			case 0:
+				continue // it came plain
+			case 1:
+				text = strings.Repeat(text, 1+r.IntN(100))
+			case 2: // another process goes on
+				seen := bytes.Clone(f.History())
+				f.Stop(m)
+				f.Resume(p, m, seen)
+			}
+			out := from.Append(nil, []byte(text), true)
+			if r.IntN(5) == 0 { // behind a block that is marked as the last one
+				out = slices.Concat([]byte(emptyFinal), out)
+			}
+			from.Sent([]byte(text))
+			got, err := f.Append([]byte("x"), out, 1<<20)
+			if err != nil || string(got) != "x"+text {
+				t.Fatalf("%d bits, message %d: %v, got %.100q", bits, i, err, got)
+			}
+			size, alone = size+len(out), alone+len(compressed(t, text, 6))
+			if cap(f.seen) > 1<<bits {
+				t.Fatalf("%d bytes are kept", cap(f.seen))
+			}
+		}
+		if bits == clientBits && size >= alone {
+			t.Errorf("%d bits: %d bytes, and %d without context", bits, size, alone)
+		}
+		// What is further back than agreed is not there.
+		text := []byte(strings.Repeat("wherefore ", 30))
+		if _, err := f.Append(nil, from.Append(nil, text, true), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		from.Sent(text)
+		if _, err := f.Append(nil, compressed(t, string(random(2<<bits)), 0), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.Append(nil, from.Append(nil, text, true), 1<<20); err == nil && bytes.Equal(got, text) {
+			t.Errorf("%d bits: a reference leads back beyond the window", bits)
+		}
+		f.Stop(m)
+		from.Stop(m)
+		if m.Used() != 0 {
+			t.Errorf("%d bytes are in use in the end", m.Used())
+		}
+	}
+	var f Inflater
+	if f.Start(Params{ClientBits: clientBits}, newMemory(1<<clientBits-1)) {
+		t.Error("it has memory that is not there")
+	}
+}
+
 // Bytes that are read from one inflater to the next do not mix, and the result of one
 // does not change with the next.
 func TestInflateReuse(t *testing.T) {
 	a, b := strings.Repeat("a", 1000), strings.Repeat("b", 1000)
-	got, err := AppendInflated(nil, compressed(t, a, 6), 1000)
+	got, err := inflate(nil, compressed(t, a, 6), 1000)
 	for range 10 {
-		if _, err := AppendInflated(nil, compressed(t, b, 6), 1000); err != nil {
+		if _, err := inflate(nil, compressed(t, b, 6), 1000); err != nil {
 			t.Fatal(err)
 		}
 		// What ended in an error leaves nothing behind either.
-		if _, err := AppendInflated(nil, []byte("\x06"), 1000); err == nil {
+		if _, err := inflate(nil, []byte("\x06"), 1000); err == nil {
 			t.Fatal("no error")
 		}
 	}
@@ -177,7 +253,7 @@ func TestGrow(t *testing.T) {
 	moved, last := 0, 0
 	for range 5000 {
 		var err error
-		if got, err = AppendInflated(got, one, 1000); err != nil {
+		if got, err = inflate(got, one, 1000); err != nil {
 			t.Fatal(err)
 		}
 		if cap(got) != last {
@@ -198,7 +274,7 @@ func FuzzInflate(f *testing.F) {
 	f.Add(compressed(f, strings.Repeat("x", 10000), 9))
 	f.Fuzz(func(t *testing.T, m []byte) {
 		const limit = 100_000
-		got, err := AppendInflated(nil, m, limit)
+		got, err := inflate(nil, m, limit)
 		if len(got) > limit+1 {
 			t.Fatalf("%d bytes", len(got))
 		}
@@ -307,7 +383,7 @@ func costlyBlock() []byte {
 }
 
 // The worst that a message can ask for, for each byte of it.
-func BenchmarkAppendInflated(b *testing.B) {
+func BenchmarkInflate(b *testing.B) {
 	tables := costlyBlock()
 	for name, m := range map[string][]byte{
 		"stanza":       compressed(b, chat(1)[0], 6),
@@ -323,7 +399,7 @@ func BenchmarkAppendInflated(b *testing.B) {
 			var out []byte
 			for b.Loop() {
 				var err error
-				if out, err = AppendInflated(out[:0], m, 1<<20); err != nil {
+				if out, err = inflate(out[:0], m, 1<<20); err != nil {
 					b.Fatal(err)
 				}
 			}

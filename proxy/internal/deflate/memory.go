@@ -15,9 +15,10 @@ func (m *Memory) Limit() int64 { return m.limit.Load() }
 // Used is the number of bytes in use.
 func (m *Memory) Used() int64 { return m.used.Load() }
 
-// Has reports whether there is room for the dictionary that p takes.
+// Has reports whether there is room for the Compressor and the Inflater of p.
 func (m *Memory) Has(p Params) bool {
-	return p.memory() == 0 || m.used.Load()+p.memory() <= m.limit.Load()
+	n := p.memory() + p.clientMemory()
+	return n == 0 || m.used.Load()+n <= m.limit.Load()
 }
 
 func (m *Memory) take(n int64) bool {
@@ -34,3 +35,27 @@ func (m *Memory) take(n int64) bool {
 }
 
 func (m *Memory) giveBack(n int64) { m.used.Add(-n) }
+
+// A history is the end of a text, as much of it as its capacity.
+type history []byte
+
+// newHistory returns an empty history of n bytes, nil for none.
+func newHistory(n int64) history {
+	if n == 0 {
+		return nil
+	}
+	return make(history, 0, n)
+}
+
+// add appends text.
+func (h *history) add(text []byte) {
+	most := cap(*h)
+	if len(text) >= most {
+		*h = append((*h)[:0], text[len(text)-most:]...)
+		return
+	}
+	if over := len(*h) + len(text) - most; over > 0 {
+		*h = (*h)[:copy(*h, (*h)[over:])]
+	}
+	*h = append(*h, text...)
+}

@@ -21,6 +21,10 @@ const (
 const (
 	leastWindowBits = 8
 	mostWindowBits  = 15
+	// clientBits is what clients are asked for. Below leastClientBits they are asked
+	// not to refer to earlier messages instead: zlib cannot compress with 8 bits.
+	clientBits      = 12
+	leastClientBits = 9
 )
 
 // Params are what gateway and client have agreed on. The zero value is no agreement.
@@ -30,13 +34,17 @@ type Params struct {
 	WindowBits int
 	// NoContext tells that no reference may lead to an earlier message.
 	NoContext bool
+	// ClientBits is the same for messages from the client as WindowBits; zero means
+	// that none of them refers to an earlier message.
+	ClientBits int
 
 	limitsWindow bool // the client has asked for WindowBits
 }
 
 // Valid reports whether p may be an agreement.
 func (p Params) Valid() bool {
-	return leastWindowBits <= p.WindowBits && p.WindowBits <= mostWindowBits
+	return leastWindowBits <= p.WindowBits && p.WindowBits <= mostWindowBits &&
+		(p.ClientBits == 0 || leastClientBits <= p.ClientBits && p.ClientBits <= clientBits)
 }
 
 // Negotiate returns what the first acceptable offer in the values of
@@ -61,6 +69,7 @@ func Negotiate(values []string) (p Params, ok bool) {
 // accept returns what an offer comes to (RFC 7692, section 7.1).
 func accept(params []param) (Params, bool) {
 	p := Params{WindowBits: mostWindowBits}
+	clientForgets := false
 	for i, given := range params {
 		if slices.ContainsFunc(params[:i], func(q param) bool { return q.name == given.name }) {
 			return Params{}, false
@@ -75,18 +84,24 @@ func accept(params []param) (Params, bool) {
 			}
 			continue
 		case clientWindowBits:
-			// It is a hint, because the window of a client does not matter here.
-			if given.valued && windowBits(given.value) == 0 {
-				return Params{}, false
+			p.ClientBits = clientBits
+			if given.valued {
+				if p.ClientBits = min(clientBits, windowBits(given.value)); p.ClientBits == 0 {
+					return Params{}, false
+				}
 			}
 			continue
 		case clientNoContext:
+			clientForgets = true
 		default:
 			return Params{}, false
 		}
 		if given.valued {
 			return Params{}, false
 		}
+	}
+	if clientForgets || p.ClientBits < leastClientBits {
+		p.ClientBits = 0
 	}
 	return p, true
 }
@@ -105,7 +120,12 @@ func windowBits(value string) int {
 // answer client_no_context_takeover to any offer, but the others only to one that
 // names them (RFC 7692, section 7.1).
 func (p Params) String() string {
-	s := Name + "; " + clientNoContext
+	s := Name
+	if p.ClientBits == 0 {
+		s += "; " + clientNoContext
+	} else {
+		s += "; " + clientWindowBits + "=" + strconv.Itoa(p.ClientBits)
+	}
 	if p.NoContext {
 		s += "; " + serverNoContext
 	}

@@ -7,7 +7,10 @@ import "testing"
 // Behaviour: compression-negotiation. RFC 7692, sections 5 and 7.1; RFC 6455, section
 // 9.1.
 func TestNegotiate(t *testing.T) {
-	const plain = "permessage-deflate; client_no_context_takeover"
+	const (
+		plain = "permessage-deflate; client_no_context_takeover"
+		small = "permessage-deflate; client_max_window_bits=12"
+	)
 	for _, c := range []struct {
 		offers []string
 		answer string
@@ -16,8 +19,11 @@ func TestNegotiate(t *testing.T) {
 		{nil, "", 0},
 		{[]string{""}, "", 0},
 		{[]string{"permessage-deflate"}, plain, 15},
-		{[]string{"permessage-deflate; client_max_window_bits"}, plain, 15},
+		{[]string{"permessage-deflate; client_max_window_bits"}, small, 15},
 		{[]string{"permessage-deflate; client_max_window_bits=8"}, plain, 15},
+		{[]string{"permessage-deflate; client_max_window_bits=9"}, "permessage-deflate; client_max_window_bits=9", 15},
+		{[]string{"permessage-deflate; client_max_window_bits=15"}, small, 15},
+		{[]string{"permessage-deflate; client_max_window_bits; server_max_window_bits=8; server_no_context_takeover"}, small + "; server_no_context_takeover; server_max_window_bits=8", 8},
 		{[]string{"permessage-deflate;client_max_window_bits=15;client_no_context_takeover"}, plain, 15},
 		{[]string{"permessage-deflate; server_no_context_takeover"}, plain + "; server_no_context_takeover", 15},
 		{[]string{"permessage-deflate; server_max_window_bits=8"}, plain + "; server_max_window_bits=8", 8},
@@ -29,7 +35,7 @@ func TestNegotiate(t *testing.T) {
 		{[]string{",, permessage-deflate,,"}, plain, 15},
 		// The first one that is acceptable counts, whatever comes before and behind.
 		{[]string{"permessage-bzip2, permessage-deflate; server_max_window_bits=9, permessage-deflate"}, plain + "; server_max_window_bits=9", 9},
-		{[]string{"permessage-deflate; x, permessage-deflate; server_max_window_bits=7, permessage-deflate; client_max_window_bits"}, plain, 15},
+		{[]string{"permessage-deflate; x, permessage-deflate; server_max_window_bits=7, permessage-deflate; client_max_window_bits"}, small, 15},
 		{[]string{"permessage-deflate; x", "permessage-deflate"}, plain, 15},
 		{[]string{`foo; bar="permessage-deflate"`}, "", 0}, // quoted: a value
 		{[]string{`foo; bar=baz`, "permessage-deflate"}, plain, 15},

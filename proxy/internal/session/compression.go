@@ -76,6 +76,7 @@ type compression struct {
 	state      compressionState
 	message    bool // the message to the client that is sent in parts is compressed
 	serverFull bool // receiveClient stopped because it has inflated enough
+	in         deflate.Inflater
 	out        deflate.Compressor
 	plain, got int            // what was compressed since the last judgement, and what it became
 	relayed    [2]MessageSize // by direction
@@ -108,16 +109,24 @@ func (s *Session) negotiateCompression(h *http1.Head) (answer string) {
 	if !ok {
 		return ""
 	}
-	if shared := s.set.Compression; !shared.memory.Has(p) {
+	shared := s.set.Compression
+	if !shared.memory.Has(p) {
+		p.ClientBits = 0
+	}
+	if !shared.memory.Has(p) {
 		shared.without.Add(1)
 		return ""
 	}
-	s.beginCompression(p)
+	var in deflate.Inflater
+	if !in.Start(p, &shared.memory) { // another session was faster
+		p.ClientBits = 0
+	}
+	s.beginCompression(p, in)
 	return "Sec-WebSocket-Extensions: " + p.String() + "\r\n"
 }
 
-func (s *Session) beginCompression(p deflate.Params) {
-	s.ensureExtra().compression = &compression{shared: s.set.Compression, params: p}
+func (s *Session) beginCompression(p deflate.Params, in deflate.Inflater) {
+	s.ensureExtra().compression = &compression{shared: s.set.Compression, params: p, in: in}
 	s.set.Compression.sessions.Add(1)
 }
 
@@ -125,6 +134,7 @@ func (s *Session) beginCompression(p deflate.Params) {
 func (s *Session) endCompression() {
 	if c := s.compression(); c != nil {
 		c.stop()
+		c.in.Stop(&c.shared.memory)
 		c.shared.sessions.Add(-1)
 	}
 }
@@ -209,7 +219,7 @@ func (c *compression) judge(plain, got int, last bool) {
 func (s *Session) inflate(ev *relay.Event, p []byte) (text []byte, ok bool) {
 	sc := scratchOf(ev)
 	start := len(sc.inflated)
-	all, err := deflate.AppendInflated(sc.inflated, p, s.limit())
+	all, err := s.compression().in.Append(sc.inflated, p, s.limit())
 	text = all[start:len(all):len(all)]
 	sc.inflateWork += inflateWork(len(p), len(text))
 	if sc.inflated = all; cap(all) > maxScratch {
@@ -239,9 +249,10 @@ func (s *Session) inflatedEnough(ev *relay.Event) bool {
 // session. It does not need the end of what was compressed: the next message refers to
 // nothing.
 type CompressionState struct {
-	WindowBits int
-	NoContext  bool
-	Relayed    [2]MessageSize // so far, to server and client
+	WindowBits, ClientBits int // see deflate.Params
+	NoContext              bool
+	Seen                   []byte         // what messages of the client may refer to
+	Relayed                [2]MessageSize // so far, to server and client
 }
 
 // compressionState is nil without compression.
@@ -250,17 +261,19 @@ func (s *Session) compressionState() *CompressionState {
 	if c == nil {
 		return nil
 	}
-	return &CompressionState{c.params.WindowBits, c.params.NoContext, c.relayed}
+	return &CompressionState{c.params.WindowBits, c.params.ClientBits, c.params.NoContext, bytes.Clone(c.in.History()), c.relayed}
 }
 
 func (st *CompressionState) params() deflate.Params {
-	return deflate.Params{WindowBits: st.WindowBits, NoContext: st.NoContext}
+	return deflate.Params{WindowBits: st.WindowBits, NoContext: st.NoContext, ClientBits: st.ClientBits}
 }
 
 // restoreCompression is the counterpart of compressionState.
 func (s *Session) restoreCompression(st *CompressionState) {
 	if st != nil {
-		s.beginCompression(st.params())
+		var in deflate.Inflater
+		in.Resume(st.params(), &s.set.Compression.memory, st.Seen)
+		s.beginCompression(st.params(), in)
 		s.compression().relayed = st.Relayed
 	}
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,16 +12,20 @@ import (
 
 	"github.com/gobwas/ws"
 
+	"xmppgate/proxy/internal/deflate"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/wstest"
 )
+
+// What a session keeps in bytes, of messages in both directions.
+const keptDown, keptUp = 8192, 4096
 
 // compressionSettings are those of a gateway with compression and memory for so many
 // sessions.
 func compressionSettings(sessions int64) *Settings {
 	set := testSettings()
 	set.AcceptCompression, set.Compression = true, new(Compression)
-	set.Compression.SetMemory(sessions * 8192)
+	set.Compression.SetMemory(sessions * (keptDown + keptUp))
 	return set
 }
 
@@ -168,6 +173,12 @@ func TestCompressedBothWays(t *testing.T) {
 			}
 		}
 
+		var from deflate.Compressor // which may refer to what has come compressed
+		if clientBits := s.compression().params.ClientBits; clientBits == 0 {
+			from.Start(deflate.Params{WindowBits: 15, NoContext: true}, newMemory())
+		} else {
+			from.Start(deflate.Params{WindowBits: clientBits}, newMemory())
+		}
 		var frames []byte
 		var up string
 		for range 40 {
@@ -176,9 +187,15 @@ func TestCompressedBothWays(t *testing.T) {
 				continue
 			}
 			up += m
-			first, payload := wstest.Frame, []byte(m)
-			if r.IntN(2) == 0 {
-				first, payload = wstest.Compressed, wstest.Deflate([]byte(m))
+			first, payload := wstest.Compressed, wstest.Deflate([]byte(m))
+			switch r.IntN(3) {
+			case 0:
+				first, payload = wstest.Frame, []byte(m)
+			case 1:
+				payload = from.Append(nil, []byte(m), true)
+				fallthrough
+			default:
+				from.Sent([]byte(m))
 			}
 			parts := 1 + r.IntN(3)
 			for i := range parts {
@@ -241,7 +258,7 @@ func TestNothingIsCompressedBeforeLogin(t *testing.T) {
 		if len(r.flags) != 1 || r.flags[0] {
 			t.Errorf("%.80s: %v", sd, r.flags)
 		}
-		if used := set.Compression.Info().Memory; used != 0 {
+		if used := set.Compression.Info().Memory; used != keptUp {
 			t.Fatalf("%.80s: %d bytes are in use before the login", sd, used)
 		}
 	}
@@ -249,7 +266,7 @@ func TestNothingIsCompressedBeforeLogin(t *testing.T) {
 	s.Receive(ev, server, []byte("<message>"+long+"</message>"))
 	r := reader{t: t}
 	r.read(sent(ev, client))
-	if len(r.flags) != 2 || !r.flags[1] || set.Compression.Info().Memory != 8192 {
+	if len(r.flags) != 2 || !r.flags[1] || set.Compression.Info().Memory != keptDown+keptUp {
 		t.Errorf("after the login: %v, %+v", r.flags, set.Compression.Info())
 	}
 }
@@ -420,7 +437,7 @@ func TestCompressionMemory(t *testing.T) {
 	if s, _ := openingWith(set, "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n"); s.compression() == nil {
 		t.Error("a session that needs no memory is refused")
 	}
-	if i := set.Compression.Info(); i.WithoutMemory != 3 || i.Memory != 8192 || i.Sessions != 4 {
+	if i := set.Compression.Info(); i.WithoutMemory != 3 || i.Memory != keptDown+keptUp || i.Sessions != 4 {
 		t.Errorf("%+v", i)
 	}
 	all[0].Over(events[0])
@@ -444,7 +461,7 @@ func TestCompressionIsJudged(t *testing.T) {
 	c := s.compression()
 	c.plain, c.got = 0, 0
 	c.judge(judgedAt, judgedAt/100*91, true)
-	if c.state != compressionOff || s.set.Compression.Info().Memory != 0 {
+	if c.state != compressionOff || s.set.Compression.Info().Memory != keptUp {
 		t.Error("it goes on although it does not pay")
 	}
 	s.Receive(ev, server, bytes.Clone(message))
@@ -461,14 +478,25 @@ func TestCompressionIsJudged(t *testing.T) {
 // there does not refer to what it has compressed here.
 func TestCompressionMoves(t *testing.T) {
 	set := compressionSettings(1)
-	s, ev := newCompressed(t, set, "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n")
+	s, ev := newCompressed(t, set, "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9; client_max_window_bits\r\n")
 	s.Receive(ev, server, []byte("<stream:features/>"))
 	message := []byte("<message>" + strings.Repeat("wherefore art thou ", 10) + "</message>")
 	got := reader{t: t}
 	s.Receive(ev, server, bytes.Clone(message))
 	got.read(sent(ev, client))
 	s.waitForNothing()
-	s.Receive(ev, client, wstest.Compressed(ws.OpText, true, wstest.Deflate([]byte("<iq/>"))))
+	// The client refers to what it has sent before.
+	var from deflate.Compressor
+	from.Start(deflate.Params{WindowBits: 12}, newMemory())
+	send := func(s *Session, ev *relay.Event, text []byte) {
+		t.Helper()
+		s.Receive(ev, client, wstest.Compressed(ws.OpText, true, from.Append(nil, text, true)))
+		if got := sent(ev, server); !bytes.Equal(got, text) {
+			t.Errorf("the server got %q", got)
+		}
+	}
+	send(s, ev, message)
+	from.Sent(message)
 
 	st, err := s.State(ev.Conns, ev.Now)
 	if err != nil {
@@ -494,24 +522,31 @@ func TestCompressionMoves(t *testing.T) {
 		if !here.flags[n-1] || here.messages[n-1] != here.messages[n-2] {
 			t.Errorf("compressed %t, %.100q", here.flags[n-1], here.messages[n-1])
 		}
-		to.Receive(ev, client, wstest.Compressed(ws.OpText, true, wstest.Deflate(message)))
-		if got := sent(ev, server); !bytes.Equal(got, message) {
-			t.Errorf("the server got %q", got)
-		}
+		send(to, ev, message)
 		if i := to.Info(); !i.Compressed || i.DownMessages.Plain <= s.Info().DownMessages.Plain {
 			t.Errorf("%+v", i)
 		}
-		if i := set.Compression.Info(); i.Sessions != 1 || i.Memory != 256 {
+		if i := set.Compression.Info(); i.Sessions != 1 || i.Memory != 256+keptUp {
 			t.Errorf("%+v", i)
 		}
 	}
+	if len(st.Compression.Seen) == 0 {
+		t.Error("nothing is known of what the client has sent")
+	}
 	bad := *st
 	for _, bits := range []int{-1, 0, 7, 16, 63} {
-		bad.Compression = &CompressionState{WindowBits: bits}
-		if bad.Check() == nil {
-			t.Errorf("a window of %d bits is accepted", bits)
+		for _, c := range []CompressionState{{WindowBits: bits}, {WindowBits: 15, ClientBits: cmp.Or(bits, 8)}} {
+			if bad.Compression = &c; bad.Check() == nil {
+				t.Errorf("%+v is accepted", c)
+			}
 		}
 	}
+}
+
+func newMemory() *deflate.Memory {
+	m := new(deflate.Memory)
+	m.SetLimit(1 << 20)
+	return m
 }
 
 // Frames that come behind our Close frame may be compressed.
