@@ -160,7 +160,7 @@ func (g *Gateway) SetOverload(short string) {
 	var all []waiting
 	for _, l := range g.sessions() {
 		l.handle.View(func() {
-			if !l.s.LoggedIn() && l.s.Refused() == limit.None {
+			if l.s.AwaitsLogin() {
 				all = append(all, waiting{l, l.s.Info().Began})
 			}
 		})

@@ -98,8 +98,20 @@ func (l *live) ClientFound(_ *relay.Event, client netip.Addr) (reason limit.Reas
 	g := l.gateway()
 	if l.s.Network, reason = g.networks.Enter(g.clock(), client); reason != limit.None {
 		g.limited(client, reason)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.unauthenticated--
+		g.refused++
 	}
 	return reason
+}
+
+// RefusedMayLinger implements session.Host.
+func (l *live) RefusedMayLinger() bool {
+	r := &l.gateway().registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refused <= maxRefused
 }
 
 // Limited implements session.Host.

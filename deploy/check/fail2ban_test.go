@@ -118,7 +118,8 @@ func TestFail2ban(t *testing.T) {
 				t.Fatal(err)
 			}
 			for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-				if _, err := os.Stat(dir + "/ws"); err == nil {
+				if c, err := net.Dial("unix", dir+"/ws"); err == nil {
+					c.Close()
 					break
 				}
 				if time.Since(begun) > time.Minute {

@@ -66,13 +66,19 @@ func (s *Session) acceptProxyHeader(ev *relay.Event, b []byte) (n int, ok bool) 
 		s.remote, s.secure, s.tlsVersion = h.Source, h.Secure, h.TLS
 		s.ensureExtra().listener = h.Destination
 		if !s.fromForwarder() && s.refused == limit.None {
-			if r := limitRejections[s.host.ClientFound(ev, s.remote.Addr())]; r != nil {
+			if r := s.clientFound(ev); r != nil {
 				s.reject(ev, r, nil, nil)
 				return 0, false
 			}
 		}
 	}
 	return n, true
+}
+
+// clientFound tells the host where the client is, and returns why it is refused, if it is.
+func (s *Session) clientFound(ev *relay.Event) *rejection {
+	s.refused = s.host.ClientFound(ev, s.remote.Addr())
+	return limitRejections[s.refused]
 }
 
 // fromForwarder reports whether the address of the session is that of an HTTP proxy, which

@@ -11,6 +11,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
 )
 
@@ -63,10 +64,15 @@ func (s *Session) tooOld(ev *relay.Event) {
 // Deny ends the session because its network may not connect any more.
 func (s *Session) Deny(ev *relay.Event) { s.endWith(ev, endDenied, nil) }
 
-// Shed ends the session, if its client has not authenticated, because memory or
+// AwaitsLogin reports whether the session goes on and its client has yet to authenticate.
+func (s *Session) AwaitsLogin() bool {
+	return !s.loggedIn && s.ending == endNone && s.refused == limit.None
+}
+
+// Shed ends the session, if its client has yet to authenticate, because memory or
 // descriptors are short.
 func (s *Session) Shed(ev *relay.Event) {
-	if !s.loggedIn {
+	if s.AwaitsLogin() {
 		s.endWith(ev, endOverload, nil)
 	}
 }

@@ -118,7 +118,7 @@ func (s *Session) checkRequest(ev *relay.Event, head *http1.Head, err error) (r 
 	// The client is looked for first: whoever breaks a rule counts as well.
 	found, unknown := s.findClient(head)
 	if found {
-		if r := limitRejections[s.host.ClientFound(ev, s.remote.Addr())]; r != nil {
+		if r := s.clientFound(ev); r != nil {
 			return r, nil
 		}
 	}

@@ -78,8 +78,13 @@ type Settings struct {
 // events of the session and do not wait.
 type Host interface {
 	// ClientFound tells where the client is, whose connection is that of a proxy. The
-	// reason says why it is refused.
+	// reason says why it is refused; then the session counts as one that was refused
+	// from the beginning.
 	ClientFound(ev *relay.Event, client netip.Addr) limit.Reason
+
+	// RefusedMayLinger reports whether there is room for clients that are refused to
+	// take their answer in peace; else they are disconnected behind it.
+	RefusedMayLinger() bool
 
 	// Limited reports whether the client is subject to Settings.Messages and
 	// Settings.Bytes.

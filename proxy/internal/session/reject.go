@@ -157,6 +157,9 @@ func (s *Session) reject(ev *relay.Event, r *rejection, h *http1.Head, cause err
 		return
 	}
 	s.respond(ev, h, &Document{r.status, plainText, r.header, []byte(r.body + "\n")})
+	if s.refused != limit.None && !s.host.RefusedMayLinger() {
+		s.setState(ev, client, relay.StateClosed, 0)
+	}
 }
 
 // endRequest ends the session because its request is not upgraded.

@@ -95,7 +95,7 @@ type Session struct {
 
 	tlsVersion uint16 // of TLS with the client, as in package crypto/tls; zero when it is not known
 
-	refused limit.Reason // why it is refused as soon as its request has come
+	refused limit.Reason // why a limit keeps it out
 	proxied bool         // its PROXY header was read
 	secure  bool         // it is encrypted on its way to the gateway
 	tls     tlsState

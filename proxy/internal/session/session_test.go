@@ -47,6 +47,7 @@ type fakeHost struct {
 }
 
 func (h *fakeHost) ClientFound(*relay.Event, netip.Addr) limit.Reason { return limit.None }
+func (h *fakeHost) RefusedMayLinger() bool                            { return true }
 func (h *fakeHost) Limited() bool                                     { return h.limited }
 func (h *fakeHost) Paused()                                           { h.pauses++ }
 func (h *fakeHost) HandshakeAllowed(*relay.Event) bool                { return true }
