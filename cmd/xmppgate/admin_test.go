@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"xmppgate/cmd/xmppgate/internal/status"
@@ -90,6 +91,44 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("%s %s: %d %q", c.method, c.target, w.Code, w.Body)
 		}
 		if drains := c.status == 202; a.drain.begun() != drains {
+			t.Errorf("%s %s: drain begun is %v", c.method, c.target, !drains)
+		}
+	}
+}
+
+// A browser gets pages, other programs what they always got.
+func TestPageOrText(t *testing.T) {
+	for _, c := range []struct {
+		method, target, accept string
+		status                 int
+		kind, location         string
+	}{
+		{"GET", "/", "", 200, "text/plain; charset=utf-8", ""},
+		{"GET", "/", "*/*", 200, "text/plain; charset=utf-8", ""}, // curl
+		{"GET", "/", "text/plain", 200, "text/plain; charset=utf-8", ""},
+		{"GET", "/", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", 200, "text/html; charset=utf-8", ""},
+		{"GET", "/?sort=red", "text/html", 400, "text/html; charset=utf-8", ""},
+		{"GET", "/connections", "text/html", 200, "application/json", ""},
+		{"GET", "/status/page.css", "*/*", 200, "text/css; charset=utf-8", ""},
+		{"POST", "/status/page.css", "*/*", 405, "text/plain; charset=utf-8", ""},
+		{"POST", "/drain", "", 202, "application/json", ""},
+		{"POST", "/drain", "text/html", 303, "", "/"},
+	} {
+		a := newAdmin(&fakeGateway{})
+		r := httptest.NewRequest(c.method, c.target, nil)
+		r.Host = "localhost"
+		if c.accept != "" {
+			r.Header.Set("Accept", c.accept)
+		}
+		w := httptest.NewRecorder()
+		a.handler().ServeHTTP(w, r)
+		if w.Code != c.status || w.Header().Get("Content-Type") != c.kind || w.Header().Get("Location") != c.location {
+			t.Errorf("%s %s, %q: %d %v", c.method, c.target, c.accept, w.Code, w.Header())
+		}
+		if c.target == "/" && c.method == "GET" && w.Header().Get("Vary") != "Accept" {
+			t.Errorf("%q: a cache may mix up page and text", c.accept)
+		}
+		if drains := strings.HasPrefix(c.target, "/drain"); a.drain.begun() != drains {
 			t.Errorf("%s %s: drain begun is %v", c.method, c.target, !drains)
 		}
 	}

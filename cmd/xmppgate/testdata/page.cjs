@@ -143,7 +143,6 @@ async function main() {
 
   for (const colorScheme of ['light', 'dark']) {
     const wide = await open('/', { ...desktop, colorScheme });
-    if (colorScheme === 'light') await picture(wide, 'status', false); // the one in docs
     await wide.locator('details').last().evaluate((e) => { e.open = true; });
     await layout(wide, `desktop-${colorScheme}`, false);
     await wide.context().close();
@@ -154,6 +153,7 @@ async function main() {
       await small.context().close();
     }
   }
+  await picture(await open('/', { ...desktop, colorScheme: 'light' }), 'status', false); // the one in docs
   done('layout: desktop and phone, light and dark: nothing sideways, contrast, targets, names');
 
   const plain = await open('/', { ...desktop, javaScriptEnabled: false });

@@ -16,12 +16,12 @@ async function refresh() {
   let text;
   try {
     const answer = await fetch(location.href, { headers: { Accept: 'text/html' }, cache: 'no-store', credentials: 'same-origin' });
-    if (!answer.ok) throw new Error(answer.status);
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
     text = await answer.text();
-  } catch {
+  } catch (error) {
     const state = document.getElementById('state');
     state.className = 'live state bad';
-    state.textContent = 'no answer';
+    state.textContent = `no newer figures: ${error.message}`;
     return;
   }
   const page = new DOMParser().parseFromString(text, 'text/html');
