@@ -205,6 +205,17 @@ func (s *fakeStream) closeCode(code ws.StatusCode) {
 	ws.WriteFrame(s.c, ws.NewCloseFrame(ws.NewCloseFrameBody(code, "")))
 }
 
+// frame reads a frame of a doctor, which is not hostile.
+func (s *fakeStream) frame() (f ws.Frame, err error) {
+	if f.Header, err = ws.ReadHeader(s.r); err != nil {
+		return f, err
+	}
+	f.Payload = make([]byte, f.Header.Length)
+	_, err = io.ReadFull(s.r, f.Payload)
+	ws.Cipher(f.Payload, f.Header.Mask, 0)
+	return f, err
+}
+
 // read returns the next message; "" is the end.
 func (s *fakeStream) read() string {
 	start := time.Now()
@@ -218,7 +229,7 @@ func (s *fakeStream) read() string {
 			}
 		}
 		s.c.SetReadDeadline(time.Now().Add(wait))
-		frame, err := ws.ReadFrame(s.r)
+		frame, err := s.frame()
 		if e, ok := err.(net.Error); ok && e.Timeout() {
 			switch silent := time.Since(start); {
 			case s.f.cutAfter > 0 && silent >= s.f.cutAfter:
@@ -235,7 +246,6 @@ func (s *fakeStream) read() string {
 		if err != nil || frame.Header.OpCode == ws.OpClose {
 			return ""
 		}
-		ws.Cipher(frame.Payload, frame.Header.Mask, 0)
 		switch frame.Header.OpCode {
 		case ws.OpPing:
 			ws.WriteFrame(s.c, ws.NewPongFrame(frame.Payload))
@@ -399,7 +409,10 @@ func (s *fakeStream) login(auth *element) bool {
 	hash := map[string]scram.HashGeneratorFcn{"SCRAM-SHA-1": scram.SHA1, "SCRAM-SHA-256": scram.SHA256, "SCRAM-SHA-512": scram.SHA512}[auth.get("mechanism")]
 	client, _ := hash.NewClient("alice", testPassword, "")
 	factors := scram.KeyFactors{Salt: "salt", Iters: min(iterations, 4096)}
-	credentials := client.WithMinIterations(1).GetStoredCredentials(factors)
+	credentials, err := client.WithMinIterations(1).GetStoredCredentialsWithError(factors)
+	if err != nil {
+		return false
+	}
 	credentials.Iters = iterations
 	if f.badProof {
 		credentials.ServerKey[0] ^= 1

@@ -18,10 +18,7 @@ const (
 	xmppgate = "xmppgate"
 )
 
-var (
-	proxyProducts = []string{nginx, haproxy, caddy, traefik, apache}
-	endProducts   = []string{prosody, ejabberd, xmppgate}
-)
+var proxyProducts = []string{nginx, haproxy, caddy, traefik, apache}
 
 // A mark is what a product is recognised by.
 type mark struct {

@@ -24,8 +24,8 @@ const (
 )
 
 // sessions does what a client does after the features: it logs in and exchanges
-// messages, breaks the connection, resumes, is silent and leaves. s is the session
-// that lives at the end.
+// messages, breaks the connection, resumes, is silent and leaves. s becomes the session
+// that lives at the end, or nil.
 func (x *examination) sessions(ctx context.Context, s **session, mechanisms []string) bool {
 	mechanism, err := x.choose(*s, mechanisms)
 	var features *element
@@ -44,14 +44,16 @@ func (x *examination) sessions(ctx context.Context, s **session, mechanisms []st
 	}
 	x.identify(ctx, *s)
 	x.enable(ctx, *s, features)
-	if !x.echoes(ctx, *s, "echo", "echo-lost") {
+	if !x.echoes(ctx, *s) {
 		x.report.skip([]string{"large", "resume", "idle"}, "messages do not come back")
 		return true
 	}
 	x.resumes(ctx, s, mechanism)
-	x.sendsLarge(ctx, s, mechanism, features)
-	if *s = x.alive(ctx, *s, mechanism); *s == nil {
-		*s = &session{socket: deadSocket()}
+	if *s = x.alive(ctx, *s, mechanism); *s != nil {
+		x.sendsLarge(*s, features)
+		*s = x.alive(ctx, *s, mechanism)
+	}
+	if *s == nil {
 		x.report.skip([]string{"idle", "close"}, "another session cannot be opened")
 		return true
 	}
@@ -86,11 +88,13 @@ func (x *examination) again(ctx context.Context, mechanism string) (*session, *e
 	return s, features, nil
 }
 
-// alive returns the session, or another one if it has ended.
+// alive returns the session, or another one if it has ended, or nil if there is none to
+// be had.
 func (x *examination) alive(ctx context.Context, s *session, mechanism string) *session {
 	if !s.dead {
 		return s
 	}
+	s.cut()
 	fresh, _, err := x.again(ctx, mechanism)
 	if err != nil {
 		return nil
@@ -269,25 +273,20 @@ func (x *examination) echo(s *session, size int, deadline time.Time) (time.Durat
 	return time.Since(start), nil
 }
 
-func (x *examination) echoes(ctx context.Context, s *session, check, id string) bool {
+func (x *examination) echoes(ctx context.Context, s *session) bool {
 	took, err := x.echo(s, 20, x.deadline(ctx))
 	if err != nil {
-		x.found(check, id, "%s", x.why(err))
+		x.found("echo", "echo-lost", "%s", x.why(err))
 		return false
 	}
-	x.report.ok(check, "a message to oneself came back after %v", took.Round(100*time.Microsecond))
+	x.report.ok("echo", "a message to oneself came back after %v", took.Round(100*time.Microsecond))
 	return true
 }
 
 // sendsLarge sends a large message to itself: both ways.
-func (x *examination) sendsLarge(ctx context.Context, s **session, mechanism string, features *element) {
+func (x *examination) sendsLarge(s *session, features *element) {
 	if x.options.large == 0 {
 		x.report.skip([]string{"large"}, "--large 0")
-		return
-	}
-	if *s = x.alive(ctx, *s, mechanism); *s == nil {
-		*s = &session{socket: deadSocket()}
-		x.report.skip([]string{"large"}, "another session cannot be opened")
 		return
 	}
 	if limit, err := strconv.Atoi(features.child(nsLimits, "limits").child(nsLimits, "max-bytes").content()); err == nil && limit < x.options.large {
@@ -295,12 +294,12 @@ func (x *examination) sendsLarge(ctx context.Context, s **session, mechanism str
 		return
 	}
 	patience := max(x.timeout, largePatience)
-	took, err := x.echo(*s, x.options.large, time.Now().Add(patience))
+	took, err := x.echo(s, x.options.large, time.Now().Add(patience))
 	var pause time.Duration
 	if err == nil {
 		// A server that limits the rate takes the message at once, and nothing more
 		// for a while. What is examined next must not be blamed for that.
-		pause, err = x.echo(*s, 20, time.Now().Add(patience))
+		pause, err = x.echo(s, 20, time.Now().Add(patience))
 	}
 	switch e := (closeError{}); {
 	case err == nil && pause > time.Second:

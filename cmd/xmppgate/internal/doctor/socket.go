@@ -39,12 +39,6 @@ type socket struct {
 	stop func() bool // forgets the context
 }
 
-// deadSocket stands for one that could not be opened.
-func deadSocket() *socket {
-	c, _ := net.Pipe()
-	return &socket{conn: c, tcp: c, dead: true}
-}
-
 // A closeError says that the peer closed the WebSocket in order.
 type closeError struct {
 	code   ws.StatusCode // 1005 if there was none

@@ -183,7 +183,11 @@ func (x *examination) streams(ctx context.Context) bool {
 		x.found("stream", "closed-early", "another connection fails: %s", describe(err))
 		return false
 	}
-	defer func() { s.cut() }() // whichever it is then
+	defer func() {
+		if s != nil { // whichever it is then
+			s.cut()
+		}
+	}()
 	o, err := x.openStream(ctx, s)
 	if o.open != nil {
 		x.seen.add(x.endpoint(s)...)

@@ -45,6 +45,8 @@ type answer struct {
 	status int
 	header http.Header
 	page   string // the beginning of the body, if it is not a 101
+
+	accepted bool // Sec-WebSocket-Accept fits the key
 }
 
 // What comes instead of HTTP.
@@ -68,11 +70,9 @@ func (x *examination) ask(ctx context.Context, q request) (*socket, *answer, err
 		s.cut()
 		return nil, a, err
 	}
-	a.header.Set(acceptField, strconv.FormatBool(a.header.Get(acceptField) == accept(key)))
+	a.accepted = a.header.Get("Sec-WebSocket-Accept") == accept(key)
 	return s, a, nil
 }
-
-const acceptField = "Sec-Websocket-Accept" // its canonical form
 
 // accept is the answer to a key (RFC 6455, section 4.2.2).
 func accept(key string) string {
@@ -397,7 +397,7 @@ func (x *examination) accepted(a *answer) bool {
 	switch protocol := strings.Join(a.header.Values("Sec-WebSocket-Protocol"), ", "); {
 	case !has("Upgrade", "websocket") || !has("Connection", "upgrade"):
 		x.found("upgrade", "handshake-wrong", "101 without Upgrade: websocket and Connection: Upgrade")
-	case a.header.Get(acceptField) != "true":
+	case !a.accepted:
 		x.found("upgrade", "handshake-wrong", "101 with a wrong Sec-WebSocket-Accept, as a cache answers")
 	case a.header.Get("Sec-WebSocket-Extensions") != "":
 		x.found("upgrade", "handshake-wrong", "101 with an extension that was not asked for, %s", quote(a.header.Get("Sec-WebSocket-Extensions")))
