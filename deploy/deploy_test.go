@@ -252,7 +252,7 @@ func TestMetricsExist(t *testing.T) {
 		}
 	}
 	values := map[string][]string{
-		"result":    slices.Concat(proxy.DialResults(), proxy.UpgradeResults(), upstream.Results(), proxy.LoginResults(), proxy.ResumeResults()),
+		"result":    slices.Concat(proxy.DialResults(), proxy.UpgradeResults(), upstream.Results(), proxy.LoginResults(), proxy.ResumeResults(), proxy.HandshakeResults()),
 		"mechanism": proxy.Mechanisms(),
 		"side":      slices.Concat(proxy.Sides(), proxy.ErrorSides()),
 		"condition": proxy.StreamErrors(),

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,11 +19,11 @@ import (
 	"time"
 )
 
-// A prometheus is a real one that scrapes a gateway.
+// A prometheus is a real one that scrapes gateways.
 type prometheus struct{ address string }
 
 // startPrometheus runs one with the rules that the repository has.
-func startPrometheus(t *testing.T, g *gateway) *prometheus {
+func startPrometheus(t *testing.T, gateways ...*gateway) *prometheus {
 	t.Helper()
 	ports, err := freePorts(1)
 	if err != nil {
@@ -33,8 +34,12 @@ func startPrometheus(t *testing.T, g *gateway) *prometheus {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var targets []string
+	for _, g := range gateways {
+		targets = append(targets, strconv.Quote(g.admin))
+	}
 	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\n"+
-		"scrape_configs:\n  - job_name: gateways\n    static_configs: [{targets: [%q]}]\n", rules, g.admin)
+		"scrape_configs:\n  - job_name: gateways\n    static_configs: [{targets: [%s]}]\n", rules, strings.Join(targets, ", "))
 	file := filepath.Join(dir, "prometheus.yml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -94,7 +99,7 @@ func (p *prometheus) numbers(expr string) (values []float64, err error) {
 // A dashboardQuery is what a panel asks, or a variable of the dashboard.
 type dashboardQuery struct{ panel, expr string }
 
-// dashboardQueries reads those of the repository's dashboard, for the one gateway that startPrometheus knows.
+// dashboardQueries reads those of the repository's dashboard, for the gateways that startPrometheus knows.
 func dashboardQueries(t *testing.T) (queries []dashboardQuery) {
 	t.Helper()
 	text, err := os.ReadFile("../grafana/dashboard.json")
@@ -150,7 +155,8 @@ func TestDashboard(t *testing.T) {
 	}
 	g := gatewayFor(t, fmt.Sprintf("tls://%s%s,tcp://127.0.0.1:%d", s.directTLS, s.ca(), dead[0]), "XMPPGATE_UPSTREAM_POLICY=round-robin",
 		"XMPPGATE_MAX_SESSIONS=12", "XMPPGATE_PING_INTERVAL=1s", "XMPPGATE_AUTH_TIMEOUT=10s")
-	p := startPrometheus(t, g)
+	secure := gatewayFor(t, "tcp://"+s.c2s, "XMPPGATE_TLS_CERT="+s.dir+"/localhost.crt", "XMPPGATE_TLS_KEY="+s.dir+"/localhost.key")
+	p := startPrometheus(t, g, secure)
 	name := s.newUser(t, "watched")
 
 	// One client stays, answers pings and is sent messages.
@@ -184,6 +190,11 @@ func TestDashboard(t *testing.T) {
 			if err := g.awaitMetric("xmppgate_sessions", 2); err != nil {
 				return errStop{err}
 			}
+			c, err := tls.Dial("tcp", secure.listen, &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				return errStop{err}
+			}
+			c.Close()
 		}
 		silent.receive() // the end
 		var missing []error
