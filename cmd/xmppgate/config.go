@@ -39,6 +39,12 @@ type config struct {
 	Listen                 list          `env:"LISTEN" reload:"start" envDefault:":5290" help:"where clients connect: host:port or unix:/path, comma separated; unix:/path?mode=0660&group=www-data lets others connect, host:port?tls=off is without TLS in spite of TLS_CERT"`
 	TLSCert                list          `env:"TLS_CERT" help:"PEM files with certificates for clients, each with its chain, comma separated: the TCP addresses of LISTEN then speak TLS (wss://). A client gets the one for the name it asks for, or else the first. Files are read again when they change"`
 	TLSKey                 list          `env:"TLS_KEY" help:"PEM files with the private keys, in the same order; empty means that they are in the files of TLS_CERT"`
+	ACMEDomains            list          `env:"ACME_DOMAINS" reload:"start" help:"host names to get certificates for by ACME, comma separated; the TCP addresses of LISTEN then speak TLS, and the authority must reach one as port 443 of each name, or ACME_LISTEN as port 80"`
+	ACMECache              string        `env:"ACME_CACHE" reload:"start" help:"the directory that keeps keys and certificates of ACME; required by ACME_DOMAINS"`
+	ACMEListen             list          `env:"ACME_LISTEN" reload:"start" help:"where the authority checks by HTTP-01, host:port, usually :80; everything else is sent to https://. Empty means that it checks by TLS-ALPN-01"`
+	ACMEEmail              string        `env:"ACME_EMAIL" reload:"start" help:"the contact that the authority may use"`
+	ACMEDirectory          string        `env:"ACME_DIRECTORY" reload:"start" envDefault:"https://acme-v02.api.letsencrypt.org/directory" help:"the URL of the authority"`
+	ACMECA                 string        `env:"ACME_CA" reload:"start" help:"a PEM file with what to trust for ACME_DIRECTORY instead of the system's authorities"`
 	Path                   list          `env:"PATH" envDefault:"/xmpp-websocket,/ws" help:"URL paths that accept WebSocket connections, comma separated; * stands for one segment, as in /*/xmpp-websocket"`
 	PublicURL              string        `env:"PUBLIC_URL" help:"the URL by which clients reach a WebSocket from outside, such as wss://xmpp.example.org/xmpp-websocket; clients find it by their domain then, from /.well-known/host-meta; {domain} in it stands for each of XMPPGATE_DOMAINS"`
 	Upstream               list          `env:"UPSTREAM" envDefault:"tcp://127.0.0.1:5222" help:"the XMPP servers, comma separated: tcp://host:port, unix:/path, starttls://host:port, tls://host:port, srv: or srv:name; a query sets options, as in tls://host:port?ca=FILE"`
@@ -249,8 +255,17 @@ func (c *config) warnings() (warnings []string) {
 	if n := c.clientAddress.HeaderName(); n != clientaddr.DefaultHeader && len(c.TrustedProxies) == 0 {
 		warn("CLIENT_ADDRESS_HEADER", n, "not used: "+prefix+"TRUSTED_PROXIES says nobody is believed")
 	}
-	if len(c.TLSCert) > 0 && !slices.ContainsFunc(c.listeners, c.speaksTLS) {
-		warn("TLS_CERT", c.TLSCert, "not used: no TCP address without ?tls=off in "+prefix+"LISTEN")
+	for name, value := range map[string]string{"ACME_CACHE": c.ACMECache, "ACME_LISTEN": c.ACMEListen.String(), "ACME_EMAIL": c.ACMEEmail, "ACME_CA": c.ACMECA} {
+		if value != "" && len(c.ACMEDomains) == 0 {
+			warn(name, value, "not used: set "+prefix+"ACME_DOMAINS to the names that need certificates")
+		}
+	}
+	if c.hasTLS() && !slices.ContainsFunc(c.listeners, c.speaksTLS) {
+		name, value := "TLS_CERT", c.TLSCert
+		if len(value) == 0 {
+			name, value = "ACME_DOMAINS", c.ACMEDomains
+		}
+		warn(name, value, "not used: no TCP address without ?tls=off in "+prefix+"LISTEN")
 	}
 	if files := descriptorLimit(); c.MaxSessions > 0 {
 		if fit := sessionLimit(0, files); fit > 0 && c.MaxSessions > fit {

@@ -328,7 +328,7 @@ func metricsTable(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics(source{&proxy.Gateway{}, router, func() *certfiles.Store { return certificates }}, build{}, nil, nil, nil, nil)
+	m := newMetrics(source{&proxy.Gateway{}, router, func() *certfiles.Store { return certificates }, nil}, build{}, nil, nil, nil, nil)
 	m.Opened(server.Name, upstream.PhaseTCP, upstream.ResultOK, 0)
 	m.FilesRead(server.Name, upstream.ResultOK)
 	m.CertificateExpires(server.Name, time.Now())

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"xmppgate/cmd/xmppgate/internal/acme"
 	"xmppgate/cmd/xmppgate/internal/status"
 	"xmppgate/metrics"
 	"xmppgate/proxy"
@@ -80,6 +81,17 @@ func (o *observer) CertificateRead(files certfiles.Pair, err error) {
 			"remedy", "write the certificate and its key again; they are read as soon as they match")
 	} else {
 		o.log.Info("the certificate for clients has changed and was read", "file", files.Cert)
+	}
+	o.Metrics.CertificateRead(err == nil)
+}
+
+// CertificateObtained is told what came of asking for a certificate by ACME.
+func (o *observer) CertificateObtained(domain string, expires time.Time, err error) {
+	if err != nil {
+		o.log.Warn("no certificate by ACME; it is asked for again", "domain", domain, "error", err,
+			"remedy", "the authority must reach this gateway as port 443 of the domain, or XMPPGATE_ACME_LISTEN as port 80")
+	} else {
+		o.log.Info("certificate by ACME", "domain", domain, "expires", expires)
 	}
 	o.Metrics.CertificateRead(err == nil)
 }
@@ -169,11 +181,17 @@ func newMetrics(s source, b build, sessions, connections func() int, draining fu
 type source struct {
 	gateway      *proxy.Gateway
 	router       *upstream.Router
-	certificates func() *certfiles.Store // for clients; nil without TLS
+	certificates func() *certfiles.Store // for clients; nil without TLS_CERT
+	acme         *acme.Manager           // nil without ACME_DOMAINS
 }
 
 // Certificates returns the certificates for clients.
 func (s source) Certificates() (all []metrics.Certificate) {
+	if s.acme != nil {
+		for domain, expires := range s.acme.Expiries {
+			all = append(all, metrics.Certificate{File: "acme:" + domain, Expires: expires})
+		}
+	}
 	if files := s.certificates(); files != nil {
 		for _, c := range files.Certificates() {
 			all = append(all, metrics.Certificate(c))

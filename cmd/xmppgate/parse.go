@@ -12,6 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"xmppgate/cmd/xmppgate/internal/acme"
 	"xmppgate/framing"
 	"xmppgate/proxy"
 	"xmppgate/proxy/certfiles"
@@ -29,7 +30,9 @@ type parsed struct {
 	upstream       upstream.Config // without Observer
 	clientAddress  clientaddr.Policy
 	exempt         []netip.Prefix   // from the limits of networks
-	certificates   *certfiles.Store // for clients; nil without TLS
+	certificates   *certfiles.Store // for clients; nil without TLS_CERT
+	acme           *acme.Manager    // nil without ACME_DOMAINS
+	acmeListeners  []listenAddress
 	allowedOrigins []proxy.OriginPattern
 	seeOther       map[string]string
 	unused         bool // UPSTREAM is set, and no session can use it
@@ -261,7 +264,7 @@ func (c *config) checkListeners(r *report) {
 		name      string
 		items     list
 		addresses *[]listenAddress
-	}{{"LISTEN", c.Listen, &c.listeners}, {"ADMIN_LISTEN", c.AdminListen, &c.adminListeners}} {
+	}{{"LISTEN", c.Listen, &c.listeners}, {"ADMIN_LISTEN", c.AdminListen, &c.adminListeners}, {"ACME_LISTEN", c.ACMEListen, &c.acmeListeners}} {
 		for _, item := range v.items {
 			a, err := parseListen(item)
 			if err != nil {

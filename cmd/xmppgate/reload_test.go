@@ -101,16 +101,16 @@ func (g *gatewayProcess) reloads() (notes string) {
 // Every variable has the same effect by a reload as by a start, or is said to need a
 // start. That is what the column "reload" of docs/configuration.md says.
 func TestReload(t *testing.T) {
-	special := map[string]func(*testing.T){"LOG_LEVEL": reloadLogLevel, "TLS_CERT": reloadTLS, "TLS_KEY": reloadTLS}
+	special := map[string]func(*testing.T){"LOG_LEVEL": reloadLogLevel, "ACME_DOMAINS": reloadACME, "TLS_CERT": reloadTLS, "TLS_KEY": reloadTLS}
 	for _, v := range variables() {
 		name := strings.TrimPrefix(v.name, prefix)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			switch {
-			case v.onlyStart:
-				waitsForStart(t, v.name)
 			case special[name] != nil:
 				special[name](t)
+			case v.onlyStart:
+				waitsForStart(t, v.name)
 			default:
 				effects[name](t)
 			}
@@ -120,11 +120,16 @@ func TestReload(t *testing.T) {
 
 // others are values that differ from those of fileGateway.
 var others = map[string]string{
-	"XMPPGATE_LISTEN":       "127.0.0.1:0",
-	"XMPPGATE_ADMIN_LISTEN": "",
-	"XMPPGATE_LOOP":         "goroutine",
-	"XMPPGATE_LOG_FORMAT":   "text",
-	"XMPPGATE_UNSAFE_ADMIN": "true",
+	"XMPPGATE_LISTEN":         "127.0.0.1:0",
+	"XMPPGATE_ADMIN_LISTEN":   "",
+	"XMPPGATE_LOOP":           "goroutine",
+	"XMPPGATE_ACME_CACHE":     "/nowhere",
+	"XMPPGATE_ACME_LISTEN":    "127.0.0.1:0",
+	"XMPPGATE_ACME_EMAIL":     "a@example.org",
+	"XMPPGATE_ACME_DIRECTORY": "https://acme.example/",
+	"XMPPGATE_ACME_CA":        "/nowhere",
+	"XMPPGATE_LOG_FORMAT":     "text",
+	"XMPPGATE_UNSAFE_ADMIN":   "true",
 }
 
 // waitsForStart checks that a variable which needs a start is named, and does not

@@ -74,7 +74,7 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	s.gateway = &proxy.Gateway{Config: s.gatewayConfig(c)}
 	gateway := s.gateway
 	b := readBuild()
-	from := source{gateway, router, func() *certfiles.Store { return s.config().certificates }}
+	from := source{gateway, router, func() *certfiles.Store { return s.config().certificates }, c.acme}
 	s.metrics = newMetrics(from, b, func() int { return s.maxSessions(s.config()) },
 		func() int { return s.config().ConnectionMetricsLimit }, d.begun, logLinesLost)
 	s.observer.Metrics = s.metrics
@@ -102,12 +102,18 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	if err != nil {
 		return err
 	}
+	acmeListeners, err := listenAll("ACME_LISTEN", c.acmeListeners, held)
+	if err != nil {
+		return err
+	}
+	defer closeAll(acmeListeners)
 	if err := systemd.unused(); err != nil {
 		return err
 	}
 	u := newUpgrader(s.environ, gateway, func() time.Duration { return s.config().DrainTimeout }, log)
 	u.hold("LISTEN", c.listeners, clientListeners, systemd.borrowed)
 	u.hold("ADMIN_LISTEN", c.adminListeners, adminListeners, systemd.borrowed)
+	u.hold("ACME_LISTEN", c.acmeListeners, acmeListeners, systemd.borrowed)
 	var succession error
 	if before != nil {
 		succession = gateway.Succeed(before.Succession)
@@ -153,6 +159,9 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	running.Go(func() { s.denyList.run(background, func() string { return s.config().DenyFile }) })
 	running.Go(func() { newOverload(s.files, gateway.SetOverload, log).run(background) })
 	running.Go(func() { s.watchCertificates(background) })
+	if c.acme != nil {
+		running.Go(func() { s.runACME(background, acmeListeners) })
+	}
 	if len(adminListeners) > 0 {
 		running.Go(func() { page.Run(background) })
 	}

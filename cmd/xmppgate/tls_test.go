@@ -3,9 +3,15 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -158,4 +164,71 @@ func TestCertificateFiles(t *testing.T) {
 	presents(t, g.serving.Listen, "", cert, key)
 	g.signal(syscall.SIGTERM)
 	g.ends(exitOK)
+}
+
+// acmeEffect sets all that ACME has, with an authority that certifies nobody.
+func acmeEffect(t *testing.T) {
+	accounts := make(chan string, 10)
+	authority := httptest.NewUnstartedServer(nil)
+	authority.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		url := "https://" + r.Host
+		w.Header().Set("Replay-Nonce", "n")
+		switch r.URL.Path {
+		case "/here":
+			fmt.Fprintf(w, `{"newNonce":"%[1]s/nonce","newAccount":"%[1]s/account","newOrder":"%[1]s/order","revokeCert":"%[1]s/r","keyChange":"%[1]s/k"}`, url)
+		case "/account":
+			var request struct{ Payload string }
+			_ = json.NewDecoder(r.Body).Decode(&request)
+			payload, _ := base64.RawURLEncoding.DecodeString(request.Payload)
+			accounts <- string(payload)
+			w.WriteHeader(http.StatusForbidden)
+		}
+	})
+	authority.Config.ErrorLog = log.New(io.Discard, "", 0)
+	authority.StartTLS()
+	t.Cleanup(authority.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	challenges := free.Addr().String()
+	free.Close()
+	cache := filepath.Join(t.TempDir(), "made", "acme")
+	g := startGateway(t, "XMPPGATE_LISTEN=127.0.0.1:0", "XMPPGATE_ACME_DOMAINS=a.example.org", "XMPPGATE_ACME_CACHE="+cache, "XMPPGATE_ACME_LISTEN="+challenges,
+		"XMPPGATE_ACME_EMAIL=me@example.org", "XMPPGATE_ACME_DIRECTORY="+authority.URL+"/here", "XMPPGATE_ACME_CA="+ca)
+	g.logs("no certificate by ACME; it is asked for again")
+	if account := <-accounts; !strings.Contains(account, `"mailto:me@example.org"`) {
+		t.Errorf("the account is %s", account)
+	}
+	if _, err := os.Stat(filepath.Join(cache, "acme_account+key")); err != nil {
+		t.Error(err)
+	}
+	if n := handshakesOf(t, g.serving.Listen, 1); n != 0 {
+		t.Error("a handshake without a certificate")
+	}
+	g.eventually("the handshake is not counted", func() bool {
+		_, body := g.get("/metrics")
+		return strings.Contains(body, `xmppgate_tls_handshakes_total{result="no-certificate"} 1`)
+	})
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := client.Get("http://" + challenges + "/ws")
+	if err != nil || r.StatusCode != http.StatusFound || !strings.HasPrefix(r.Header.Get("Location"), "https://127.0.0.1") {
+		t.Fatalf("a browser gets %v, %v", r, err)
+	}
+	r.Body.Close()
+	g.signal(syscall.SIGTERM)
+	g.ends(exitOK)
+}
+
+// What belongs to ACME takes effect at a start only.
+func reloadACME(t *testing.T) {
+	g := fileGateway(t).serves()
+	g.configure([]string{"XMPPGATE_ACME_DOMAINS=a.example.org", "XMPPGATE_ACME_CACHE=" + t.TempDir()})
+	if notes := g.reloads(); notes != "XMPPGATE_ACME_DOMAINS: takes effect at the next start\nXMPPGATE_ACME_CACHE: takes effect at the next start\n" {
+		t.Errorf("%q", notes)
+	}
 }

@@ -48,8 +48,14 @@ var effects = map[string]func(*testing.T){
 			t.Errorf("%d listeners: %v", len(addresses), addresses)
 		}
 	},
-	"TLS_CERT": tlsCertEffect,
-	"TLS_KEY":  tlsKeyEffect,
+	"ACME_DOMAINS":   acmeEffect,
+	"ACME_CACHE":     acmeEffect,
+	"ACME_LISTEN":    acmeEffect,
+	"ACME_EMAIL":     acmeEffect,
+	"ACME_DIRECTORY": acmeEffect,
+	"ACME_CA":        acmeEffect,
+	"TLS_CERT":       tlsCertEffect,
+	"TLS_KEY":        tlsKeyEffect,
 	"PATH": func(t *testing.T) {
 		g := startGateway(t, "XMPPGATE_PATH=/chat")
 		g.upgrades(101, "/chat", "")

@@ -1,0 +1,172 @@
+// Package acme obtains and renews the certificates of a TLS listener from a certificate
+// authority (RFC 8555).
+package acme
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// Protocol is what an authority asks for to check a domain by TLS-ALPN-01 (RFC 8737).
+const Protocol = acme.ALPNProto
+
+// DefaultDirectory is that of Let's Encrypt.
+const DefaultDirectory = acme.LetsEncryptURL
+
+// checkInterval is the time between two looks at each certificate. It is longer than
+// package autocert waits after a failure, so that each look is a new attempt.
+const checkInterval = 65 * time.Second
+
+// requestTimeout bounds each request to the authority.
+const requestTimeout = 30 * time.Second
+
+// A Config says which certificates are wanted.
+type Config struct {
+	Domains   []string // host names; required
+	Cache     string   // the directory that keeps keys and certificates; required
+	Email     string   // the authority's contact; empty for none
+	Directory string   // URL of the authority; empty means DefaultDirectory
+	CA        string   // a PEM file with the authorities that Directory is trusted by; empty means the system's
+}
+
+// A Manager keeps certificates. Its methods may be called by several goroutines at once.
+type Manager struct {
+	domains []string
+	auto    autocert.Manager
+	current sync.Map // *tls.Certificate by domain
+}
+
+// New returns a Manager, which has no certificates before Run.
+func New(c Config) (*Manager, error) {
+	client := &http.Client{Timeout: requestTimeout}
+	if c.CA != "" {
+		text, err := os.ReadFile(c.CA)
+		if err != nil {
+			return nil, err
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%s holds no PEM certificate", c.CA)
+		}
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+		client.Transport = transport
+	}
+	m := &Manager{auto: autocert.Manager{
+		Prompt:     autocert.AcceptTOS,
+		Cache:      autocert.DirCache(c.Cache),
+		HostPolicy: autocert.HostWhitelist(c.Domains...),
+		Email:      c.Email,
+		Client:     &acme.Client{DirectoryURL: cmp.Or(c.Directory, DefaultDirectory), HTTPClient: client, UserAgent: "xmppgate"},
+	}}
+	for _, d := range c.Domains {
+		m.domains = append(m.domains, strings.ToLower(d))
+	}
+	return m, nil
+}
+
+// Run obtains the certificates that are missing, and looks for renewed ones, until ctx ends.
+// It calls changed when a domain has a new certificate, and when it did not get one; the
+// first error of several is told only.
+func (m *Manager) Run(ctx context.Context, changed func(domain string, expires time.Time, err error)) {
+	var all sync.WaitGroup
+	for _, domain := range m.domains {
+		all.Go(func() {
+			failed := ""
+			for {
+				was, _ := m.current.Load(domain)
+				now, err := m.obtain(domain)
+				switch {
+				case err != nil && err.Error() != failed:
+					failed = err.Error()
+					changed(domain, time.Time{}, err)
+				case err == nil && now != was:
+					failed = ""
+					m.current.Store(domain, now)
+					changed(domain, now.Leaf.NotAfter, nil)
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(checkInterval):
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// obtain returns the newest certificate of a domain. It takes as long as the authority
+// needs, which handshakes must not wait for.
+func (m *Manager) obtain(domain string) (*tls.Certificate, error) {
+	// A client that knows ECDSA.
+	return m.auto.GetCertificate(&tls.ClientHelloInfo{ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}})
+}
+
+var errNotHere = errors.New("a certificate authority asks for a domain that is not in XMPPGATE_ACME_DOMAINS")
+
+// Get returns the certificate for a client, or nil if there is none for the name that it
+// asks for. To an authority it returns the answer.
+func (m *Manager) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	name := strings.ToLower(hello.ServerName)
+	if slices.Equal(hello.SupportedProtos, []string{Protocol}) {
+		if !slices.Contains(m.domains, name) {
+			return nil, errNotHere
+		}
+		return m.auto.GetCertificate(hello)
+	}
+	return m.of(name), nil
+}
+
+// First returns the certificate of the first domain that has one, or nil.
+func (m *Manager) First() *tls.Certificate {
+	for _, d := range m.domains {
+		if c := m.of(d); c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+func (m *Manager) of(domain string) *tls.Certificate {
+	if c, ok := m.current.Load(domain); ok {
+		return c.(*tls.Certificate)
+	}
+	return nil
+}
+
+// Expiries yields the domains that have a certificate, and when it expires.
+func (m *Manager) Expiries(yield func(domain string, expires time.Time) bool) {
+	for _, d := range m.domains {
+		if c := m.of(d); c != nil && !yield(d, c.Leaf.NotAfter) {
+			return
+		}
+	}
+}
+
+// Handler answers authorities that check a domain by HTTP-01, and sends everybody else to
+// https://. It is to be called before Run.
+func (m *Manager) Handler() http.Handler {
+	h := m.auto.HTTPHandler(nil)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// It takes the port for a part of the name.
+		if host, _, err := net.SplitHostPort(r.Host); err == nil {
+			r.Host = host
+		}
+		h.ServeHTTP(w, r)
+	})
+}
