@@ -2,6 +2,8 @@ package metrics
 
 import (
 	"cmp"
+	"container/heap"
+	"iter"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -165,14 +167,11 @@ func (c *connectionCollector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
-	all := slices.SortedFunc(c.source.Connections(), func(a, b Connection) int {
-		return cmp.Or(cmp.Compare(b.bytes(), a.bytes()), cmp.Compare(a.ID, b.ID))
-	})
 	limit := 0
 	if c.limit != nil {
 		limit = c.limit()
 	}
-	shown := all[:min(len(all), limit)]
+	shown, all := busiest(c.source.Connections(), limit)
 	for i := range shown {
 		pause(i)
 		s := &shown[i]
@@ -194,8 +193,38 @@ func (c *connectionCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- counter(connectionMessageBytesDesc, s.DownMessages.Wire, s.ID, s.Remote, s.Server, down, "wire")
 		}
 	}
-	ch <- value(connectionsOmittedDesc, float64(len(all)-len(shown)))
+	ch <- value(connectionsOmittedDesc, float64(all-len(shown)))
 }
+
+// busiest returns the limit connections with the most bytes, in any order, and how many
+// there are. It keeps no others.
+func busiest(connections iter.Seq[Connection], limit int) (kept quietest, all int) {
+	for c := range connections {
+		all++
+		switch {
+		case len(kept) < limit:
+			if kept = append(kept, c); len(kept) == limit {
+				heap.Init(&kept)
+			}
+		case limit > 0 && kept.less(&kept[0], &c):
+			kept[0] = c
+			heap.Fix(&kept, 0)
+		}
+	}
+	return kept, all
+}
+
+// A quietest is a heap with the connection that is to go first at its top.
+type quietest []Connection
+
+func (q quietest) less(a, b *Connection) bool {
+	return cmp.Or(cmp.Compare(a.bytes(), b.bytes()), cmp.Compare(b.ID, a.ID)) < 0
+}
+func (q quietest) Len() int           { return len(q) }
+func (q quietest) Less(i, j int) bool { return q.less(&q[i], &q[j]) }
+func (q quietest) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q quietest) Push(any)           { panic("not used") }
+func (q quietest) Pop() any           { panic("not used") }
 
 // collect emits what q has of s. Most have nothing, and a series costs more than to look.
 func (q *Queue) collect(ch chan<- prometheus.Metric, s *Connection, direction string) {

@@ -2,9 +2,11 @@ package metrics
 
 import (
 	"bytes"
+	"cmp"
 	"flag"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -344,6 +346,33 @@ func TestSamples(t *testing.T) {
 	} {
 		if got[key] != want {
 			t.Errorf("%s is %v, want %v", key, got[key], want)
+		}
+	}
+}
+
+// Those with the most bytes are kept, whatever their order.
+func TestBusiest(t *testing.T) {
+	for _, n := range []int{0, 1, 5, 100} {
+		var all []Connection
+		for _, i := range rand.Perm(n) {
+			all = append(all, Connection{ID: fmt.Sprintf("%03d", i), Up: Traffic{Bytes: uint64(i / 2)}}) // pairs have as many
+		}
+		for _, limit := range []int{0, 1, 3, 5, 50, 200} {
+			kept, count := busiest(slices.Values(all), limit)
+			var got, want []string
+			for _, c := range kept {
+				got = append(got, c.ID)
+			}
+			for _, c := range slices.SortedFunc(slices.Values(all), func(a, b Connection) int {
+				return cmp.Or(cmp.Compare(b.bytes(), a.bytes()), cmp.Compare(a.ID, b.ID))
+			})[:min(n, limit)] {
+				want = append(want, c.ID)
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			if count != n || !slices.Equal(got, want) {
+				t.Errorf("%d of %d: %v of %d, want %v", limit, n, got, count, want)
+			}
 		}
 	}
 }
