@@ -107,6 +107,11 @@ func TestActionsNeedTheToken(t *testing.T) {
 			}
 		}
 	}
+	for _, path := range []string{"/drain", "/reload", "/upgrade", "/tap", "/connections/end"} {
+		if w := request(a, "POST", path); w.Code != 401 {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
 	for _, path := range []string{"/metrics", "/connections", "/healthz", "/readyz", "/"} {
 		if w := request(a, "GET", path); w.Code != 200 {
 			t.Errorf("%s: %d", path, w.Code)
