@@ -14,6 +14,7 @@ func TestSASL2(t *testing.T) {
 	needGateway(t)
 	t.Parallel()
 	var cells []cell
+	gateways := map[string]*gateway{} // by cell
 	for _, s := range servers {
 		if s.name != "prosody" {
 			continue // ejabberd 23.01 does not know it
@@ -29,6 +30,7 @@ func TestSASL2(t *testing.T) {
 				continue
 			}
 			g := gatewayFor(t, r.upstream)
+			gateways[s.name+"/"+r.name] = g
 			cells = append(cells, cell{s.name + "/" + r.name, g.url(), sasl2Domain, s.newUser(t, "sasl2"), password})
 		}
 	}
@@ -39,6 +41,10 @@ func TestSASL2(t *testing.T) {
 	for _, c := range cells {
 		if err, ran := failed[c.Name]; !ran || err != "" {
 			t.Errorf("%s: ran: %v; %s", c.Name, ran, err)
+		}
+		// Both logins are counted.
+		if n, err := gateways[c.Name].sumMatching("xmppgate_logins_total", `result="success"`); err != nil || n < 2 {
+			t.Errorf("%s: %v logins, %v", c.Name, n, err)
 		}
 	}
 }
@@ -56,7 +62,8 @@ func TestEarlyAuthenticate(t *testing.T) {
 				continue
 			}
 			t.Run(r.name, func(t *testing.T) {
-				c, err := dial(gatewayFor(t, r.upstream).url())
+				g := gatewayFor(t, r.upstream)
+				c, err := dial(g.url())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -80,6 +87,9 @@ func TestEarlyAuthenticate(t *testing.T) {
 					if e, err := c.receive(); err != nil || !e.is(want) {
 						t.Fatalf("%v, %v; want %s", e, err, want)
 					}
+				}
+				if err := g.awaitMetric(`xmppgate_logins_total{mechanism="plain",result="success"}`, 1); err != nil {
+					t.Error(err)
 				}
 			})
 		}
