@@ -57,6 +57,7 @@ func (s secrets) find(text string) string {
 // server answers to each.
 type confidence struct {
 	name  string
+	named bool // names of elements or attributes are secret, which a trace shows
 	steps [][2]string
 }
 
@@ -129,6 +130,7 @@ func confidences(s *secrets) (all []confidence) {
 				two.say(`<message to='`+jid+`'><body>`+s.keep("meet me at noon")+`</body></message>`, "")
 			default:
 				one.answer(`<failure` + sasl1 + `><not-authorized/><text xml:lang='en'>no ` + password + ` for ` + user + `</text></failure>`)
+				two.named = true
 				two.answer(`<failure` + sasl2 + `><` + s.keep("secret-reason") + sasl1 + `/><text>no ` + password + `</text></failure>`)
 			}
 			all = append(all, one, two)
@@ -144,14 +146,15 @@ func confidences(s *secrets) (all []confidence) {
 		"legacy login":      `<iq type='set'><query xmlns='jabber:iq:auth'><username>` + user + `</username><password>` + password + `</password></query></iq>`,
 		"unexpected prefix": `<` + password + `:auth mechanism='PLAIN'/>`,
 	} {
-		all = append(all, confidence{name, [][2]string{{message, ""}}})
+		named := name == "bad name" || name == "stream error" || name == "unexpected prefix"
+		all = append(all, confidence{name, named, [][2]string{{message, ""}}})
 	}
 	for name, answer := range map[string]string{
 		"stream error of the server": `<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>` + password + `</text><` + token + ` xmlns='urn:x'/></stream:error>`,
 		"server breaks":              `<challenge` + sasl1 + `>` + s.encoded(nonce) + `</challenge><!-- ` + password + ` -->`,
 		"server is not text":         password,
 	} {
-		all = append(all, confidence{name, [][2]string{{`<auth` + sasl1 + ` mechanism='PLAIN'>` + s.encoded("\x00b\x00"+password) + `</auth>`, answer}}})
+		all = append(all, confidence{name, name == "stream error of the server", [][2]string{{`<auth` + sasl1 + ` mechanism='PLAIN'>` + s.encoded("\x00b\x00"+password) + `</auth>`, answer}}})
 	}
 	return all
 }
@@ -283,6 +286,31 @@ func (g *gatewayProcess) confide(s *secrets, n int, c *confidence) error {
 	return nil
 }
 
+// watch writes a trace of the session for a domain, until stop is called and it is over.
+func (g *gatewayProcess) watch(domain string, to io.Writer) (stop func()) {
+	g.t.Helper()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", g.dir+"/admin")
+		},
+	}}
+	r, err := client.Post("http://admin/tap?domain="+domain, "", nil)
+	if err != nil || r.StatusCode != http.StatusOK {
+		g.t.Fatalf("/tap: %v, %v", r, err)
+	}
+	trace, copied := new(syncBuffer), make(chan struct{})
+	go func() {
+		defer close(copied)
+		_, _ = io.Copy(io.MultiWriter(trace, to), r.Body)
+	}()
+	return func() {
+		g.eventually("the trace has no end", func() bool { return strings.Contains(trace.String(), `"text":"over"`) })
+		r.Body.Close()
+		<-copied
+	}
+}
+
 // Nothing that clients and servers say in confidence is in the log, at any level, nor in a
 // metric, nor in an answer of the admin endpoints.
 func TestRedaction(t *testing.T) {
@@ -310,8 +338,15 @@ func TestRedaction(t *testing.T) {
 					answers.WriteString(body)
 				}
 			}
+			traces := new(syncBuffer)
 			for n := range all {
-				if err := g.confide(&s, n, &all[n]); err != nil {
+				stop := func() {}
+				if !all[n].named {
+					stop = g.watch(fmt.Sprintf("n%d.example", n), traces)
+				}
+				err := g.confide(&s, n, &all[n])
+				stop()
+				if err != nil {
 					t.Fatalf("%s: %v", all[n].name, err)
 				}
 				if n == len(all)/2 {
@@ -328,6 +363,11 @@ func TestRedaction(t *testing.T) {
 			for line := range strings.Lines(answers.String()) {
 				if secret := s.find(line); secret != "" {
 					t.Errorf("%q is in an answer: %s", secret, line)
+				}
+			}
+			for line := range strings.Lines(traces.String()) {
+				if secret := s.find(line); secret != "" {
+					t.Errorf("%q is in a trace: %s", secret, line)
 				}
 			}
 			// The logins took place.
