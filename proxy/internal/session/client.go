@@ -16,11 +16,12 @@ import (
 // receiveClient acts on the messages and control frames of a client, as long as it
 // may be read.
 func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
+	c := s.compression()
 	var a assembler
-	a.begin(b, s.unfinished, s.compression() != nil)
+	a.begin(b, s.unfinished, c != nil)
 	var m framing.Message // one for all, because it is large
 	taken, inflated := 0, 0
-	for a.more() && s.ending == endNone && ev.State[client] == relay.StateOpen && !s.waitsForServer() && !s.inflatedEnough(ev) {
+	for a.more() && s.ending == endNone && ev.State[client] == relay.StateOpen && !s.waitsForServer() && !c.inflatedEnough(ev) {
 		op, payload, ok, err := a.next(s.limit())
 		if err != nil {
 			s.badFrame(ev, err)
@@ -34,7 +35,7 @@ func (s *Session) receiveClient(ev *relay.Event, b []byte) (rest []byte) {
 			s.control(ev, op, payload)
 			continue
 		}
-		if c := s.compression(); c != nil {
+		if c != nil {
 			wire := len(payload)
 			if a.compressed {
 				if payload, ok = s.inflate(ev, payload); !ok {

@@ -29,9 +29,9 @@ const (
 	judgedAt = 64 << 10
 )
 
-// inflateWork is what inflating n bytes to size ones costs. A block of n may hold tables
-// that take many times as long as text.
-func inflateWork(n, size int) int { return 4*n + size }
+// inflateWork is what inflating n bytes to size ones costs: something for the message,
+// and more for n, which may hold tables that take many times as long as text.
+func inflateWork(n, size int) int { return 512 + 4*n + size }
 
 // Compression is what all sessions share that compress. The zero value has no memory
 // for them. It must not be copied.
@@ -236,8 +236,7 @@ func (s *Session) inflate(ev *relay.Event, p []byte) (text []byte, ok bool) {
 
 // inflatedEnough reports whether the rest of the input waits for the next event, because
 // this one has inflated so much.
-func (s *Session) inflatedEnough(ev *relay.Event) bool {
-	c := s.compression()
+func (c *compression) inflatedEnough(ev *relay.Event) bool {
 	if c == nil {
 		return false
 	}
