@@ -230,3 +230,47 @@ func TestIngress(t *testing.T) {
 	environ["XMPPGATE_UPSTREAM"] = "tcp://127.0.0.1:5222"
 	checkConfig(t, environ)
 }
+
+// The patch for TLS fits behind that of the sidecar, and mounts the Secret in the way that
+// lets renewals through.
+func TestKubernetesTLS(t *testing.T) {
+	m := loadManifests(t)
+	decode(t, read(t, "../kubernetes/tls.yaml"), new(appsv1.Deployment))
+	patch, err := yaml.YAMLToJSON(read(t, "../kubernetes/tls.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	original, err := json.Marshal(m.deployment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	merged, err := strategicpatch.StrategicMergePatch(original, patch, appsv1.Deployment{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d appsv1.Deployment
+	decode(t, merged, &d)
+	pod := d.Spec.Template.Spec
+	if len(pod.InitContainers) != len(m.deployment.Spec.Template.Spec.InitContainers) {
+		t.Fatal("the patch does not fit")
+	}
+	sidecar := container(t, pod.InitContainers, "xmppgate")
+	environ := map[string]string{}
+	for _, v := range sidecar.Env {
+		environ[v.Name] = v.Value
+	}
+	i := slices.IndexFunc(sidecar.VolumeMounts, func(v corev1.VolumeMount) bool { return v.Name == "tls" })
+	if i < 0 || sidecar.VolumeMounts[i].SubPath != "" || environ["XMPPGATE_UPSTREAM"] == "" {
+		t.Fatalf("%+v", sidecar)
+	}
+	for name, file := range map[string]string{"XMPPGATE_TLS_CERT": corev1.TLSCertKey, "XMPPGATE_TLS_KEY": corev1.TLSPrivateKeyKey} {
+		if want := sidecar.VolumeMounts[i].MountPath + "/" + file; environ[name] != want {
+			t.Errorf("%s is %q, the Secret has %s", name, environ[name], want)
+		}
+	}
+	if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool {
+		return v.Name == "tls" && v.Secret != nil && *v.Secret.DefaultMode&0o007 == 0
+	}) {
+		t.Errorf("%+v", pod.Volumes)
+	}
+}
