@@ -25,14 +25,12 @@ type worker struct {
 	idleCount  atomic.Uint64 // how often run had nothing more to do; for tests
 
 	// Used by the goroutine of run only.
-	ev          relay.Event
-	buf         []byte
-	events      [128]unix.EpollEvent
-	ready       [128]*epollConn
-	again       []*epollConn // what was in later
-	due         []*epollConn
-	spinSkip    int // how often spin is left out
-	spinBackoff int // what spinSkip becomes when spin is in vain
+	ev     relay.Event
+	buf    []byte
+	events [128]unix.EpollEvent
+	ready  [128]*epollConn
+	again  []*epollConn // what was in later
+	due    []*epollConn
 
 	// Used by wakeStalled, which run calls.
 	others           []*worker
@@ -118,22 +116,20 @@ func (w *worker) run() {
 // handleAll handles events until there are none. It returns false then, and the poller
 // calls it again when there are new ones; true means that the worker stops.
 //
+// It does not poll for a while before it returns, hoping for a reply: servers and clients
+// that sleep themselves answer too late for that.
+//
 // No final check is needed: the epoll descriptor is edge-triggered, so later events call
 // handleAll again. Only events that were reported and not handled must be remembered (more).
 func (w *worker) handleAll(uintptr) (stop bool) {
 	w.sleeps.Store(false)
 	w.checkedOthers = 0
-	for n := w.epollWait(); ; {
-		more := w.handle(n)
+	for more := true; more; {
+		more = w.handle(w.epollWait())
 		if w.stopping.Load() {
 			return true
 		}
 		w.wakeStalled()
-		if more {
-			n = w.epollWait()
-		} else if n = w.spin(); n == 0 {
-			break
-		}
 	}
 	w.mu.Lock()
 	next, d := w.wheel.next, w.wheel.wait(w.ev.Now)
@@ -172,32 +168,6 @@ func (w *worker) wakeStalled() {
 			other.sleeper.wake()
 		}
 	}
-}
-
-const (
-	// spinPolls is how often spin polls: for about ten microseconds, which is
-	// what it costs a thread to sleep and to be woken.
-	spinPolls      = 64
-	maxSpinBackoff = 1023
-)
-
-// spin polls briefly before the worker sleeps: a reply within about ten microseconds costs
-// less than a sleep and a wake-up, and is relayed sooner. It backs off when polling finds
-// nothing.
-func (w *worker) spin() (n int) {
-	if w.spinSkip > 0 {
-		w.spinSkip--
-		return 0
-	}
-	for range spinPolls {
-		if n = w.epollWait(); n > 0 {
-			w.spinBackoff /= 2
-			return n
-		}
-	}
-	w.spinBackoff = min(2*w.spinBackoff+1, maxSpinBackoff)
-	w.spinSkip = w.spinBackoff
-	return 0
 }
 
 // handle handles n events and what is due. It reports whether there may be more events
