@@ -36,6 +36,9 @@ type conn interface {
 	finish(sd side) bool
 	// shut closes the connection and ends the reading of it.
 	shut(sd side)
+	// stopSecuring ends a handshake of TLS with the client, see Handle.Secure, if one
+	// is under way.
+	stopSecuring()
 	// later makes the loop call run once more, after other sessions.
 	later()
 	// update is called at the end of each event. It starts or stops reading
@@ -71,10 +74,6 @@ type driver struct {
 	over      bool // Session.Over was called, or another process has the session
 	suspended bool // between Movable.Suspend and what follows it, see suspensions
 	sawFIN    bool // the client has sent FIN, found while it was not read
-
-	// stopSecuring ends a handshake of TLS with the client, see Handle.Secure. Nil when
-	// none is under way.
-	stopSecuring func()
 
 	// Writing.
 	sides [2]output
@@ -279,9 +278,7 @@ func (d *driver) settle(ev *relay.Event) {
 	if d.conns.Over() {
 		if !d.over {
 			d.over = true
-			if d.stopSecuring != nil {
-				d.stopSecuring()
-			}
+			d.conn.stopSecuring()
 			for sd := range d.win {
 				d.inputWaits[sd] = false
 				d.win[sd].release()

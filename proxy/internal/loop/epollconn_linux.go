@@ -27,14 +27,28 @@ type epollConn struct {
 	generation int32  // tells this session from an earlier one at index
 
 	// Guarded by driver.mu.
-	fd       [2]int32         // -1 for none; that of the server is still connecting unless it is attached
-	interest [2]uint32        // the events epoll reports; zero for a descriptor that is not registered
-	tls      [2]*polltls.Conn // nil without TLS
-	armed    time.Duration    // what the wheel was last set to; zero when it has fired
+	fd       [2]int32      // -1 for none; that of the server is still connecting unless it is attached
+	interest [2]uint32     // the events epoll reports; zero for a descriptor that is not registered
+	tls      *connTLS      // nil without TLS
+	armed    time.Duration // what the wheel was last set to; zero when it has fired
 
 	// Guarded by worker.mu, for the wheel.
 	fires         uint32 // the tick at which it does; zero when it is not set
 	before, after *epollConn
+}
+
+// A connTLS is the TLS of a session. Most have none, so it is not part of an epollConn.
+type connTLS struct {
+	sides     [2]*polltls.Conn // nil without TLS
+	handshake net.Conn         // with the client, while it is under way
+}
+
+// ensureTLS returns what is there of TLS, to add to it.
+func (ec *epollConn) ensureTLS() *connTLS {
+	if ec.tls == nil {
+		ec.tls = &connTLS{}
+	}
+	return ec.tls
 }
 
 func (ec *epollConn) now() time.Duration { return ec.w.clock() }
@@ -63,7 +77,10 @@ func (ec *epollConn) Attach(c net.Conn, early []byte, attached func(*relay.Event
 			socket.Close(uintptr(fd))
 			return input{}
 		}
-		ec.fd[server], ec.tls[server] = int32(fd), secure
+		ec.fd[server] = int32(fd)
+		if secure != nil {
+			ec.ensureTLS().sides[server] = secure
+		}
 		ec.sides[server].attached = true
 		return input{b: early, side: server, borrowed: true}
 	})
@@ -78,17 +95,17 @@ func (ec *epollConn) Secure(ev *relay.Event, early []byte, negotiate Negotiate, 
 		return
 	}
 	ec.sides[client].attached = false
-	ec.stopSecuring = func() { conn.Close() }
+	ec.ensureTLS().handshake = conn
 	c := &handshakeConn{Conn: conn, early: bytes.Clone(early)}
 	go func() {
 		t, err := c.negotiate(negotiate)
 		ec.event(func(ev *relay.Event) input {
-			ec.stopSecuring = nil
+			ec.tls.handshake = nil
 			if ec.over {
 				return input{} // update has closed the descriptor
 			}
 			if err == nil {
-				ec.tls[client], _, err = polltls.Take(t, func(net.Conn) (fd int, err error) { return int(ec.fd[client]), nil })
+				ec.tls.sides[client], _, err = polltls.Take(t, func(net.Conn) (fd int, err error) { return int(ec.fd[client]), nil })
 			}
 			conn.Close() // the copy
 			ec.sides[client].attached = true
@@ -258,7 +275,12 @@ func (ec *epollConn) writePending(ev *relay.Event, sd side) {
 }
 
 // secure is the TLS of sd, nil without.
-func (ec *epollConn) secure(sd side) *polltls.Conn { return ec.tls[sd] }
+func (ec *epollConn) secure(sd side) *polltls.Conn {
+	if ec.tls == nil {
+		return nil
+	}
+	return ec.tls.sides[sd]
+}
 
 func (ec *epollConn) buffered(sd side) bool {
 	t := ec.secure(sd)
@@ -332,7 +354,16 @@ func (ec *epollConn) finish(sd side) bool {
 
 func (ec *epollConn) shut(sd side) {
 	socket.Close(uintptr(ec.fd[sd])) // epoll forgets it
-	ec.fd[sd], ec.interest[sd], ec.tls[sd] = -1, 0, nil
+	ec.fd[sd], ec.interest[sd] = -1, 0
+	if ec.tls != nil {
+		ec.tls.sides[sd] = nil
+	}
+}
+
+func (ec *epollConn) stopSecuring() {
+	if ec.tls != nil && ec.tls.handshake != nil {
+		ec.tls.handshake.Close()
+	}
 }
 
 func (ec *epollConn) update(now, due time.Duration) error {

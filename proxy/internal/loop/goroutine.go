@@ -118,12 +118,11 @@ func (gc *goConn) Abandon(*relay.Event) {}
 func (gc *goConn) Secure(_ *relay.Event, early []byte, negotiate Negotiate, done func(*relay.Event, error)) {
 	e := gc.ends[client]
 	gc.sides[client].attached = false
-	gc.stopSecuring = func() { gc.shut(client) }
 	c := &handshakeConn{Conn: e.conn, early: bytes.Clone(early)}
 	e.secure = func() {
 		t, err := c.negotiate(negotiate)
 		gc.Post(func(ev *relay.Event) {
-			e.secure, gc.stopSecuring = nil, nil
+			e.secure = nil
 			if gc.over {
 				return
 			}
@@ -225,6 +224,12 @@ func (gc *goConn) finish(sd side) bool {
 }
 
 // shut makes the calls on the connection return; readLoop closes it.
+func (gc *goConn) stopSecuring() {
+	if gc.ends[client].secure != nil {
+		gc.shut(client)
+	}
+}
+
 func (gc *goConn) shut(sd side) { gc.ends[sd].conn.SetDeadline(aLongTimeAgo) }
 
 func (gc *goConn) update(now, due time.Duration) error {
