@@ -54,15 +54,13 @@ type endpoint struct {
 	dialed func(net.Conn) net.Conn // wraps connections in tests; nil but there
 }
 
-// open connects, introduces the client (PROXY), secures the connection, sends
-// the header and waits for the server's header and the element behind it. The
-// error is an *Error; it wraps a *redirect when the server sent the client
-// elsewhere before anything else.
+// open connects, sends a PROXY header if there is one, secures the connection, sends the
+// stream header, and waits for the server's header and the element behind it. The error
+// is an *Error. It wraps a *redirect if the server answers with <see-other-host/>.
 //
-// A server that refuses what the client asks for, as in host-unknown, has
-// answered: its stream error is in Stream.Early and open succeeds. One that
-// says that it cannot serve now, as in system-shutdown, makes open fail; see
-// Error.stream.
+// If the server refuses the request, for example with host-unknown, open succeeds and
+// the stream error is in Stream.Early. If the server says that it cannot serve now, for
+// example with system-shutdown, open fails; see Error.stream.
 func (e *endpoint) open(ctx context.Context, r *Request) (*Stream, error) {
 	stream, err := e.try(ctx, attempt{endpoint: e, request: r})
 	if r.TLS != 0 && errors.Is(err, errVersion) {
@@ -99,7 +97,7 @@ type attempt struct {
 	*endpoint
 	request *Request
 	conn    net.Conn // the socket, later TLS on top of it
-	ahead   []byte   // the PROXY header, to be written before all else
+	ahead   []byte   // the PROXY header, to be written first
 	early   []byte   // see Stream.Early
 
 	anyVersion bool // of TLS, see Request.TLS
@@ -190,7 +188,7 @@ func (a *attempt) check(address string) error {
 	return nil
 }
 
-// write writes b behind what has to come ahead of it, in one piece.
+// write writes a.ahead, if there is any, and b in one call.
 func (a *attempt) write(b []byte) error {
 	b, a.ahead = append(a.ahead, b...), nil
 	_, err := a.conn.Write(b)

@@ -39,7 +39,7 @@ var (
 	errHTTP       = errors.New("the server answers HTTP; is this the port of its WebSocket? XMPP has port 5222")
 )
 
-// An input cuts what a server says into units.
+// An input reads from a server and splits the bytes into units.
 type input struct {
 	conn        net.Conn
 	deadline    time.Time
@@ -48,7 +48,7 @@ type input struct {
 
 	splitter framing.StreamSplitter
 	buf      []byte // all that was read
-	seen     int    // how much of it the units so far are
+	seen     int    // how many of these bytes belong to the units so far
 	err      error  // of the last read
 }
 
@@ -116,7 +116,7 @@ func (in *input) header() error {
 	return nil
 }
 
-// The first byte of TLS records (RFC 8446, section 5.1), and of no XML.
+// The first bytes of TLS records (RFC 8446, section 5.1). No XML starts with them.
 const (
 	recordAlert     = 21
 	recordHandshake = 22
@@ -131,13 +131,13 @@ func isHTTP(b []byte) bool {
 	return slices.ContainsFunc(startsOfHTTP, func(start string) bool { return bytes.HasPrefix(b, []byte(start)) })
 }
 
-// mayBeHTTP reports whether what comes behind b may make it one.
+// mayBeHTTP reports whether b, with more bytes behind it, could be one.
 func mayBeHTTP(b []byte) bool {
 	return len(b) > 0 && slices.ContainsFunc(startsOfHTTP, func(start string) bool { return strings.HasPrefix(start, string(b)) })
 }
 
-// enough reports whether err says no more than that the element behind the
-// header is not complete.
+// enough reports whether err only means that the element behind the header is not
+// complete.
 func enough(err error) bool { return err == errFull || errors.Is(err, os.ErrDeadlineExceeded) }
 
 // A streamFault is what is wrong with a stream, without the name of the package that has

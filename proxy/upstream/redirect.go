@@ -11,13 +11,13 @@ import (
 // maxRedirects is how many a session follows.
 const maxRedirects = 3
 
-// follow opens a stream at an endpoint and goes where the server sends it (RFC
-// 6120, section 4.9.3.19): the place is a TCP endpoint, of no use to a client
-// that speaks WebSocket. seen are the addresses that led there.
+// follow opens a stream at an endpoint and follows redirects of the server (RFC 6120,
+// section 4.9.3.19). They name a TCP address, which a client that speaks WebSocket
+// cannot use. seen are the addresses so far.
 //
-// Security, options and the identity that the certificate must prove are the
-// same at the other place. Where that may be, see endpoint.leadsTo. What is not
-// followed is a failure of the server, and holds its stream error.
+// The new address has the same security and options, and its certificate must prove the
+// same identity. endpoint.leadsTo says which addresses are allowed. A redirect that is
+// not followed is a failure of the server, with its stream error.
 func (s *search) follow(ctx context.Context, q *Request, e endpoint, seen []string) (*Stream, *Error) {
 	stream, err := s.attempt(ctx, &e, q)
 	if err == nil {
@@ -40,18 +40,18 @@ func (s *search) follow(ctx context.Context, q *Request, e endpoint, seen []stri
 	}
 	stream, further := s.follow(ctx, q, next, seen)
 	if further != nil && further.Result == ResultForbidden && further.stream == nil {
-		further.stream = failure.stream // the client may read it
+		further.stream = failure.stream // for the client to read
 	} else {
 		failures{failure}.discard()
 	}
 	return stream, further
 }
 
-// leadsTo returns the check for the addresses that a server may send a session
-// to, when that is another host than the configured one. A stream in plain text is
-// followed into private networks only. With TLS the rule is that of srv:, so that
-// a server on the Internet leads nobody into the gateway's own network: a server
-// there, as a node of a cluster is, leads to others there.
+// leadsTo returns the check for the addresses to which a server may send a session, if
+// the host is not the configured one. A stream in plain text is followed into private
+// networks only. With TLS the rule of srv: applies, so that a server on the Internet
+// cannot lead sessions into the gateway's own network; a server in a private network,
+// such as a node of a cluster, may name others there.
 func (e *endpoint) leadsTo(from *Stream) func(netip.Addr) error {
 	switch {
 	case e.security == plain:
@@ -66,7 +66,7 @@ func (e *endpoint) leadsTo(from *Stream) func(netip.Addr) error {
 	return PublicAddress
 }
 
-// attempt is open, whose panic fails the attempt.
+// attempt calls open. A panic becomes the error.
 func (s *search) attempt(ctx context.Context, e *endpoint, q *Request) (stream *Stream, err error) {
 	defer CatchPanic(&err)
 	return s.open(ctx, e, q)

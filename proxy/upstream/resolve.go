@@ -22,7 +22,8 @@ const (
 	// resolveTimeout bounds one lookup of SRV records.
 	resolveTimeout = 5 * time.Second
 	// Answers are cached, so that thousands of clients that reconnect at once
-	// cause one lookup. net.Resolver does not return the TTL.
+	// cause one lookup. The times are fixed because net.Resolver does not return
+	// the TTL.
 	answerTTL  = 30 * time.Second
 	failureTTL = 5 * time.Second
 	// defaultPort is where a domain without SRV records is reached (RFC
@@ -50,11 +51,12 @@ func NewResolver(address string) *net.Resolver {
 // resolvers are those of NewResolver, by address. The operator names them.
 var resolvers sync.Map
 
-// anyDomain reports whether the session's domain is looked up in DNS.
+// anyDomain reports whether the domain of the session is looked up, instead of a name
+// in the URL.
 func (s *Server) anyDomain() bool { return s.scheme.name == "srv" && s.host == "" }
 
-// nodeFor returns the name of the server's node in the group of a domain, and
-// the domain that DNS is asked about, if it is.
+// nodeFor returns the name of the server's node in the group of a domain. about is the
+// domain to look up, empty if there is none.
 func (s *Server) nodeFor(domain string) (name, about string) {
 	switch {
 	case s.anyDomain():
@@ -65,7 +67,7 @@ func (s *Server) nodeFor(domain string) (name, about string) {
 	return s.Name, ""
 }
 
-// inDNS tells whether a domain can have SRV records: addresses have none.
+// inDNS reports whether a domain can have SRV records. Addresses have none.
 func inDNS(domain string) bool {
 	_, err := netip.ParseAddr(strings.Trim(domain, "[]"))
 	return domain != "" && err != nil
@@ -81,9 +83,9 @@ type service struct {
 	last *lookup
 }
 
-// A lookup is what DNS said, or is being asked.
+// A lookup is an answer of DNS, which may be yet to come.
 type lookup struct {
-	done    chan struct{} // closed when the rest is known
+	done    chan struct{} // closed when the fields below are set
 	records []record
 	err     error
 	expires time.Time
@@ -101,8 +103,8 @@ var (
 	errNoUsable  = errors.New("no usable SRV record")
 )
 
-// endpoints returns where DNS says that the domain is served, in an order of
-// its own for each session (RFC 2782), or for each user.
+// endpoints returns the places where the domain is served according to DNS. order sorts
+// them for one session.
 func (s *service) endpoints(ctx context.Context, c candidate, o Observer, order func([]record)) ([]endpoint, error) {
 	start := time.Now()
 	records, err := s.records(ctx)
@@ -126,15 +128,15 @@ func (s *service) endpoints(ctx context.Context, c candidate, o Observer, order 
 	return all, nil
 }
 
-// records returns the records of the domain, from the last answer while that is
-// fresh. Sessions that come while DNS is being asked wait for the same answer.
+// records returns the records of the domain, from the last answer if it is fresh.
+// Sessions that come during a lookup wait for its answer.
 func (s *service) records(ctx context.Context) ([]record, error) {
 	s.mu.Lock()
 	a := s.last
 	if a == nil || a.stale() {
 		a = &lookup{done: make(chan struct{})}
 		s.last = a
-		go s.ask(a) // not bound to the session that happened to come first
+		go s.ask(a) // does not end with the session that has started it
 	}
 	s.mu.Unlock()
 	select {
@@ -154,7 +156,7 @@ func (a *lookup) stale() bool {
 	}
 }
 
-// ask looks up both services at once and merges what comes.
+// ask looks up both services at once and merges their records.
 func (s *service) ask(a *lookup) {
 	defer close(a.done)
 	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
@@ -172,16 +174,16 @@ func (s *service) ask(a *lookup) {
 	a.expires = time.Now().Add(ttl)
 }
 
-// A found is what DNS says about one service: records, that there is none, that
-// it is not offered, or nothing.
+// A found is the result of one lookup. The zero value means that the name has no
+// records.
 type found struct {
 	records []record
-	refused bool  // the target is "."
+	refused bool  // the target is ".": the service is not offered
 	err     error // DNS did not answer
 }
 
-// lookup asks about one service. The names are rooted: the search list of the
-// system does not apply.
+// lookup asks about one service. The final dot of the name keeps the resolver from
+// trying the search list of the system.
 func (s *service) lookup(ctx context.Context, name string, sec security) (f found) {
 	defer CatchPanic(&f.err)
 	resolver := s.resolver
@@ -199,7 +201,7 @@ func (s *service) lookup(ctx context.Context, name string, sec security) (f foun
 	var missing *net.DNSError
 	switch {
 	case errors.As(err, &missing) && missing.IsNotFound:
-	case err != nil && len(f.records) == 0: // else only some names were invalid
+	case err != nil && len(f.records) == 0: // with records, only some targets were invalid
 		f.err = err
 	case len(srvs) > 0 && len(f.records) == 0 && !f.refused:
 		f.err = errNoUsable
@@ -212,14 +214,13 @@ func (s *service) lookup(ctx context.Context, name string, sec security) (f foun
 //	xmpps-client  xmpp-client
 //	records       anything      the records of both
 //	anything      records       the same
-//	no answer     no records    an error: what was not heard is not known to be absent
+//	no answer     no records    an error, because there may be records
 //	no records    no answer     the same
 //	none or "."   "."           nowhere
 //	none or "."   none          the domain itself, port 5222, STARTTLS
 //
-// The last is the fallback of xmpp-client (RFC 6120, section 3.2.2), so it is
-// the "." of xmpp-client that forbids it; the "." of xmpps-client says only
-// that there is no direct TLS.
+// The last row is the fallback of xmpp-client (RFC 6120, section 3.2.2). So only the
+// "." of xmpp-client forbids it; that of xmpps-client means that there is no direct TLS.
 func (s *service) merge(xmpps, xmpp found) ([]record, error) {
 	if all := slices.Concat(xmpps.records, xmpp.records); len(all) > 0 {
 		return mostPreferred(all), nil
@@ -246,14 +247,13 @@ func mostPreferred(all []record) []record {
 }
 
 // inOrder sorts records by priority and, among those of the same priority, at
-// random by weight, as RFC 2782 has it ("Usage rules" of "Weight"). intn is
-// rand.IntN.
+// random by weight (RFC 2782, "Usage rules" of "Weight"). intn is rand.IntN.
 func inOrder(all []record, intn func(int) int) []record {
-	for i := range all { // none of equals comes first by its place in the answer
+	for i := range all { // so that the place in the answer does not count
 		j := i + intn(len(all)-i)
 		all[i], all[j] = all[j], all[i]
 	}
-	// Those of weight 0 come first, that they have a very small chance.
+	// Those of weight 0 come first, which gives them a very small chance below.
 	slices.SortStableFunc(all, func(a, b record) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), min(int(a.Weight), 1)-min(int(b.Weight), 1))
 	})
@@ -276,15 +276,14 @@ func inOrder(all []record, intn func(int) int) []record {
 	return all
 }
 
-// lookupError returns err, and for a lookup by a resolver that is not the
-// system's without the DNS server: package net names one of the system's,
-// whichever was asked.
+// lookupError returns err. If resolver is not the system's, it removes the name of the
+// DNS server, because package net always names one of the system's.
 func lookupError(err error, resolver *net.Resolver) error {
 	var lookup *net.DNSError
 	if resolver == nil || !errors.As(err, &lookup) {
 		return err
 	}
-	copied := *lookup // lookups that are shared have one error
+	copied := *lookup // several lookups may share err
 	copied.Server = ""
 	return &copied
 }

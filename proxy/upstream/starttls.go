@@ -20,13 +20,13 @@ var (
 	errClosedEarly = errors.New("the server ended the stream before TLS")
 )
 
-// startTLS negotiates TLS inside the stream, without falling back to anything
-// (RFC 6120, section 5.4). Nothing that is said here is authentic, so none of
-// it gets to the client and no redirect is followed.
+// startTLS negotiates TLS inside the stream (RFC 6120, section 5.4). There is no
+// fallback. Nothing that the server sends before TLS is authentic, so the client gets
+// none of it and no redirect is followed.
 //
-// The header does not say who the client is (RFC 6120, section 4.7.1), and
-// <starttls/> does not wait for the features, which saves a round trip. Servers
-// drop what else comes before the handshake, so nothing does.
+// The header does not name the client (RFC 6120, section 4.7.1). <starttls/> does not
+// wait for the features, which saves a round trip. Nothing else may follow before the
+// handshake, because servers drop it.
 func (a *attempt) startTLS(in *input) error {
 	out := framing.AppendStreamHeader(nil, framing.Header{To: a.request.Header.To, Version: []byte(`'1.0'`)})
 	if err := a.write(append(out, startTLSElement...)); err != nil {
@@ -47,7 +47,7 @@ func (a *attempt) startTLS(in *input) error {
 	return in.proceed()
 }
 
-// upgrade negotiates TLS on a stream that is open in plain text.
+// upgrade negotiates TLS on a stream that was opened in plain text.
 func (a *attempt) upgrade(context.Context) error {
 	in := a.clear
 	in.deadline, in.readTimeout = time.Now().Add(TLSTimeout), 0
@@ -63,7 +63,8 @@ func (a *attempt) upgrade(context.Context) error {
 	return a.handshake()
 }
 
-// proceed expects that the server agrees to TLS, and nothing more.
+// proceed reads the server's answer to <starttls/>, which must be <proceed/> and nothing
+// behind it.
 func (in *input) proceed() error {
 	u, err := in.element()
 	switch {
@@ -72,15 +73,15 @@ func (in *input) proceed() error {
 	case u.Class != framing.ClassTLSProceed:
 		return &failure{result: ResultNoSTARTTLS, err: errRefused}
 	}
-	// What came in the clear must not be taken for what came under TLS, not
-	// even white space (RFC 6120, section 5.4.2.3).
+	// What came in plain text must not be read as if it came over TLS. That
+	// includes white space (RFC 6120, section 5.4.2.3).
 	if in.seen != len(in.buf) {
 		return &failure{result: ResultInjected, err: errInjected}
 	}
 	return nil
 }
 
-// element returns the next unit, which must be an element and no stream error.
+// element returns the next unit, which must be an element other than a stream error.
 func (in *input) element() (framing.StreamUnit, error) {
 	u, err := in.next()
 	switch {

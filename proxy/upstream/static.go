@@ -145,7 +145,7 @@ func (d *staticRoute) set(domain string, plain bool) {
 		d.plain = map[string]time.Time{}
 	}
 	if _, known := d.plain[domain]; !known && len(d.plain) >= maxPlainDomains {
-		// Any one: domains in use return.
+		// Any one, because domains in use come back.
 		for old := range d.plain {
 			delete(d.plain, old)
 			break

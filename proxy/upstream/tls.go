@@ -22,7 +22,7 @@ const alpn = "xmpp-client"
 // Clients choose them where there is no list of domains.
 const maxTLSConfigs = 1024
 
-// secure starts TLS and makes sure of the server.
+// secure starts TLS and verifies the server.
 func (a *attempt) secure(context.Context) error {
 	deadline := time.Now().Add(TLSTimeout)
 	if err := a.conn.SetDeadline(deadline); err != nil {
@@ -89,15 +89,15 @@ type reference struct {
 	maxVersion uint16 // of TLS; zero means any
 }
 
-// tlsConfigs are the configurations of one server, one for each reference, for
-// they hold the session tickets: no session proves a name that the handshake
-// which started it did not. The zero value is empty.
+// tlsConfigs are the configurations of one server, one for each reference, because they
+// hold the session tickets: a session that is resumed must have proved the same name when
+// it began. The zero value is empty.
 type tlsConfigs struct {
 	mu    sync.Mutex
 	byRef map[reference]*tls.Config
 }
 
-// get returns the configuration for ref, made from o and c if need be.
+// get returns the configuration for ref. The first call for a ref makes it from o and c.
 func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Config {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -108,7 +108,7 @@ func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Confi
 		all.byRef = make(map[reference]*tls.Config)
 	}
 	if len(all.byRef) >= maxTLSConfigs {
-		// Any one: names in use return.
+		// Any one, because names in use come back.
 		for old := range all.byRef {
 			delete(all.byRef, old)
 			break
@@ -127,9 +127,8 @@ func (all *tlsConfigs) get(o *options, c *credentials, ref reference) *tls.Confi
 		// configuration for each connection to set this.
 		DynamicRecordSizingDisabled: true,
 	}
-	// A stream that was to be plain text does not leave this machine, so
-	// there is no attacker in between, and the certificates that servers are
-	// installed with match no name.
+	// A stream whose URL asks for plain text does not leave this machine, so nobody
+	// is in between. The certificates that servers are installed with match no name.
 	if ref.security != plain {
 		cfg.VerifyConnection = func(s tls.ConnectionState) error { return o.verify(c.roots, ref, s.PeerCertificates) }
 	}
@@ -159,8 +158,8 @@ const (
 // errVersion is the error of a server that has no TLS of the version of the client.
 var errVersion = errors.New("the server has no TLS 1.2, which is all that the client has")
 
-// badCertificate is what crypto/tls says about certificates that never get to
-// VerifyConnection: they cannot be read, or the server does not have the key.
+// badCertificate are errors of crypto/tls about certificates that VerifyConnection does
+// not see, because they cannot be parsed or the server does not have the key.
 var badCertificate = []string{"failed to parse certificate from server", "invalid signature by the server certificate"}
 
 // explainHandshake finds the result of a failed handshake.
