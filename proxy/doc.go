@@ -12,6 +12,7 @@
 //	proxy/upstream         servers: which one, and how to open a stream to it
 //	proxy/internal/session one session as a state machine: HTTP request, frames, XMPP,
 //	                       how it ends; no I/O
+//	proxy/certfiles        certificates for clients, read again when files change
 //	proxy/internal/limit   client networks: how much one may have, and how often
 //	proxy/internal/http1   the head of the HTTP request
 //	proxy/internal/deflate permessage-deflate (RFC 7692) without frames
@@ -29,7 +30,7 @@
 // # The life of a session
 //
 // Gateway.Admit makes it when the loop has accepted a connection. It takes a PROXY
-// header, the HTTP request and <open/>. Then it asks for a server (connect.go): one
+// header, TLS, the HTTP request and <open/>. Then it asks for a server (connect.go): one
 // whose address is all there is to know is connected to by the loop, all others by
 // Config.Dial on a goroutine. Over ends it: the registry forgets it, and its record
 // goes to log and metrics. SessionInfo.Phase is one of
@@ -81,17 +82,11 @@
 //	what moves to another process      session/state.go, loop/move_linux.go, handover.go
 //	which elements are recognised      framing/names.go
 //	which clients are kept out         limits.go here, then internal/limit
+//	TLS with clients                   tls.go here, session/tls.go for what is awaited
+//	                                   when, loop/secure.go for the handshake
 //	how a server is reached            connect.go here, then upstream
 //	a setting                          config.go: a field of Config and, if sessions need
 //	                                   it, of session.Settings; what changes at once by
 //	                                   Gateway.Update and what for new sessions only,
 //	                                   gateway.go
-//
-// Where features belong that do not exist yet:
-//
-//	TLS with clients      the third stage in session/accept.go. The session asks the loop,
-//	                      the handshake runs on a goroutine, and the loop reads through
-//	                      loop/polltls afterwards, as it does for servers
-//	reload                Gateway.settings: new sessions take what it holds, others keep
-//	                      theirs
 package proxy

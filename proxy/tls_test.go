@@ -10,9 +10,11 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -568,6 +570,45 @@ func TestShutdownDuringHandshake(t *testing.T) {
 			await(func() bool { return b.g.Handshakes() == 0 })
 			if got := b.o.results(); !slices.Equal(got, []string{"shutdown"}) || b.g.Handshakes() != 0 {
 				t.Errorf("%v, %d are under way", got, b.g.Handshakes())
+			}
+		})
+	}
+}
+
+// Of many handshakes only a few compute at once, so that sessions do not wait behind all of
+// them; and one that waits for its client keeps no other from its turn.
+func TestHandshakesTakeTurns(t *testing.T) {
+	for _, loop := range []string{LoopAuto, LoopGoroutine} {
+		t.Run(loop, func(t *testing.T) {
+			var now, most atomic.Int32
+			b := newTLSBench(t, loop, func(g *Gateway) {
+				g.Certificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+					n := now.Add(1)
+					defer now.Add(-1)
+					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+					}
+					time.Sleep(10 * time.Millisecond) // as if it computed
+					return oneCertificate(hello)
+				}
+			})
+			hello := recordedHello(t)
+			for range 5 { // which stop
+				c := b.dial()
+				c.Write(hello)
+				defer c.SetLinger(0)
+			}
+			var all sync.WaitGroup
+			for range 10 {
+				c := b.dial()
+				all.Go(func() {
+					if err := tls.Client(c, anyServer).Handshake(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			if turns := max(1, runtime.GOMAXPROCS(0)/2); int(most.Load()) > turns {
+				t.Errorf("%d compute at once, want at most %d", most.Load(), turns)
 			}
 		})
 	}
