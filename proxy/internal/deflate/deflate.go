@@ -122,8 +122,16 @@ func appendCodes(dst, text []byte) []byte {
 // uncompressed (RFC 7692, section 7.2.2).
 func (c *Compressor) Sent(text []byte) { c.dict.add(text) }
 
-// Work is how many bytes have to be looked at to compress n.
-func (c *Compressor) Work(n int) int { return len(c.dict) + n }
+// callWork is what a call of flate.StatelessDeflate costs beside what it looks at, in
+// bytes of that: it clears a table.
+const callWork = 4 << 10
+
+// Work is how many bytes have to be looked at to compress n. Small windows take more
+// calls for it.
+func (c *Compressor) Work(n int) int {
+	calls := 1 + n/c.params.chunk()
+	return n + calls*(c.params.dictionary()+callWork)
+}
 
 // An appender is an io.Writer.
 type appender struct{ b []byte }

@@ -185,6 +185,21 @@ func TestBase64(t *testing.T) {
 	}
 }
 
+// Small windows take more work, and say so.
+func TestWork(t *testing.T) {
+	work := func(bits, n int) int {
+		var c Compressor
+		c.Start(Params{WindowBits: bits}, newMemory(maxDictionary))
+		return c.Work(n)
+	}
+	if one, many := work(mostWindowBits, 300), work(mostWindowBits, 20_000); many-one != 19_700 || one < maxDictionary {
+		t.Errorf("%d and %d for one call", one, many)
+	}
+	if small, large := work(leastWindowBits, 100_000), work(mostWindowBits, 100_000); small < 10*large {
+		t.Errorf("the work is %d with a small window, and %d with a large one", small, large)
+	}
+}
+
 // Messages without context stand alone.
 //
 // Behaviour: compression. RFC 7692, section 7.1.1.1.
