@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"xmppgate/proxy/internal/limit"
+	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/session"
 )
 
@@ -143,8 +144,9 @@ const minShed = 16
 
 // SetOverload tells that memory or descriptors are short, and how. While they are no client
 // is accepted. Each call ends a quarter of the sessions that have yet to authenticate, as
-// overload, those first that have been at it for longest; the others go on. The empty text
-// ends it.
+// overload, those first that have been at it for longest. When there are none it ends an
+// eighth of those whose clients do not read, as client-stalled. The others go on. The empty
+// text ends it.
 func (g *Gateway) SetOverload(short string) {
 	g.init()
 	g.mu.Lock()
@@ -168,6 +170,30 @@ func (g *Gateway) SetOverload(short string) {
 	slices.SortFunc(all, func(a, b waiting) int { return cmp.Compare(a.since, b.since) })
 	for _, l := range all[:min(len(all), max(minShed, (len(all)+3)/4))] {
 		l.handle.Post(l.s.Shed)
+	}
+	if len(all) == 0 {
+		g.shedStalled()
+	}
+}
+
+// shedStalled ends some of the sessions whose clients do not read, because memory is held for
+// them: those first that have not read for longest.
+func (g *Gateway) shedStalled() {
+	type stalled struct {
+		*live
+		since time.Duration
+	}
+	var all []stalled
+	for _, l := range g.sessions() {
+		l.handle.View(func() {
+			if _, since := l.handle.Queue(relay.Client); since > 0 && !l.s.Ends() {
+				all = append(all, stalled{l, since})
+			}
+		})
+	}
+	slices.SortFunc(all, func(a, b stalled) int { return cmp.Compare(b.since, a.since) })
+	for _, l := range all[:min(len(all), max(minShed, (len(all)+7)/8))] {
+		l.handle.Post(func(ev *relay.Event) { l.s.Stalled(ev, relay.Client) })
 	}
 }
 

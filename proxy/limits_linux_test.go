@@ -15,6 +15,7 @@ import (
 
 	"github.com/gobwas/ws"
 
+	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/wstest"
 	"xmppgate/proxy/upstream"
 )
@@ -351,5 +352,38 @@ func TestSlowloris(t *testing.T) {
 		}
 		g.Shutdown(t.Context())
 		settle()
+	})
+}
+
+// When nobody is left who has yet to log in, clients that do not read go, resumable; those
+// that read stay.
+func TestOverloadEndsStalledClients(t *testing.T) {
+	onLoops(t, func(t *testing.T, l string) {
+		t.Parallel()
+		b := newAged(t, l)
+		cl, srv := b.connect()
+		io.WriteString(srv, "<stream:features/>")
+		b.message(cl)
+		b.block(server, srv)
+		slow := b.session()
+		good, goodServer := b.connect()
+		io.WriteString(goodServer, "<stream:features/>")
+		b.message(good)
+		b.until(patience, func() (stalled bool) {
+			slow.handle.View(func() {
+				_, d := slow.handle.Queue(relay.Client)
+				stalled = d > 0
+			})
+			return stalled
+		})
+		b.g.SetOverload("memory")
+		defer b.g.SetOverload("")
+		b.until(patience, func() bool { return len(b.g.sessions()) == 1 || slow.ended("client-stalled") })
+		b.send(good, "<iq/>")
+		b.expect(goodServer, "<iq/>")
+		cl.Close()
+		srv.Close()
+		good.Close()
+		goodServer.Close()
 	})
 }

@@ -2,9 +2,64 @@ package main
 
 import (
 	"context"
+	"os"
+	"path"
+	"path/filepath"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"time"
 )
+
+// memoryShare is what of the memory of a container the Go runtime may have. The rest is for
+// what it does not count, such as sockets.
+const memoryShare = 0.9
+
+// boundMemory does for a container with a memory limit what GOMEMLIMIT does, unless that
+// is set: the kernel would end the process at the limit, without a word.
+func boundMemory(environ map[string]string) {
+	if environ["GOMEMLIMIT"] != "" {
+		return
+	}
+	if most := containerMemory("/"); most > 0 {
+		debug.SetMemoryLimit(int64(float64(most) * memoryShare))
+	}
+}
+
+// containerMemory returns the least limit of memory, in bytes, of the control groups that
+// the process is in, zero for none. root is that of the file system.
+func containerMemory(root string) (least uint64) {
+	groups, err := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
+	if err != nil {
+		return 0 // not Linux
+	}
+	for line := range strings.Lines(string(groups)) {
+		// hierarchy:controllers:path, see cgroups(7)
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		var dir, file string
+		switch {
+		case len(f) < 3:
+			continue
+		case f[0] == "0" && f[1] == "":
+			dir, file = "sys/fs/cgroup", "memory.max"
+		case f[1] == "memory":
+			dir, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		default:
+			continue
+		}
+		for group := path.Clean("/" + f[2]); ; group = path.Dir(group) {
+			text, _ := os.ReadFile(filepath.Join(root, dir, group, file)) // without a limit there may be none
+			const unlimited = 1 << 60                                     // or more; version 2 writes max
+			if n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err == nil && n > 0 && n < unlimited && (least == 0 || n < least) {
+				least = n
+			}
+			if group == "/" {
+				break
+			}
+		}
+	}
+	return least
+}
 
 const (
 	// quietPeriod is how long no burst may be going on before memory is

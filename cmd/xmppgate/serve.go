@@ -34,6 +34,7 @@ func serve(ctx context.Context, p process) int {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
+	boundMemory(p.environ)
 	// A log whose reader is gone must not end the process.
 	signal.Ignore(syscall.SIGPIPE)
 	level := new(slog.LevelVar)

@@ -69,6 +69,9 @@ func (s *Session) AwaitsLogin() bool {
 	return !s.loggedIn && s.ending == endNone && s.refused == limit.None
 }
 
+// Ends reports whether the session is ending.
+func (s *Session) Ends() bool { return s.ending != endNone }
+
 // Shed ends the session, if its client has yet to authenticate, because memory or
 // descriptors are short.
 func (s *Session) Shed(ev *relay.Event) {
