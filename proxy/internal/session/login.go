@@ -203,6 +203,7 @@ func (s *Session) serverSpeaks(ev *relay.Event, u *framing.StreamUnit) {
 // know.
 func (s *Session) awaitBound(u *framing.StreamUnit) {
 	if !s.set.LogJIDs && !s.host.Debug() {
+		s.bound = true // it is not asked again for each element
 		return
 	}
 	jid := u.BoundJID()

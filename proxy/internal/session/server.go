@@ -152,7 +152,10 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 	if s.fragmenting() {
 		return
 	}
-	s.serverSpeaks(ev, u)
+	// Nearly all elements are stanzas to a client that waits for nothing.
+	if s.extra != nil || u.Class > framing.ClassIQ {
+		s.serverSpeaks(ev, u)
+	}
 	switch u.Class {
 	case framing.ClassSASLSuccess:
 		s.saslStep(ev, onSuccess)

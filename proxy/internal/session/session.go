@@ -110,7 +110,7 @@ type Session struct {
 	loggedIn     bool              // the client is authenticated, or the server asks nobody to be
 	mechanism    framing.Mechanism // that the client has chosen last
 	login        loginResult       // of the last login
-	bound        bool              // the client has got its JID, see awaitBound
+	bound        bool              // the client has got its JID, or nobody wants to know that: see awaitBound
 	resumable    bool              // the server lets the client resume the stream (XEP-0198)
 	alreadySent  alreadySent
 	clientFull   bool // receiveServer stopped because of the client, not for want of bytes

@@ -26,12 +26,15 @@ func (s *Session) Tap() Tap {
 	return s.extra.tap
 }
 
-// tell tells the tap, if there is one, what sd has sent.
+// tell tells the tap, if there is one, what sd has sent. It is small enough to be inlined.
 func (s *Session) tell(sd side, xml []byte) {
-	x := s.extra
-	if x == nil || x.tap == nil {
-		return
+	if s.extra != nil && s.extra.tap != nil {
+		s.tellTap(sd, xml)
 	}
+}
+
+func (s *Session) tellTap(sd side, xml []byte) {
+	x := s.extra
 	if !x.tap.Open() {
 		x.tap = nil
 		s.dropExtra()
