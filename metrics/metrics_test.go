@@ -65,7 +65,7 @@ var options = Options{
 	StreamErrors:   []string{"conflict"},
 	SessionsLimit:  always(500), ConnectionsLimit: always(2),
 	TLS: TLSOptions{
-		Results: []string{"ok", "timeout"}, Versions: []string{"1.2", "1.3"}, Curves: []string{"X25519"}, HandshakesLimit: 64, Handshakes: always(3),
+		Results: []string{"ok", "timeout"}, Versions: []string{"1.2", "1.3"}, Curves: []string{"X25519"},
 		Certificates: func() []Certificate { return []Certificate{{"/etc/tls/a.pem", time.Unix(1900000000, 0)}} },
 	},
 }

@@ -16,12 +16,9 @@ type Certificate struct {
 type TLSOptions struct {
 	Results, Versions, Curves []string // see Secured
 
-	// HandshakesLimit is the number of handshakes that may be under way at once,
-	// Handshakes returns how many are. Certificates returns those that clients get.
-	// The functions are called at every scrape; nil means none.
-	HandshakesLimit int
-	Handshakes      func() int
-	Certificates    func() []Certificate
+	// Certificates returns those that clients get. It is called at every scrape; nil
+	// means none.
+	Certificates func() []Certificate
 }
 
 // A tlsMetrics counts handshakes of TLS with clients.
@@ -34,13 +31,6 @@ type tlsMetrics struct {
 
 func newTLSMetrics(r prometheus.Registerer, o TLSOptions) *tlsMetrics {
 	r.MustRegister(
-		gauge("xmppgate_tls_handshakes", "Handshakes of TLS with clients that are under way.", func() float64 {
-			if o.Handshakes == nil {
-				return 0
-			}
-			return float64(o.Handshakes())
-		}),
-		gauge("xmppgate_tls_handshakes_limit", "Handshakes of TLS with clients that may be under way at once.", func() float64 { return float64(o.HandshakesLimit) }),
 		&certificateCollector{o.Certificates},
 	)
 	return &tlsMetrics{

@@ -211,11 +211,12 @@ const (
 	limitNetworkSessions        = "network_sessions"
 	limitNetworkUnauthenticated = "network_unauthenticated"
 	limitNetworks               = "networks"
+	limitHandshakes             = "handshakes" // of TLS with clients, under way
 )
 
 // LimitNames returns the names of all limits that LimitStatus may have.
 func LimitNames() []string {
-	return []string{limitSessions, limitUnauthenticated, limitNetworkSessions, limitNetworkUnauthenticated, limitNetworks}
+	return []string{limitSessions, limitUnauthenticated, limitNetworkSessions, limitNetworkUnauthenticated, limitNetworks, limitHandshakes}
 }
 
 // NetworkStats are numbers of client networks.
@@ -229,7 +230,7 @@ func (g *Gateway) Networks() NetworkStats {
 
 // Limits returns the limits of a number of things, and how many there are.
 func (g *Gateway) Limits() []LimitStatus {
-	n := g.Networks()
+	n, handshakes := g.Networks(), g.Handshakes()
 	policy := &g.settings.Load().NetworkLimits
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -239,6 +240,7 @@ func (g *Gateway) Limits() []LimitStatus {
 		{limitNetworkSessions, policy.Sessions, n.Sessions},
 		{limitNetworkUnauthenticated, policy.Unauthenticated, n.Unauthenticated},
 		{limitNetworks, n.MaxIdle, n.Idle},
+		{limitHandshakes, MaxHandshakes, handshakes},
 	}
 }
 

@@ -162,7 +162,7 @@ func newMetrics(s source, b build, sessions, connections func() int, draining fu
 		ConnectionsLimit: connections,
 		TLS: metrics.TLSOptions{
 			Results: proxy.HandshakeResults(), Versions: proxy.TLSVersions(), Curves: proxy.TLSCurves(),
-			HandshakesLimit: proxy.MaxHandshakes, Handshakes: s.gateway.Handshakes, Certificates: s.Certificates,
+			Certificates: s.Certificates,
 		},
 		Limits: metrics.LimitOptions{
 			Names: append(proxy.LimitNames(), limitMemory, limitDescriptors), Limits: s.Limits,
