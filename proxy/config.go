@@ -224,10 +224,7 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 		MaxStanza:           bounded(c.MaxStanza, DefaultMaxStanza, LargestStanza),
 		MaxServerStanza:     bounded(c.MaxServerStanza, DefaultMaxServerStanza, LargestServerStanza),
 		PingInterval:        bounded(c.PingInterval, DefaultPingInterval, LongestPingInterval),
-		Messages:            max(0, c.StanzaRate),
-		Bytes:               max(0, c.ByteRate),
-		AuthTimeout:         max(0, c.AuthTimeout),
-		MaxAge:              max(0, c.MaxSessionAge),
+		Limits:              &owner.gateway.sessionLimits,
 		Compression:         &owner.gateway.compression,
 		AcceptCompression:   c.Compression,
 		StreamID:            streamID,
@@ -237,6 +234,16 @@ func (c *Config) settings(streamID func() string, owner *settings) session.Setti
 		s.OriginAllowed = c.originAllowed
 	}
 	return s
+}
+
+// limitsOfSessions returns the limits of sessions that c describes.
+func (c *Config) limitsOfSessions() *session.Limits {
+	return &session.Limits{
+		AuthTimeout: max(0, c.AuthTimeout),
+		MaxAge:      max(0, c.MaxSessionAge),
+		Messages:    max(0, c.StanzaRate),
+		Bytes:       max(0, c.ByteRate),
+	}
 }
 
 // servedPaths returns a function that reports whether a path matches one of Paths.

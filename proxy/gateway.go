@@ -26,19 +26,20 @@ type Gateway struct {
 	// Config is the configuration at the start. Update does not change it.
 	Config
 
-	once        sync.Once
-	loop        loop.Loop
-	epoch       time.Time // session times count from here
-	clock       func() time.Duration
-	streamID    func() string
-	observer    Observer
-	settings    atomic.Pointer[settings] // of new sessions
-	compression session.Compression
-	notices     notices
-	endedLimit  endedLimit
-	taps        taps
-	warned      atomic.Bool                  // by live.ChannelBindingOffered
-	static      atomic.Pointer[staticServer] // see serverOf
+	once          sync.Once
+	loop          loop.Loop
+	epoch         time.Time // session times count from here
+	clock         func() time.Duration
+	streamID      func() string
+	observer      Observer
+	settings      atomic.Pointer[settings]       // of new sessions
+	sessionLimits atomic.Pointer[session.Limits] // of all
+	compression   session.Compression
+	notices       notices
+	endedLimit    endedLimit
+	taps          taps
+	warned        atomic.Bool                  // by live.ChannelBindingOffered
+	static        atomic.Pointer[staticServer] // see serverOf
 
 	tls *clientTLS
 
@@ -86,14 +87,17 @@ func (g *Gateway) publish(c *Config) {
 	g.maxSessions = max(0, min(c.MaxSessions, MostSessions))
 	g.maxUnauthenticated = max(0, c.MaxUnauthenticated)
 	g.networks.SetPolicy(g.clock(), c.NetworkLimits)
+	g.sessionLimits.Store(c.limitsOfSessions())
 	g.settings.Store(s)
 }
 
 // Update replaces the configuration while the gateway runs. Sessions that begin
 // afterwards go by c; live ones keep the settings with which they have begun, such as
 // the MaxStanza that their client may have been told (XEP-0478). MaxSessions,
-// MaxUnauthenticated, NetworkLimits, CompressionMemory and Log apply to all at once: if more sessions live than c allows, none is ended, but no
-// client is accepted until enough have left.
+// MaxUnauthenticated, NetworkLimits, StanzaRate, ByteRate, AuthTimeout, MaxSessionAge,
+// CompressionMemory and Log apply to all at once. If more sessions live than c allows,
+// none is ended, but no client is accepted until enough have left. A quiet session that
+// has become too old is noticed when its client is pinged next.
 //
 // c.Observer is ignored: the gateway keeps the first. The error joins everything that
 // is wrong with c, such as a Loop that differs from that of the start; then nothing has

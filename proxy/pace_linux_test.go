@@ -59,6 +59,27 @@ func TestPausedClients(t *testing.T) {
 	}
 }
 
+// A limit that is set while a client is connected concerns it at once.
+func TestPaceOfLiveSessions(t *testing.T) {
+	onLoops(t, func(t *testing.T, l string) {
+		t.Parallel()
+		b := newAged(t, l)
+		cl, srv := b.connect()
+		s := b.session()
+		c := b.g.Config
+		c.StanzaRate = 1
+		if err := b.g.Update(c); err != nil {
+			t.Fatal(err)
+		}
+		const many = 600
+		cl.Write(bytes.Repeat(maskedFrame(ws.OpText, true, []byte("<presence/>")), many))
+		b.expect(srv, strings.Repeat("<presence/>", many))
+		b.until(patience, func() bool { return s.state().Paused })
+		cl.Close()
+		srv.Close()
+	})
+}
+
 // Without a limit, and where the network is exempt, a client may send as much as it likes.
 func TestPaceExempts(t *testing.T) {
 	for name, option := range map[string]func(*Gateway){

@@ -116,8 +116,7 @@ func (l *live) RefusedMayLinger() bool {
 
 // Limited implements session.Host.
 func (l *live) Limited() bool {
-	set := l.s.Settings()
-	return l.s.Network != 0 && (set.Messages > 0 || set.Bytes > 0)
+	return l.s.Network != 0 // for the others, a limit may come later
 }
 
 // Paused implements session.Host.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -562,7 +563,8 @@ func TestCompressedAfterClose(t *testing.T) {
 // What is inflated counts as sent, for the rate of a client.
 func TestInflatedTextIsCharged(t *testing.T) {
 	set := compressionSettings(1)
-	set.Bytes = 10_000
+	set.Limits = new(atomic.Pointer[Limits])
+	set.Limits.Store(&Limits{Bytes: 10_000})
 	s, ev := newCompressed(t, set, offer)
 	s.paidUntil = paceClock(ev.Now)
 	m := []byte("<iq><a>" + strings.Repeat("x", 200_000) + "</a></iq>")

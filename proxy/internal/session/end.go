@@ -29,7 +29,7 @@ func (s *Session) timeoutCause(end ending) error {
 	case end == endOpenTimeout:
 		return fmt.Errorf("no <open/> within %v", openTimeout)
 	case end == endAuthTimeout:
-		return fmt.Errorf("the client did not authenticate within %v", s.set.AuthTimeout)
+		return fmt.Errorf("the client did not authenticate within %v", s.set.limits().AuthTimeout)
 	case end == endServerSilent && s.headerQueued():
 		return fmt.Errorf("the server did not tell the outcome of SASL within %v", saslTimeout)
 	case end == endServerSilent:
@@ -42,11 +42,11 @@ func (s *Session) timeoutCause(end ending) error {
 // greatest age. Zero means never. Sessions that began together do not end together: what
 // they have less of MaxAge, up to a fifth, is by their number.
 func (s *Session) endsAt() time.Duration {
-	switch set := s.set; {
-	case !s.loggedIn && set.AuthTimeout > 0:
-		return s.began + set.AuthTimeout
-	case s.loggedIn && set.MaxAge > 0 && s.ending == endNone:
-		return s.began + set.MaxAge - time.Duration(s.id%1024)*(set.MaxAge/5120)
+	switch l := s.set.limits(); {
+	case !s.loggedIn && l.AuthTimeout > 0:
+		return s.began + l.AuthTimeout
+	case s.loggedIn && l.MaxAge > 0 && s.ending == endNone:
+		return s.began + l.MaxAge - time.Duration(s.id%1024)*(l.MaxAge/5120)
 	}
 	return 0
 }

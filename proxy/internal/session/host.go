@@ -3,6 +3,7 @@ package session
 import (
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"xmppgate/framing"
@@ -11,8 +12,8 @@ import (
 	"xmppgate/proxy/internal/relay"
 )
 
-// Settings are what sessions go by. They do not change: a session keeps those that
-// it has begun with.
+// Settings are what sessions go by. They do not change, except Limits: a session keeps
+// those that it has begun with.
 type Settings struct {
 	// PathServed reports whether a path, as it stands in a request, accepts
 	// WebSocket connections. OriginAllowed does so for a value of Origin; nil
@@ -51,16 +52,13 @@ type Settings struct {
 	// PingInterval is how long a client may be silent before it is pinged.
 	PingInterval time.Duration
 
-	// AuthTimeout is how long after the upgrade the client must be authenticated; zero
-	// means for ever. MaxAge is how old a session may become, less up to a fifth; zero
-	// means as old as it likes.
-	AuthTimeout, MaxAge time.Duration
+	// Limits may change while a session lives: all Settings of a gateway share them.
+	// Nil means none.
+	Limits *atomic.Pointer[Limits]
+
 	// LogJIDs keeps the bare JID of a session for Record.
 	LogJIDs bool
 
-	// Messages and Bytes are what a client may send a second, zero for any number; see
-	// pace.go. They do not concern clients that Host.Limited exempts.
-	Messages, Bytes int
 	// AcceptCompression tells that clients may have compression. Compression is what
 	// they share; it is there in any case, because a session that comes from another
 	// process may have it.
@@ -72,6 +70,26 @@ type Settings struct {
 
 	// Owner is for the host.
 	Owner any
+}
+
+// Limits are what a client may do, and for how long. The zero value is no limit.
+type Limits struct {
+	// AuthTimeout is how long after the upgrade the client must be authenticated; zero
+	// means for ever. MaxAge is how old a session may become, less up to a fifth; zero
+	// means as old as it likes.
+	AuthTimeout, MaxAge time.Duration
+
+	// Messages and Bytes are what a client may send a second, zero for any number; see
+	// pace.go. They do not concern clients that Host.Limited exempts.
+	Messages, Bytes int
+}
+
+// limits returns the limits in force now.
+func (s *Settings) limits() Limits {
+	if s.Limits == nil {
+		return Limits{}
+	}
+	return *s.Limits.Load()
 }
 
 // A Host is what a session needs of the gateway. Its methods are called during
@@ -86,8 +104,8 @@ type Host interface {
 	// take their answer in peace; else they are disconnected behind it.
 	RefusedMayLinger() bool
 
-	// Limited reports whether the client is subject to Settings.Messages and
-	// Settings.Bytes.
+	// Limited reports whether the client is subject to Limits.Messages and
+	// Limits.Bytes.
 	Limited() bool
 
 	// HandshakeAllowed reports whether a TLS handshake with the client may begin, and

@@ -44,12 +44,16 @@ func (s *Session) paid(now time.Duration) time.Duration {
 // charge charges a limited client for what it has sent in one event: messages and control frames,
 // and their bytes.
 func (s *Session) charge(ev *relay.Event, messages, bytes int) {
-	cost := time.Duration(0)
-	if s.set.Messages > 0 {
-		cost = time.Duration(messages) * time.Second / time.Duration(s.set.Messages)
+	cost, l := time.Duration(0), s.set.limits()
+	if l.Messages > 0 {
+		cost = time.Duration(messages) * time.Second / time.Duration(l.Messages)
 	}
-	if s.set.Bytes > 0 {
-		cost = max(cost, time.Duration(bytes)*time.Second/time.Duration(s.set.Bytes))
+	if l.Bytes > 0 {
+		cost = max(cost, time.Duration(bytes)*time.Second/time.Duration(l.Bytes))
+	}
+	if l.Messages == 0 && l.Bytes == 0 {
+		s.paidUntil = paceClock(ev.Now) // for limits that come later
+		return
 	}
 	if cost == 0 || s.ending != endNone {
 		return

@@ -2,6 +2,7 @@ package session
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 func newPaced(t *testing.T, messages, bytes int) (*Session, *relay.Event, *fakeHost) {
 	t.Helper()
 	set := testSettings()
-	set.Messages, set.Bytes = messages, bytes
+	set.Limits = new(atomic.Pointer[Limits])
+	set.Limits.Store(&Limits{Messages: messages, Bytes: bytes})
 	s, ev := newTestSessionOf(t, set, &Server{Name: "tcp://127.0.0.1:5222", Static: true})
 	s.paidUntil = paceClock(ev.Now)
 	return s, ev, s.host.(*fakeHost)
