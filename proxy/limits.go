@@ -145,8 +145,8 @@ const minShed = 16
 // SetOverload tells that memory or descriptors are short, and how. While they are no client
 // is accepted. Each call ends a quarter of the sessions that have yet to authenticate, as
 // overload, those first that have been at it for longest. When there are none it ends an
-// eighth of those whose clients do not read, as client-stalled. The others go on. The empty
-// text ends it.
+// eighth of those for which memory is held: as client-stalled if their clients do not read,
+// else as memory-short. The others go on. The empty text ends it.
 func (g *Gateway) SetOverload(short string) {
 	g.init()
 	g.mu.Lock()
@@ -172,28 +172,39 @@ func (g *Gateway) SetOverload(short string) {
 		l.handle.Post(l.s.Shed)
 	}
 	if len(all) == 0 {
-		g.shedStalled()
+		g.shedHolders()
 	}
 }
 
-// shedStalled ends some of the sessions whose clients do not read, because memory is held for
-// them: those first that have not read for longest.
-func (g *Gateway) shedStalled() {
-	type stalled struct {
+// muchHeld is more than a session holds that takes and gives stanzas of the usual size, in
+// bytes.
+const muchHeld = 32 << 10
+
+// shedHolders ends some of the sessions for which memory is held, those first that hold most:
+// clients that do not read, or do not send messages to their end.
+func (g *Gateway) shedHolders() {
+	type holder struct {
 		*live
-		since time.Duration
+		held    int
+		stalled bool
 	}
-	var all []stalled
+	var all []holder
 	for _, l := range g.sessions() {
 		l.handle.View(func() {
-			if _, since := l.handle.Queue(relay.Client); since > 0 && !l.s.Ends() {
-				all = append(all, stalled{l, since})
+			held := l.handle.Held()
+			_, stalled := l.handle.Queue(relay.Client)
+			if (held >= muchHeld || stalled > 0) && !l.s.Ends() {
+				all = append(all, holder{l, held, stalled > 0})
 			}
 		})
 	}
-	slices.SortFunc(all, func(a, b stalled) int { return cmp.Compare(b.since, a.since) })
+	slices.SortFunc(all, func(a, b holder) int { return cmp.Compare(b.held, a.held) })
 	for _, l := range all[:min(len(all), max(minShed, (len(all)+7)/8))] {
-		l.handle.Post(func(ev *relay.Event) { l.s.Stalled(ev, relay.Client) })
+		if l.stalled {
+			l.handle.Post(func(ev *relay.Event) { l.s.Stalled(ev, relay.Client) })
+		} else {
+			l.handle.Post(l.s.FreeMemory)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -133,6 +134,7 @@ client sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' v
 	{"max-age", "session logs in\n3601s pass", "XMPPGATE_MAX_SESSION_AGE=1h\nXMPPGATE_PING_INTERVAL=2h\n", "phase=established cause=the session has reached the greatest age"},
 	{"denied", "session logs in\ngateway denies 0.0.0.0/0", "XMPPGATE_TRUSTED_PROXIES=unix\n", "phase=established cause=the client's network was put on the deny list"},
 	{"overload", "session opens\ngateway sheds", "", "phase=negotiating cause=the gateway was short of memory or descriptors*"},
+	{"memory-short", "session logs in\nclient sends frame 81ff000000000001117000000000" + hex.EncodeToString([]byte("<iq>"+strings.Repeat("x", 40000))) + "\ngateway sheds", "", "phase=established cause=the gateway was short of memory*"},
 	{"shutdown", "session logs in\ngateway stops", "", "phase=established cause=the gateway is going away"},
 	{"operator-ended", "session logs in\noperator ends", "", "phase=established cause=an operator ended the session"},
 	{"internal", "session logs in\n31s pass\nclient sends pong xmppgate", "", "phase=established cause=*a fault*"},

@@ -123,6 +123,19 @@ func (d *driver) View(f func()) {
 	f()
 }
 
+// Held implements Handle.
+func (d *driver) Held() (bytes int) {
+	for sd := range d.sides {
+		if b := d.sides[sd].backlog; b != nil && b.buf != nil {
+			bytes += len(b.buf.b)
+		}
+		if b := d.win[sd].buf; b != nil {
+			bytes += len(b.b)
+		}
+	}
+	return bytes
+}
+
 // Queue implements Handle.
 func (d *driver) Queue(sd side) (bytes int, stalled time.Duration) {
 	b := d.sides[sd].backlog

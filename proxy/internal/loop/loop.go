@@ -93,6 +93,10 @@ type Handle interface {
 	// View runs f while no event of the session runs. The session waits for f.
 	View(f func())
 
+	// Held is how much memory the buffers of the session have, in bytes. It is called
+	// within View.
+	Held() (bytes int)
+
 	// Queue returns the number of bytes that wait for a side, and how long that
 	// has taken none of them; less than relay.StallNoted counts as zero. It is
 	// called during View, and makes no system call: what waits in the kernel is

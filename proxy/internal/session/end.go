@@ -69,6 +69,10 @@ func (s *Session) AwaitsLogin() bool {
 	return !s.loggedIn && s.ending == endNone && s.refused == limit.None
 }
 
+// FreeMemory ends the session because memory is short and much is held for it. It can be
+// resumed.
+func (s *Session) FreeMemory(ev *relay.Event) { s.endWith(ev, endMemoryShort, nil) }
+
 // Ends reports whether the session is ending.
 func (s *Session) Ends() bool { return s.ending != endNone }
 

@@ -45,6 +45,7 @@ const (
 	endMaxAge
 	endDenied
 	endOverload
+	endMemoryShort
 	endShutdown
 	endOperator
 	endInternal
@@ -111,6 +112,7 @@ var endings = [...]EndingInfo{
 	endMaxAge:         {"max-age", slog.LevelInfo, "the session has reached the greatest age", "", false, 1001, false},
 	endDenied:         {"denied", slog.LevelInfo, "the client's network was put on the deny list", framing.CondPolicyViolation, true, 1000, true},
 	endOverload:       {"overload", slog.LevelWarn, "the gateway was short of memory or descriptors, and the client had not authenticated", framing.CondResourceConstraint, true, 1000, true},
+	endMemoryShort:    {"memory-short", slog.LevelWarn, "the gateway was short of memory, and held much for this session", "", false, 1013, false},
 	endShutdown:       {"shutdown", slog.LevelInfo, "the gateway is going away", "", false, 1001, false},
 	endOperator:       {"operator-ended", slog.LevelInfo, "an operator ended the session", "", false, 1001, false},
 	endInternal:       {"internal", slog.LevelError, "the gateway failed", "", false, 1011, false},
