@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,10 +187,10 @@ func TestEndInBrowser(t *testing.T) {
 func TestHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, events := &fakeGateway{}, new(Events)
-		shutdowns := 0.0
+		var shutdowns atomic.Int64
 		h := &history{gateway: g, reading: reading{Events: events}, samples: func() []Sample {
 			return []Sample{
-				{"xmppgate_sessions_ended_total", map[string]string{"ending": "shutdown"}, shutdowns},
+				{"xmppgate_sessions_ended_total", map[string]string{"ending": "shutdown"}, float64(shutdowns.Load())},
 				{"xmppgate_sessions_ended_total", map[string]string{"ending": "internal"}, 0},
 			}
 		}}
@@ -207,7 +208,7 @@ func TestHistory(t *testing.T) {
 			events.LoginEnded("none", "abandoned")
 			events.Ended()
 			events.Ended()
-			shutdowns++
+			shutdowns.Add(1)
 			time.Sleep(sampleInterval / 2)
 		}
 		cancel()
@@ -231,7 +232,7 @@ func TestHistory(t *testing.T) {
 		}
 		before := h.before()
 		shown := tables[0].show(h.samples(), before, time.Now())
-		if ago := time.Since(before.at); ago < 30*time.Minute || ago > 40*time.Minute || len(shown.Rows) != 1 || shown.Rows[0].Name != "shutdown" || shown.Rows[0].total != shutdowns || shown.Rows[0].recent > ago.Seconds()/10+1 || shown.Rows[0].recent < ago.Seconds()/10-1 {
+		if ago := time.Since(before.at); ago < 30*time.Minute || ago > 40*time.Minute || len(shown.Rows) != 1 || shown.Rows[0].Name != "shutdown" || shown.Rows[0].total != float64(shutdowns.Load()) || shown.Rows[0].recent > ago.Seconds()/10+1 || shown.Rows[0].recent < ago.Seconds()/10-1 {
 			t.Errorf("%+v since %v", shown, time.Since(before.at))
 		}
 	})
