@@ -63,6 +63,7 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime 30s ./framing
 	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime 15s ./framing
 	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
+	go test -run '^$$' -fuzz '^FuzzRedacted$$' -fuzztime 15s ./framing
 	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy/internal/session
 	go test -run '^$$' -fuzz '^FuzzDeflate$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/deflate
 	go test -run '^$$' -fuzz '^FuzzInflate$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/deflate
