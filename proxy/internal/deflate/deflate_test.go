@@ -93,7 +93,7 @@ func TestRoundTrip(t *testing.T) {
 				}
 				var to peer
 				r := rand.New(rand.NewPCG(3, 4))
-				for range 150 {
+				for range 60 {
 					text := texts[r.IntN(len(texts))]
 					switch {
 					case len(text) > 10 && r.IntN(4) == 0: // in parts
