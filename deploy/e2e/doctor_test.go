@@ -610,16 +610,16 @@ func variants(t *testing.T, broken func(name, want, whom, target string, args ..
 	broken("Prosody: no smacks, and a limit", "resume-not-offered,large-refused", "Prosody", g.url(), account...)
 
 	s, account = stock("ejabberd", func(c string) string {
-		c = change(t, c, "  mod_stream_mgmt:\n    resend_on_timeout: if_offline\n", "")
+		c = change(t, c, "    resend_on_timeout: if_offline\n", "    resume_timeout: 0\n")
 		c = change(t, c, "max_stanza_size: 262144", "max_stanza_size: 30000")
 		return c + "\ndisable_sasl_mechanisms: [digest-md5, X-OAUTH2, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, SCRAM-SHA-1-PLUS, SCRAM-SHA-256-PLUS, SCRAM-SHA-512-PLUS]\nwebsocket_timeout: 2 seconds\nwebsocket_ping_interval: 1 hour\nwebsocket_origin: [\"https://chat.example.org\"]\n"
 	})
 	g = gatewayFor(t, "tcp://"+s.c2s)
 	native := "wss://" + strings.Replace(s.http, "127.0.0.1", "localhost", 1) + "/ws"
 	own := append([]string{"--ca", filepath.Join(s.dir, "localhost.crt"), "--origin", "https://chat.example.org"}, account...)
-	broken("ejabberd: a short timeout", "resume-not-offered,idle-closed", "ejabberd", native, append(own, "--idle", "5s", "--large", "0")...)
+	broken("ejabberd: a short timeout", "resume-disabled,idle-closed", "ejabberd", native, append(own, "--idle", "5s", "--large", "0")...)
 	broken("ejabberd: PLAIN only", "plain-without-tls,no-usable-mechanism", "client", g.url(), account...)
-	broken("ejabberd: no stream management, and a limit", "plain-without-tls,resume-not-offered,large-refused", "ejabberd", g.url(), append(account, "--allow-plain")...)
+	broken("ejabberd: no resumption, and a limit", "plain-without-tls,resume-disabled,large-refused", "ejabberd", g.url(), append(account, "--allow-plain")...)
 	broken("ejabberd: origin", "origin-refused", "ejabberd", native, "--origin", "https://other.example.org", "--ca", filepath.Join(s.dir, "localhost.crt"))
 }
 
