@@ -144,8 +144,8 @@ const minShed = 16
 
 // SetOverload tells that memory or descriptors are short, and how. While they are no client
 // is accepted. Each call ends a quarter of the sessions that have yet to authenticate, as
-// overload, those first that have been at it for longest. When there are none it ends an
-// eighth of those for which memory is held: as client-stalled if their clients do not read,
+// overload, those first that have been at it for longest. When there are none it ends a
+// quarter of those for which memory is held: as client-stalled if their clients do not read,
 // else as memory-short. The others go on. The empty text ends it.
 func (g *Gateway) SetOverload(short string) {
 	g.init()
@@ -199,7 +199,7 @@ func (g *Gateway) shedHolders() {
 		})
 	}
 	slices.SortFunc(all, func(a, b holder) int { return cmp.Compare(b.held, a.held) })
-	for _, l := range all[:min(len(all), max(minShed, (len(all)+7)/8))] {
+	for _, l := range all[:min(len(all), max(minShed, (len(all)+3)/4))] {
 		if l.stalled {
 			l.handle.Post(func(ev *relay.Event) { l.s.Stalled(ev, relay.Client) })
 		} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -26,6 +27,7 @@ const (
 // An overload tells the gateway when memory or descriptors are short.
 type overload struct {
 	memory, files func() (used, limit uint64) // a limit of zero is none
+	collect       func()                      // garbage, so that memory tells what is in use now
 	set           func(short string)
 	log           *slog.Logger
 
@@ -35,10 +37,11 @@ type overload struct {
 
 func newOverload(files uint64, set func(string), log *slog.Logger) *overload {
 	return &overload{
-		memory: memoryInUse,
-		files:  func() (uint64, uint64) { return descriptorsInUse(), files },
-		set:    set,
-		log:    log,
+		memory:  memoryInUse,
+		collect: runtime.GC,
+		files:   func() (uint64, uint64) { return descriptorsInUse(), files },
+		set:     set,
+		log:     log,
 	}
 }
 
@@ -60,6 +63,11 @@ func (o *overload) run(ctx context.Context) {
 // the sessions that have not authenticated.
 func (o *overload) look() {
 	short := ""
+	// Where sessions have ended nothing may be allocated any more that would make the
+	// runtime collect: overload would last for minutes, and end sessions for nothing.
+	if o.memoryShort {
+		o.collect()
+	}
 	if used, limit := o.memory(); limit > 0 {
 		share := float64(used) / float64(limit)
 		o.memoryShort = share >= memoryHigh || o.memoryShort && share > memoryLow

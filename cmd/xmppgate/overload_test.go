@@ -15,9 +15,11 @@ func TestOverload(t *testing.T) {
 	var log bytes.Buffer
 	var memory, files uint64
 	var told []string
+	collections := 0
 	o := &overload{
-		memory: func() (uint64, uint64) { return memory * mib, 100 * mib },
-		files:  func() (uint64, uint64) { return files, 10000 },
+		memory:  func() (uint64, uint64) { return memory * mib, 100 * mib },
+		files:   func() (uint64, uint64) { return files, 10000 },
+		collect: func() { collections++ },
 		set: func(short string) {
 			what, _, _ := strings.Cut(short, ":")
 			told = append(told, what)
@@ -46,6 +48,9 @@ func TestOverload(t *testing.T) {
 		if o.look(); !slices.Equal(told, step.told) {
 			t.Errorf("%d MiB, %d files: told %q, want %q", step.memory, step.files, told, step.told)
 		}
+	}
+	if collections != 4 { // once after each look that found it short
+		t.Errorf("%d collections", collections)
 	}
 	if text := log.String(); strings.Count(text, "level=WARN") != 2 || strings.Count(text, "not overloaded any more") != 2 {
 		t.Error(text)

@@ -70,8 +70,12 @@ func (s *Session) AwaitsLogin() bool {
 }
 
 // FreeMemory ends the session because memory is short and much is held for it. It can be
-// resumed.
-func (s *Session) FreeMemory(ev *relay.Event) { s.endWith(ev, endMemoryShort, nil) }
+// resumed. The client gets its Close frame, but no time to answer: that would be time to
+// hold the memory.
+func (s *Session) FreeMemory(ev *relay.Event) {
+	s.endWith(ev, endMemoryShort, nil)
+	s.setState(ev, client, relay.StateClosed, 0)
+}
 
 // Ends reports whether the session is ending.
 func (s *Session) Ends() bool { return s.ending != endNone }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -804,5 +805,35 @@ func TestFailureAbandonsConnecting(t *testing.T) {
 	s.Failed(ev, io.ErrUnexpectedEOF)
 	if h.abandoned != 1 {
 		t.Errorf("%d attempts were given up", h.abandoned)
+	}
+}
+
+// Sessions end at the greatest age or up to a fifth earlier, each at another moment, and not
+// before they are logged in.
+func TestMaxAge(t *testing.T) {
+	set := testSettings()
+	const most = time.Hour
+	set.PingInterval, set.Limits = 24*time.Hour, new(atomic.Pointer[Limits])
+	set.Limits.Store(&Limits{MaxAge: most})
+	s, ev := newTestSessionOf(t, set, &Server{Name: "s", Static: true})
+	s.loggedIn = true
+	seen := map[time.Duration]bool{}
+	for id := range uint64(2048) {
+		s.id = id + 1
+		at := s.endsAt() - s.began
+		if at > most || at < most*4/5 {
+			t.Fatalf("session %d ends at the age of %v", s.id, at)
+		}
+		seen[at] = true
+	}
+	if len(seen) < 1000 {
+		t.Errorf("2048 sessions end at %d moments", len(seen))
+	}
+	if got := s.Deadline(ev.Conns); got != s.endsAt() {
+		t.Errorf("the deadline is %v, want %v", got, s.endsAt())
+	}
+	s.loggedIn = false
+	if at := s.endsAt(); at != 0 {
+		t.Errorf("a session that has not logged in ends at %v", at)
 	}
 }
