@@ -28,8 +28,12 @@ const Protocol = acme.ALPNProto
 const DefaultDirectory = acme.LetsEncryptURL
 
 // checkInterval is the time between two looks at each certificate. It is longer than
-// package autocert waits after a failure, so that each look is a new attempt.
-const checkInterval = 65 * time.Second
+// package autocert waits after a failure, so that each look is a new attempt. After
+// failures the time doubles up to maxPause: authorities allow a few an hour.
+const (
+	checkInterval = 65 * time.Second
+	maxPause      = time.Hour
+)
 
 // requestTimeout bounds each request to the authority.
 const requestTimeout = 30 * time.Second
@@ -80,34 +84,46 @@ func New(c Config) (*Manager, error) {
 }
 
 // Run obtains the certificates that are missing, and looks for renewed ones, until ctx ends.
-// It calls changed when a domain has a new certificate, and when it did not get one; the
-// first error of several is told only.
+// It calls changed when a domain has a new certificate, and for each failure to get one.
 func (m *Manager) Run(ctx context.Context, changed func(domain string, expires time.Time, err error)) {
 	var all sync.WaitGroup
 	for _, domain := range m.domains {
 		all.Go(func() {
-			failed := ""
-			for {
-				was, _ := m.current.Load(domain)
-				now, err := m.obtain(domain)
-				switch {
-				case err != nil && err.Error() != failed:
-					failed = err.Error()
-					changed(domain, time.Time{}, err)
-				case err == nil && now != was:
-					failed = ""
-					m.current.Store(domain, now)
-					changed(domain, now.Leaf.NotAfter, nil)
-				}
+			for pause := time.Duration(0); ; {
+				pause = nextPause(pause, m.look(domain, changed))
 				select {
 				case <-ctx.Done():
 					return
-				case <-time.After(checkInterval):
+				case <-time.After(pause):
 				}
 			}
 		})
 	}
 	all.Wait()
+}
+
+// nextPause is how long to wait for the next look behind one that came after pause:
+// twice as long after each failure.
+func nextPause(pause time.Duration, ok bool) time.Duration {
+	if ok {
+		return checkInterval
+	}
+	return min(max(2*pause, checkInterval), maxPause)
+}
+
+// look obtains the certificate of a domain. It reports whether there is one.
+func (m *Manager) look(domain string, changed func(string, time.Time, error)) (ok bool) {
+	now, err := m.obtain(domain)
+	if err != nil {
+		changed(domain, time.Time{}, err)
+		return false
+	}
+	// Package autocert makes a new tls.Certificate for each call.
+	if was := m.of(domain); was == nil || !was.Leaf.Equal(now.Leaf) {
+		m.current.Store(domain, now)
+		changed(domain, now.Leaf.NotAfter, nil)
+	}
+	return true
 }
 
 // obtain returns the newest certificate of a domain. It takes as long as the authority
