@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -238,7 +239,7 @@ func TestOverload(t *testing.T) {
 		gone := func(c net.Conn) bool { // without waiting
 			c.SetReadDeadline(time.Now().Add(time.Millisecond))
 			n, err := c.Read(make([]byte, 12))
-			return n > 0 || err == io.EOF
+			return n > 0 || errors.Is(err, io.EOF)
 		}
 		for _, c := range waiting[:minShed] {
 			if got, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 503 ") {

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -793,7 +794,7 @@ func TestRefusedClientsAreBounded(t *testing.T) {
 		}
 		near, far := net.Pipe()
 		g.serveConn(near)
-		if n, err := far.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := far.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("one more reads %d bytes, %v", n, err)
 		}
 		g.refused--

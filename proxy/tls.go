@@ -156,7 +156,7 @@ func (l *live) StartTLS(ev *relay.Event, early []byte) {
 	}
 	l.handle.Secure(ev, early, negotiate, func(ev *relay.Event, err error) {
 		o := Handshake{Result: handshakeOK, Took: ev.Now - began}
-		if err == nil || err == session.ErrDone {
+		if err == nil || errors.Is(err, session.ErrDone) {
 			o.Version, o.Curve, o.Resumed = tlsVersionName(state.Version), curveName(state.CurveID), state.DidResume
 		} else {
 			o.Result, err = h.explain(err)

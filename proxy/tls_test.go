@@ -108,10 +108,10 @@ func (c *recordedConn) Read(b []byte) (int, error) {
 // returns io.EOF without close_notify, too.
 func (b *tlsBench) endsWell(cl *tls.Conn) {
 	b.t.Helper()
-	if n, err := cl.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := cl.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		b.t.Errorf("read %d, %v", n, err)
 	}
-	if n, err := cl.NetConn().Read(make([]byte, 1)); err != io.EOF {
+	if n, err := cl.NetConn().Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		b.t.Errorf("no FIN: read %d, %v", n, err)
 	}
 	last := 0

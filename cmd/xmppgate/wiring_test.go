@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -813,7 +814,15 @@ func refuses(t *testing.T, environ ...string) {
 	}
 	g := newGateway(t, environ...)
 	out, err := g.CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != exitConfig {
+	if exitCode(err) != exitConfig {
 		t.Errorf("%v: %v\n%s", environ, err, out)
 	}
+}
+
+// exitCode returns the code in an error of exec.Cmd.Run, zero if it has none.
+func exitCode(err error) int {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	return 0
 }

@@ -277,7 +277,7 @@ func (h *Head) value(i int) []byte { return h.b[h.fields[i].value:h.fields[i].en
 // validHost reports whether b is a host with or without a port, without the
 // spellings of RFC 3986 that no client uses.
 func validHost(b []byte) bool {
-	host, port := b, []byte(nil)
+	var host, port []byte
 	if b, ok := bytes.CutPrefix(b, []byte("[")); ok {
 		if host, port, ok = bytes.Cut(b, []byte("]")); !ok || len(port) > 0 && port[0] != ':' {
 			return false

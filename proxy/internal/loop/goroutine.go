@@ -199,9 +199,9 @@ func (gc *goConn) checkHangUp(ev *relay.Event) {
 	}
 	var err error
 	gc.ends[client].below.Control(func(fd uintptr) { err = socket.Ended(fd) })
-	switch err {
-	case nil:
-	case io.EOF:
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
 		gc.hungUp(ev)
 	default:
 		gc.eof(ev, client, err)

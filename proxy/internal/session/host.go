@@ -85,11 +85,11 @@ type Limits struct {
 }
 
 // limits returns the limits in force now.
-func (s *Settings) limits() Limits {
-	if s.Limits == nil {
+func (set *Settings) limits() Limits {
+	if set.Limits == nil {
 		return Limits{}
 	}
-	return *s.Limits.Load()
+	return *set.Limits.Load()
 }
 
 // A Host is what a session needs of the gateway. Its methods are called during

@@ -212,9 +212,13 @@ func (s *Session) Init(set *Settings, host Host, remote netip.AddrPort, speaksTL
 	}
 }
 
-// Host, Settings and Refused return what Init was given.
-func (s *Session) Host() Host            { return s.host }
-func (s *Session) Settings() *Settings   { return s.set }
+// Host returns what Init was given.
+func (s *Session) Host() Host { return s.host }
+
+// Settings returns what Init was given.
+func (s *Session) Settings() *Settings { return s.set }
+
+// Refused returns what Init was given.
 func (s *Session) Refused() limit.Reason { return s.refused }
 
 // upgraded reports whether the HTTP request was answered with 101.

@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -230,7 +231,7 @@ func (s *fakeStream) read() string {
 		}
 		s.c.SetReadDeadline(time.Now().Add(wait))
 		frame, err := s.frame()
-		if e, ok := err.(net.Error); ok && e.Timeout() {
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 			switch silent := time.Since(start); {
 			case s.f.cutAfter > 0 && silent >= s.f.cutAfter:
 				return ""

@@ -234,7 +234,7 @@ func (x *examination) upgrades(ctx context.Context) bool {
 			} else {
 				x.found("origin", "origin-required", "without Origin the answer is status 403, with %s it is not", quote(other))
 			}
-			s, a, origin = second, b, other
+			s, a = second, b
 			x.origin = other
 		}
 	}

@@ -354,7 +354,7 @@ func TestPeerBreaksOff(t *testing.T) {
 		io.WriteString(peer, "<message/>")
 		p.Conn.Close()
 		l.want("<message/>")
-		if err := l.wantError(io.ErrUnexpectedEOF); err == io.EOF {
+		if err := l.wantError(io.ErrUnexpectedEOF); errors.Is(err, io.EOF) {
 			t.Error("it is said to be a close_notify")
 		}
 	})
