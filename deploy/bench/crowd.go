@@ -201,7 +201,7 @@ func (s *system) answerPings(st *partState, wait time.Duration) error {
 		for _, e := range events[:max(n, 0)] {
 			if e.Fd < 0 {
 				if fd, err := s.acceptAny(); err != nil || fd >= 0 {
-					return fmt.Errorf("at the listener: %v", err)
+					return fmt.Errorf("at the listener: %w", err)
 				}
 				continue
 			}

@@ -64,7 +64,7 @@ func (s *system) quiet(l *load, d time.Duration) (trips []time.Duration, err err
 			continue
 		}
 		if err != nil || n == 0 {
-			return nil, fmt.Errorf("%s: a stanza is lost: %v", s.name, err)
+			return nil, fmt.Errorf("%s: a stanza is lost: %w", s.name, err)
 		}
 		for _, e := range events[:n] {
 			if e.Fd >= 0 {
@@ -175,7 +175,7 @@ func (d *disturbance) run() {
 	read := func(side int) []byte {
 		n, e := unix.Read(d.pairs[0].fd[side], bufs[side])
 		if n == 0 || e != nil && e != unix.EAGAIN && e != unix.EINTR {
-			err = fmt.Errorf("the flood ended on side %d: %v", side, e)
+			err = fmt.Errorf("the flood ended on side %d: %w", side, e)
 		}
 		return bufs[side][:max(n, 0)]
 	}

@@ -95,7 +95,7 @@ func (s *system) probe(r *recorder, round int, name, path string, clients int) e
 		for got := 0; got < len(stanza); {
 			n, err := unix.Read(p.fd[server], readBuffer[:])
 			if err != nil && err != unix.EAGAIN && err != unix.EINTR || n == 0 {
-				return fmt.Errorf("a probe did not arrive: %v", err)
+				return fmt.Errorf("a probe did not arrive: %w", err)
 			}
 			got += max(n, 0)
 			if time.Since(sent) > 10*time.Second {

@@ -391,7 +391,7 @@ func (p *pair) receive(l *load, side int) (done bool, err error) {
 		return false, nil
 	}
 	if err != nil || n == 0 {
-		return false, fmt.Errorf("connection lost: %v", err)
+		return false, fmt.Errorf("connection lost: %w", err)
 	}
 	if side == p.dir {
 		return false, fmt.Errorf("unexpected: %.80q", readBuffer[:n])

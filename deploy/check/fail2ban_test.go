@@ -3,6 +3,7 @@ package check
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,7 +39,7 @@ func banned(t *testing.T, filter, log string) []string {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), "fail2ban-regex", "--config", etc, "--usedns", "no", "--out", "ip", path, filter).Output()
-	if _, exit := err.(*exec.ExitError); err != nil && !exit { // it fails if nothing is found
+	if _, exit := errors.AsType[*exec.ExitError](err); err != nil && !exit { // it fails if nothing is found
 		t.Fatal(err)
 	}
 	return strings.Fields(string(out))

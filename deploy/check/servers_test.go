@@ -9,6 +9,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -243,7 +244,7 @@ func (s stream) until(texts ...string) (answer string) {
 	for buf := make([]byte, 4096); ; {
 		n, err := s.conn.Read(buf)
 		answer += string(buf[:n])
-		if err == io.EOF || slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(answer, text) }) {
+		if errors.Is(err, io.EOF) || slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(answer, text) }) {
 			return answer
 		}
 		if err != nil {

@@ -198,7 +198,7 @@ func (c *client) acked(e *element) error {
 	h, err := strconv.ParseUint(e.attr("h"), 10, 32)
 	n := uint32(h) - c.sm.out
 	if err != nil || int(n) > len(c.sm.unacked) {
-		return fmt.Errorf("h=%q, with %d acknowledged before and %d since: %v", e.attr("h"), c.sm.out, len(c.sm.unacked), err)
+		return fmt.Errorf("h=%q, with %d acknowledged before and %d since: %w", e.attr("h"), c.sm.out, len(c.sm.unacked), err)
 	}
 	c.sm.out, c.sm.unacked = uint32(h), c.sm.unacked[n:]
 	return nil

@@ -131,7 +131,7 @@ func checkDocument(el string) error {
 	d := xml.NewDecoder(strings.NewReader(el))
 	for {
 		token, err := d.RawToken()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

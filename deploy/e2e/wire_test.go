@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -216,7 +217,7 @@ func mapped(in []string, f func(string) string) []string {
 func splitAll(stream string) (elements []string, err error) {
 	s := newSplitter(strings.NewReader(stream))
 	for {
-		if err := skipSpace(s.r); err == io.EOF {
+		if err := skipSpace(s.r); errors.Is(err, io.EOF) {
 			return elements, nil
 		}
 		if start, _ := s.r.Peek(len("<stream:stream")); bytes.HasPrefix(start, []byte("<?xml ")) || string(start) == "<stream:stream" {
