@@ -613,3 +613,40 @@ func TestHandshakesTakeTurns(t *testing.T) {
 		})
 	}
 }
+
+// A pieceConn writes in pieces of n bytes, and ahead with the first.
+type pieceConn struct {
+	net.Conn
+	n     int
+	ahead []byte
+}
+
+func (c *pieceConn) Write(b []byte) (int, error) {
+	all := append(c.ahead, b...)
+	c.ahead = nil
+	for piece := range slices.Chunk(all, c.n) {
+		if _, err := c.Conn.Write(piece); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
+// It does not matter in which pieces a PROXY header, TLS and the request come.
+func TestHandshakesInPieces(t *testing.T) {
+	for _, loop := range []string{LoopAuto, LoopGoroutine} {
+		for _, n := range []int{1, 7, 1 << 20} {
+			t.Run(fmt.Sprintf("%s, %d", loop, n), func(t *testing.T) {
+				b := newTLSBench(t, loop, func(g *Gateway) {
+					g.ClientAddress = clientaddr.Policy{Proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+				})
+				cl := tls.Client(&pieceConn{b.dial(), n, []byte("PROXY TCP4 203.0.113.7 127.0.0.1 54321 443\r\n")}, anyServer)
+				io.WriteString(cl, goodRequest+"\r\n")
+				readResponse(t, cl)
+				if got := b.o.results(); !slices.Equal(got, []string{"ok"}) {
+					t.Errorf("%v", got)
+				}
+			})
+		}
+	}
+}
