@@ -447,6 +447,7 @@ func receiveOffer(t *testing.T, conn *net.UnixConn) (fds []int) {
 // A process that is offered nonsense takes nothing, and keeps no descriptor.
 func TestTakeOverRefuses(t *testing.T) {
 	b := newBench(t, LoopAuto)
+	b.connect() // so that its workers have their descriptors
 	to := b.successor()
 	old, successor := pair(t)
 	done := make(chan error, 1)
