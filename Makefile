@@ -4,14 +4,18 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test bench microbench profile lint image setup unit race purego 386 cross vuln fuzz demo-test e2e deploy-test
-.NOTPARALLEL:
+.PHONY: demo test bench microbench profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
 	bin/xmppgate demo --foreground
 
-test: setup lint unit 386 cross fuzz demo-test e2e deploy-test ## all of it, about 10 minutes
+test: setup ## all of it, about 15 minutes
+	$(MAKE) --jobs 2 --output-sync=target race checks
+	$(MAKE) --jobs 1 demo-test e2e deploy-test
+
+checks: ## what mostly compiles
+	$(MAKE) --jobs 1 lint purego cross 386 fuzz
 
 bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 15 minutes: deploy/bench/RESULTS.md
 	cd deploy/bench && go run .
@@ -48,7 +52,12 @@ purego: ## without the assembly
 
 # Also in CI, on several systems: .github/workflows.
 
-386: ## int has 32 bits; what takes long does not depend on that
+386: ## int has 32 bits; tests with sockets and processes do not depend on that
+	GOARCH=386 go vet ./...
+	GOARCH=386 go test -short $$(go list ./... | grep -v -e '/cmd/xmppgate$$' -e '/proxy$$')
+	GOARCH=386 go test -short -run 'Transcripts|Size|Small' ./proxy
+
+386-all: ## the rest as well
 	GOARCH=386 go test -short ./...
 
 cross: ## other systems and byte orders, as far as they can be checked from here
@@ -59,24 +68,27 @@ cross: ## other systems and byte orders, as far as they can be checked from here
 vuln: ## known vulnerabilities in what is linked
 	go run $(GOVULNCHECK) ./...
 
+# In CI every target only starts from its corpus. To look for something: FUZZTIME=10m.
+FUZZTIME ?= 4s
+
 fuzz:
-	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime 30s ./framing
-	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime 15s ./framing
-	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime 30s ./framing
-	go test -run '^$$' -fuzz '^FuzzRedacted$$' -fuzztime 15s ./framing
-	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 30s -fuzzminimizetime 10x ./proxy/internal/session
-	go test -run '^$$' -fuzz '^FuzzDeflate$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/deflate
-	go test -run '^$$' -fuzz '^FuzzInflate$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/deflate
-	go test -run '^$$' -fuzz '^FuzzHead$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/internal/http1
-	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
-	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime 15s -fuzzminimizetime 10x ./proxy/clientaddr
-	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime 15s -fuzzminimizetime 10x ./cmd/xmppgate/internal/doctor
+	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime $(FUZZTIME) ./framing
+	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime $(FUZZTIME) ./framing
+	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime $(FUZZTIME) ./framing
+	go test -run '^$$' -fuzz '^FuzzRedacted$$' -fuzztime $(FUZZTIME) ./framing
+	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/session
+	go test -run '^$$' -fuzz '^FuzzDeflate$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/deflate
+	go test -run '^$$' -fuzz '^FuzzInflate$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/deflate
+	go test -run '^$$' -fuzz '^FuzzHead$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/http1
+	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/clientaddr
+	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/clientaddr
+	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./cmd/xmppgate/internal/doctor
 
 demo-test: ## the demo with a real Prosody, and the status page, in a real browser
 	go test -tags e2e -run 'Demo|StatusPage' -v ./cmd/xmppgate ./cmd/xmppgate/internal/demo
 
 e2e: ## real servers, real clients
-	cd deploy/e2e && go vet ./... && go test ./...
+	cd deploy/e2e && go vet ./... && go test -parallel 4 -timeout 15m ./...
 
 deploy-test: ## configurations, manifests, rules and the image
 	deploy/test.sh
