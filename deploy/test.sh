@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 . ./need.sh
 
 PATH=$PATH:/usr/sbin
-need prosody:prosody ejabberdctl:ejabberd promtool:prometheus systemd-analyze:systemd nginx:nginx-light haproxy:haproxy lua5.4:lua5.4 fail2ban-regex:fail2ban
+need openssl:openssl prosody:prosody ejabberdctl:ejabberd promtool:prometheus systemd-analyze:systemd nginx:nginx-light haproxy:haproxy lua5.4:lua5.4 fail2ban-regex:fail2ban
 cd check
 go vet ./...
 exec go test -count=1 ./...

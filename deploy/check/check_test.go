@@ -52,14 +52,30 @@ func checkConfig(t *testing.T, environ map[string]string) (printed string) {
 	cmd := exec.CommandContext(t.Context(), xmppgate, "check-config")
 	cmd.Env = []string{}
 	runtime := t.TempDir() // what RuntimeDirectory=xmppgate makes
+	paths := strings.NewReplacer("/run/xmppgate/", runtime+"/", "/etc/xmppgate/", configDirectory(t, environ)+"/")
 	for name, value := range environ {
-		cmd.Env = append(cmd.Env, name+"="+strings.ReplaceAll(value, "/run/xmppgate/", runtime+"/"))
+		cmd.Env = append(cmd.Env, name+"="+paths.Replace(value))
 	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("check-config with %v: %v\n%s", environ, err, out)
 	}
 	return string(out)
+}
+
+// configDirectory stands for /etc/xmppgate. It has the certificate and the key that environ
+// names there.
+func configDirectory(t *testing.T, environ map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	cert, ok := strings.CutPrefix(environ["XMPPGATE_TLS_CERT"], "/etc/xmppgate/")
+	if !ok {
+		return dir
+	}
+	key := strings.TrimPrefix(environ["XMPPGATE_TLS_KEY"], "/etc/xmppgate/")
+	run(t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=chat.example.org",
+		"-keyout", filepath.Join(dir, key), "-out", filepath.Join(dir, cert))
+	return dir
 }
 
 // drainTime returns the longest time from SIGTERM to the end.

@@ -224,7 +224,7 @@ func TestIngress(t *testing.T) {
 		decode(t, v[1], &variable)
 		environ[variable.Name] = variable.Value
 	}
-	if len(environ) != 2 {
+	if len(environ) != 3 {
 		t.Errorf("variables: %v", environ)
 	}
 	environ["XMPPGATE_UPSTREAM"] = "tcp://127.0.0.1:5222"
