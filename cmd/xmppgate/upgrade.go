@@ -56,7 +56,7 @@ type heldAddress struct {
 	Borrowed          bool // from systemd, which keeps the path of a Unix socket
 }
 
-// An answer is what the new process has to say to that.
+// An answerToHello is what the new process has to say to that.
 type answerToHello struct {
 	Error    string // why it does not serve; empty if it does
 	Sessions bool   // it takes over sessions
@@ -157,6 +157,11 @@ func (u *upgrader) handOver(conn *net.UnixConn, kill func()) error {
 	case <-begun:
 		return nil
 	case err := <-failed:
+		select {
+		case <-begun: // it failed later: nobody is accepted here any more
+			return nil
+		default:
+		}
 		cancel()
 		<-u.over
 		u.over = make(chan struct{})
