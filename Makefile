@@ -10,7 +10,7 @@ demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
 	bin/xmppgate demo --foreground
 
-test: setup ## all of it, about 15 minutes
+test: setup ## all of it, a quarter of an hour or more
 	$(MAKE) --jobs 2 --output-sync=target race checks
 	$(MAKE) --jobs 1 demo-test e2e deploy-test
 
