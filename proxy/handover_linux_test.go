@@ -15,7 +15,6 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
-	"xmppgate/framing"
 	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/upstream"
@@ -51,7 +50,7 @@ func (b *bench) login(cl net.Conn, srv io.ReadWriter) {
 	b.expect(srv, auth)
 	b.serverSays(cl, srv, `<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>`)
 	b.send(cl, testOpen)
-	b.expect(srv, string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
+	b.expect(srv, openHeader)
 	b.serverSays(cl, srv, strings.TrimPrefix(testHeader, "<?xml version='1.0'?>"))
 	b.serverSays(cl, srv, `<stream:features/>`)
 }

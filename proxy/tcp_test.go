@@ -205,6 +205,13 @@ func (b *bench) connectWith(header string) (cl *net.TCPConn, srv serverConn) {
 	b.t.Cleanup(func() { cl.Close() })
 	io.WriteString(cl, goodRequest+"\r\n")
 	readResponse(b.t, cl)
+	return cl, b.openStream(cl, header)
+}
+
+// openStream opens the stream of a client whose WebSocket is open. The server answers with
+// header.
+func (b *bench) openStream(cl net.Conn, header string) (srv serverConn) {
+	b.t.Helper()
 	b.send(cl, testOpen)
 	up, err := b.upstream.Accept()
 	if err != nil {
@@ -213,13 +220,16 @@ func (b *bench) connectWith(header string) (cl *net.TCPConn, srv serverConn) {
 	srv = up.(serverConn)
 	srv.SetDeadline(time.Now().Add(patience))
 	b.t.Cleanup(func() { srv.Close() })
-	b.expect(srv, string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
+	b.expect(srv, openHeader)
 	io.WriteString(srv, header)
 	if m := b.message(cl); !strings.HasPrefix(m, "<open ") {
 		b.t.Fatalf("got %q instead of <open/>", m)
 	}
-	return cl, srv
+	return srv
 }
+
+// openHeader is what a server gets for testOpen.
+var openHeader = string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)}))
 
 // relays tells whether a session works, and ends it.
 func (b *bench) relays(cl *net.TCPConn, srv serverConn) {

@@ -134,20 +134,7 @@ func (b *tlsBench) open(config *tls.Config) (cl *tls.Conn, srv serverConn) {
 	if head := readResponse(b.t, cl); !strings.Contains(head, "\r\nStrict-Transport-Security: max-age=31536000\r\n") {
 		b.t.Errorf("the answer has no HSTS: %q", head)
 	}
-	b.send(cl, testOpen)
-	up, err := b.upstream.Accept()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	srv = up.(serverConn)
-	srv.SetDeadline(time.Now().Add(patience))
-	b.t.Cleanup(func() { srv.Close() })
-	b.expect(srv, string(framing.AppendStreamHeader(nil, framing.Header{To: []byte(`"proto.test"`), Version: []byte(`"1.0"`)})))
-	io.WriteString(srv, testHeader)
-	if m := b.message(cl); !strings.HasPrefix(m, "<open ") {
-		b.t.Fatalf("got %q instead of <open/>", m)
-	}
-	return cl, srv
+	return cl, b.openStream(cl, testHeader)
 }
 
 var anyServer = &tls.Config{InsecureSkipVerify: true}

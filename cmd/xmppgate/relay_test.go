@@ -270,15 +270,23 @@ func acceptStreams(l net.Listener, id string) {
 	}
 }
 
-func serveStream(c net.Conn, id string) {
-	defer c.Close()
-	r := bufio.NewReader(c)
+// readHeader reads the header of a stream, and reports whether there was one.
+func readHeader(r *bufio.Reader) bool {
 	for header := ""; !strings.Contains(header, "<stream:stream"); {
 		tag, err := r.ReadString('>')
 		if err != nil {
-			return
+			return false
 		}
 		header += tag
+	}
+	return true
+}
+
+func serveStream(c net.Conn, id string) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	if !readHeader(r) {
+		return
 	}
 	_, _ = io.WriteString(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='`+id+`' version='1.0'><stream:features/>`)
 	_, _ = io.Copy(io.Discard, r)

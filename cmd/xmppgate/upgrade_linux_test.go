@@ -447,12 +447,8 @@ func TestUpgradeUnderLoad(t *testing.T) {
 func echoStream(t *testing.T, c net.Conn) {
 	defer c.Close()
 	r := bufio.NewReader(c)
-	for header := ""; !strings.Contains(header, "<stream:stream"); {
-		tag, err := r.ReadString('>')
-		if err != nil {
-			return
-		}
-		header += tag
+	if !readHeader(r) {
+		return
 	}
 	io.WriteString(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='1' version='1.0'><stream:features/>`)
 	for n := 1; ; n++ {
