@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"xmppgate/internal/share"
+	"xmppgate/metrics/share"
 )
 
 // This file keeps scrapes, of which there may be many, from delaying sessions: all who

@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"time"
 
-	"xmppgate/internal/share"
+	"xmppgate/metrics/share"
 	"xmppgate/proxy"
 )
 

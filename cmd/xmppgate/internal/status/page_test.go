@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"xmppgate/internal/share"
+	"xmppgate/metrics/share"
 	"xmppgate/proxy"
 )
 

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"xmppgate/internal/share"
+	"xmppgate/metrics/share"
 	"xmppgate/proxy"
 )
 
