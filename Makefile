@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test bench microbench profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test
+.PHONY: demo test bench microbench profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -36,6 +36,9 @@ lint:
 
 image: ## with docker, podman or buildah, whichever answers first
 	deploy/image.sh
+
+release: ## binaries and packages of the commit that is checked out, in dist
+	cd deploy/release && go run . -o dist
 
 # The parts of "make test", in its order.
 

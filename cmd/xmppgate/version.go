@@ -1,10 +1,18 @@
 package main
 
 import (
+	_ "embed"
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
+
+// nextVersion is the version that is released or comes next. It has no other home: the
+// tag of a release and CHANGELOG.md must agree with it.
+//
+//go:embed VERSION
+var nextVersion string
 
 // version and revision are set by -ldflags "-X main.version=v1.2.3 -X …" where
 // the build knows more than the toolchain: an image is built without .git.
@@ -16,11 +24,8 @@ type build struct{ version, revision string }
 // readBuild reads what the Go toolchain recorded. A build outside a
 // repository has no revision.
 func readBuild() build {
-	b := build{version: "(devel)", revision: "unknown"}
+	b := build{version: "v" + strings.TrimSpace(nextVersion) + "-devel", revision: "unknown"}
 	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			b.version = info.Main.Version
-		}
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				b.revision = s.Value[:min(12, len(s.Value))]

@@ -1,0 +1,3 @@
+module xmppgate/deploy/release
+
+go 1.26.4
