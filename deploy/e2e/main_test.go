@@ -87,10 +87,13 @@ func prerequisites() error {
 	if _, err := os.Stat("/usr/lib/prosody/modules/mod_sasl2"); err != nil {
 		missing = append(missing, "prosody-modules")
 	}
+	if _, err := os.Stat("/usr/lib/python3/dist-packages/nbxmpp"); err != nil {
+		missing = append(missing, "python3-nbxmpp")
+	}
 	if erlangLibraries() == "" {
 		missing = append(missing, "ejabberd")
 	}
-	for _, dir := range []string{"strophe.js", "@xmpp/client", "stanza", "converse.js", "playwright-core"} {
+	for _, dir := range []string{"strophe.js", "strophe.js-1", "@xmpp/client", "stanza", "stanza-11", "converse.js", "playwright-core"} {
 		if _, err := os.Stat(filepath.Join("clients/node_modules", dir)); err != nil {
 			missing = append(missing, "npm package "+dir)
 		}

@@ -22,7 +22,10 @@ type tap struct {
 	conns  []*tapped
 }
 
-type tapped struct{ up, down transcript }
+type tapped struct {
+	up, down       transcript
+	client, server stream
+}
 
 // startTap listens on a TCP or Unix address until the test ends.
 func startTap(t *testing.T, network, address, target string) *tap {
@@ -59,7 +62,7 @@ func (p *tap) forward(client stream) {
 	}
 	server := c.(stream)
 	defer server.Close()
-	rec := &tapped{}
+	rec := &tapped{client: client, server: server}
 	p.mu.Lock()
 	p.conns = append(p.conns, rec)
 	p.mu.Unlock()
