@@ -1,5 +1,5 @@
 // Package e2e holds the end-to-end tests of xmppgate: real XMPP servers (Prosody and ejabberd, one process each), real
-// clients (strophe.js, xmpp.js, stanza, nbxmpp, mellium, Converse.js in Chromium), and a small Go client that sees every byte.
+// clients (strophe.js, xmpp.js, stanza, nbxmpp, mellium, Smack, Converse.js in Chromium), and a small Go client that sees every byte.
 //
 // It is a module of its own, so that nothing here reaches the product's go.mod.
 //

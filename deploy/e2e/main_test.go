@@ -79,7 +79,7 @@ func writeUncached() error {
 // prerequisites says in one line what is missing.
 func prerequisites() error {
 	var missing []string
-	for _, program := range []string{"go", "prosody", "erl", "haproxy", "nginx", "caddy", "apache2", "prometheus", nodeJS(), "/usr/bin/chromium"} {
+	for _, program := range []string{"go", "prosody", "erl", "haproxy", "nginx", "caddy", "apache2", "prometheus", "java", "javac", nodeJS(), "/usr/bin/chromium"} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, program)
 		}
@@ -89,6 +89,9 @@ func prerequisites() error {
 	}
 	if _, err := os.Stat("/usr/lib/python3/dist-packages/nbxmpp"); err != nil {
 		missing = append(missing, "python3-nbxmpp")
+	}
+	if jars, _ := filepath.Glob("clients/smack/lib/smack-websocket-java11-*.jar"); len(jars) == 0 {
+		missing = append(missing, "Smack")
 	}
 	if erlangLibraries() == "" {
 		missing = append(missing, "ejabberd")

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the end-to-end tests need and is not there yet: Prosody, ejabberd, HAProxy, nginx, Caddy, Apache, Prometheus, Chromium,
-# nbxmpp, Node.js, the npm packages.
+# nbxmpp, a JDK, Smack, Node.js, the npm packages.
 # For Debian 12. Does nothing, quickly, when all is there.
 set -eu
 cd "$(dirname "$0")"
@@ -25,6 +25,8 @@ command -v apache2 >/dev/null || packages="$packages apache2-bin"
 [ -x /usr/bin/chromium ] || packages="$packages chromium"
 [ -d /usr/lib/python3/dist-packages/nbxmpp ] || packages="$packages python3-nbxmpp"
 ls /usr/lib/*-linux-gnu/girepository-1.0/Soup-3.0.typelib >/dev/null 2>&1 || packages="$packages gir1.2-soup-3.0"
+command -v javac >/dev/null || packages="$packages openjdk-17-jdk-headless"
+command -v mvn >/dev/null || packages="$packages maven"
 command -v node >/dev/null || packages="$packages nodejs"
 command -v npm >/dev/null || packages="$packages npm"
 
@@ -71,3 +73,14 @@ lock=clients/node_modules/.package-lock.json
 if [ ! -e "$lock" ] || [ clients/package-lock.json -nt "$lock" ] || [ clients/package.json -nt "$lock" ]; then
 	(cd clients && $npm ci)
 fi
+
+# The exact files, whatever Maven finds.
+(
+	cd clients/smack
+	check() { (cd lib 2>/dev/null && sha256sum --quiet --strict -c ../SHA256SUMS); }
+	if ! check >/dev/null 2>&1; then
+		rm -rf lib
+		mvn -q -B dependency:copy-dependencies -DoutputDirectory=lib
+		check
+	fi
+)
