@@ -124,7 +124,8 @@ func TestEjabberd(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := startEjabberd(t, snippet)
-	if got := features(t, "127.0.0.1", port); !strings.Contains(got, mechanism) || strings.Contains(got, "starttls") {
+	got := featuresBehind(t, "PROXY TCP4 192.0.2.7 127.0.0.1 40000 5224\r\n", "127.0.0.1", port)
+	if !strings.Contains(got, mechanism) || strings.Contains(got, "starttls") {
 		t.Errorf("features: %s", got)
 	}
 }

@@ -125,9 +125,7 @@ func TestMigration(t *testing.T) {
 	})
 	t.Run("ejabberd_http_ws", func(t *testing.T) {
 		s := stockServer(t, "ejabberd", func(config string) string { return mergeEjabberd(t, config) })
-		file := read(t, filepath.Join(s.dir, "ejabberd.yml"))
-		all := listenerPort.FindAllStringSubmatch(file, -1)
-		s.gw = gatewayFor(t, "tcp://127.0.0.1:"+all[len(all)-1][2], "XMPPGATE_TRUSTED_PROXIES=127.0.0.1")
+		s.gw = gatewayFor(t, snippetUpstream(t, s), "XMPPGATE_TRUSTED_PROXIES=127.0.0.1")
 		const page = "from-ejabberd_http_ws.md"
 		front := startNginx(t, migration(t, page, "127.0.0.1:5443", s.http, "127.0.0.1:5290", s.gw.listen))
 		as(t, "ws://"+front+"/ws", s.newUser(t, "mover"), "old")

@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,6 +102,7 @@ var listenerPort = regexp.MustCompile(`(?m)^( +)port: ([0-9]+)\b`)
 // ejabberdPlace does the same. A port that is there twice stops ejabberd, so it stops the test.
 func ejabberdPlace(t *testing.T, dir string, ports []int, config string) string {
 	config = change(t, config, "/etc/ejabberd/ejabberd.pem", filepath.Join(dir, "localhost.pem"))
+	config = strings.ReplaceAll(config, "/run/ejabberd/", dir+"/")
 	moved := map[string]int{"5222": ports[0], "5223": ports[1], "5443": ports[2]}
 	free := ports[3:]
 	seen := map[string]bool{}
@@ -197,13 +199,7 @@ func TestSnippets(t *testing.T) {
 		s := stockServer(t, name, func(config string) string { return merge(t, config) })
 		upstream := "tcp://" + s.c2s
 		if name == "ejabberd" {
-			file, err := os.ReadFile(filepath.Join(s.dir, "ejabberd.yml"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			// The listener of the snippet is the last one.
-			all := listenerPort.FindAllStringSubmatch(string(file), -1)
-			upstream = "tcp://127.0.0.1:" + all[len(all)-1][2]
+			upstream = snippetUpstream(t, s)
 		}
 		s.gw = gatewayFor(t, upstream)
 		for _, library := range []string{"strophe", "xmppjs", "stanza"} {
@@ -243,6 +239,53 @@ func mergeProsody(t *testing.T, config string) string {
 	}
 	rest := lists.ReplaceAllString(snippet, "")
 	return change(t, config, "\nVirtualHost \"localhost\"\n", "\n"+rest+"\nVirtualHost \"localhost\"\n")
+}
+
+// snippetUpstream is the setting that the head of ejabberd's snippet tells.
+func snippetUpstream(t *testing.T, s *server) string {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^#   XMPPGATE_UPSTREAM=(unix:\S+)$`).FindStringSubmatch(read(t, "../ejabberd/ejabberd.yml"))
+	if m == nil {
+		t.Fatal("the snippet does not tell the setting")
+	}
+	return strings.Replace(m[1], "/run/ejabberd/", s.dir+"/", 1)
+}
+
+// The Unix socket of the snippet brings ejabberd the client's address.
+func TestUnixSocketAddress(t *testing.T) {
+	t.Parallel()
+	s := stockServer(t, "ejabberd", func(config string) string {
+		return mergeEjabberd(t, change(t, config, "loglevel: info", "loglevel: debug"))
+	})
+	s.gw = gatewayFor(t, snippetUpstream(t, s), "XMPPGATE_PROXY_PROTOCOL=127.0.0.1")
+	c, err := net.Dial("tcp", s.gw.listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "PROXY TCP4 192.0.2.77 127.0.0.1 40000 5290\r\nGET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n")
+	open := `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="localhost" version="1.0"/>`
+	frame := append([]byte{0x81, 0x80 | byte(len(open)), 0, 0, 0, 0}, open...)
+	if _, err := c.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	err = poll(patience, func() error {
+		if !strings.Contains(s.proc.log.all()+read(t, filepath.Join(s.dir, "ejabberd.log")), "192.0.2.77") {
+			return errors.New("ejabberd does not know the client's address")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	// The socket that a killed ejabberd leaves behind is in nobody's way.
+	s.proc.kill()
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	g := gatewayFor(t, snippetUpstream(t, s))
+	as(t, g.url(), s.newUser(t, "alice"), "after")
 }
 
 // mergeEjabberd puts the listener at the end of the list of listeners.
