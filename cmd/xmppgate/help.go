@@ -5,6 +5,17 @@ import (
 	"strings"
 )
 
+// exitCodes is the table for --help and the man page.
+var exitCodes = []struct{ code, help string }{
+	{"0", "all sessions ended, or the command succeeded"},
+	{"1", "the start or a listener failed, sessions did not end in time, or the command failed"},
+	{"2", "wrong command line"},
+	{"3", "doctor: warnings, and no failure"},
+	{"78", "wrong configuration; nothing was started"},
+	{"130", "a second SIGINT ended the drain"},
+	{"143", "a second SIGTERM ended the drain"},
+}
+
 // helpText is the output of --help.
 func helpText() string {
 	var b strings.Builder
@@ -22,16 +33,10 @@ Commands:
 	for _, v := range variables() {
 		fmt.Fprintf(&b, "  %s=%s%s\n", v.name, v.defaultValue, wrap(v.help, "      ", 78))
 	}
-	b.WriteString(`
-Exit codes:
-  0    all sessions ended, or the command succeeded
-  1    the start or a listener failed, sessions did not end in time, or the command failed
-  2    wrong command line
-  3    doctor: warnings, and no failure
-  78   wrong configuration; nothing was started
-  130  a second SIGINT ended the drain
-  143  a second SIGTERM ended the drain
-`)
+	b.WriteString("\nExit codes:\n")
+	for _, e := range exitCodes {
+		fmt.Fprintf(&b, "  %-5s%s\n", e.code, e.help)
+	}
 	return b.String()
 }
 

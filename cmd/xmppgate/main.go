@@ -84,6 +84,8 @@ func commands() []command {
 		{name: "upgrade", help: "replace a running gateway by the program at its path; sessions go on", run: requestUpgrade},
 		{name: "doctor", help: "examine the path from a client to its server; doctor --help has more", run: runDoctor, ownFlags: true},
 	}, demoCommand, []command{
+		{name: "completion", help: "print the completion of commands for a shell: bash, fish or zsh", run: printCompletion, ownFlags: true},
+		{name: "man", help: "print the man page", run: printMan},
 		{name: "version", help: "print the version", run: printVersion},
 		{name: "help", help: "print this", run: printHelp},
 	})

@@ -38,7 +38,7 @@ func main() {
 type release struct {
 	Source   string    // a copy of the files of the commit
 	Out      string    // the directory for what is published
-	Version  string    // 0.1.0, or 0.1.0~12.g0123456789ab between two tags
+	Version  string    // 0.1.0, or 0.1.0-pre20261127120000 before its tag
 	Revision string    // of the commit, 40 digits
 	Time     time.Time // of the commit: the only time in any file
 }
@@ -49,6 +49,9 @@ var steps = []struct {
 	run  func(*release) error
 }{
 	{"binaries", (*release).binaries},
+	{"packages", (*release).packages},
+	{"notes", (*release).notes},
+	{"checksums", (*release).checksums}, // the last one: of all files
 }
 
 // publish builds a release of the repository at root.
@@ -104,18 +107,18 @@ func open(root, source, out string) (*release, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Version, err = version(strings.TrimSpace(string(next)), tags, revision, r.Time)
+	r.Version, err = version(strings.TrimSpace(string(next)), tags, r.Time)
 	return r, err
 }
 
 // version returns the version of a commit with these tags, in a form that packages
 // sort: a commit without a tag is older than the version that it leads to.
-func version(next, tags, revision string, t time.Time) (string, error) {
+func version(next, tags string, t time.Time) (string, error) {
 	if !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(next) {
 		return "", fmt.Errorf("cmd/xmppgate/VERSION has %q: write three numbers with points between them", next)
 	}
 	if tags == "" {
-		return fmt.Sprintf("%s~%s.g%s", next, t.Format("20060102150405"), revision[:12]), nil
+		return next + "-pre" + t.Format("20060102150405"), nil
 	}
 	if tags != "v"+next {
 		return "", fmt.Errorf("the tag is %s, but cmd/xmppgate/VERSION has %s: they must agree", strings.Join(strings.Fields(tags), " and "), next)

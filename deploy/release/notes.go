@@ -1,0 +1,68 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// notes writes the section of CHANGELOG.md about this version.
+func (r *release) notes() error {
+	text, err := os.ReadFile(filepath.Join(r.Source, "CHANGELOG.md"))
+	if err != nil {
+		return err
+	}
+	section, err := notesOf(string(text), r.Version)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.Out, "NOTES.md"), []byte(section), 0o644)
+}
+
+// notesOf cuts the section of a version out of a changelog. Before its tag a version is
+// what "Unreleased" describes.
+func notesOf(changelog, version string) (string, error) {
+	heading := "## " + version
+	if strings.Contains(version, "-") {
+		heading = "## Unreleased"
+	}
+	section := ""
+	for line := range strings.Lines(changelog) {
+		if strings.HasPrefix(line, "## ") {
+			if section != "" {
+				break
+			}
+			if line = strings.TrimSpace(line); line == heading || strings.HasPrefix(line, heading+" ") {
+				section = "# xmppgate " + version + "\n"
+			}
+		} else if section != "" {
+			section += line
+		}
+	}
+	if section == "" {
+		return "", fmt.Errorf("CHANGELOG.md has no section %q: name the section of the release so", heading)
+	}
+	return strings.TrimSpace(section) + "\n", nil
+}
+
+// checksums writes SHA256SUMS, for sha256sum -c.
+func (r *release) checksums() error {
+	entries, err := os.ReadDir(r.Out)
+	if err != nil {
+		return err
+	}
+	var sums strings.Builder
+	for _, e := range entries {
+		if e.IsDir() {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(r.Out, e.Name()))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&sums, "%x  %s\n", sha256.Sum256(text), e.Name())
+	}
+	return os.WriteFile(filepath.Join(r.Out, "SHA256SUMS"), []byte(sums.String()), 0o644)
+}
