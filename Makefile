@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test bench microbench profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release
+.PHONY: demo test bench microbench profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release release-test
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -39,6 +39,9 @@ image: ## with docker, podman or buildah, whichever answers first
 
 release: ## binaries and packages of the commit that is checked out, in dist
 	cd deploy/release && go run . -o dist
+
+release-test: ## packages in clean roots, with what debootstrap downloads
+	deploy/test-release.sh -tags roots
 
 # The parts of "make test", in its order.
 
@@ -97,3 +100,4 @@ deploy-test: ## configurations, manifests, rules and the image
 	deploy/test.sh
 	deploy/test-image.sh
 	cd deploy/bench && go vet ./... && go test ./...
+	deploy/test-release.sh

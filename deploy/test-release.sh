@@ -1,0 +1,11 @@
+#!/bin/sh
+# Tests what "make release" builds: deploy/test-release.sh [-tags roots].
+set -eu
+cd "$(dirname "$0")"
+. ./need.sh
+
+PATH=$PATH:/usr/sbin
+need rpm:rpm systemd-analyze:systemd debootstrap:debootstrap
+cd release
+go vet "$@" ./...
+exec go test -count=1 "$@" ./...
