@@ -140,7 +140,7 @@ func runCrowd(b *bench, r *recorder) error {
 func runPart(port int) error {
 	defer stopAll()
 	nextPort = port
-	s, err := newSystem(gate, true, func(u int) (*process, int, error) {
+	s, err := newSystem(gate, true, "", func(u int) (*process, int, error) {
 		return startGateway(".", "", *gateway, u, production...)
 	})
 	if err != nil {

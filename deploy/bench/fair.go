@@ -237,10 +237,10 @@ func runFair(b *bench, r *recorder) error {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))  // neither thread waits for the other,
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // nor for the collector
 	systems, err := startKinds(
-		kind{gate, true, func(u int) (*process, int, error) {
+		kind{name: gate, xmpp: true, start: func(u int) (*process, int, error) {
 			return startGateway(b.dir, "", b.gateway, u, "GOMAXPROCS=")
 		}},
-		kind{"HAProxy TCP", false, func(u int) (*process, int, error) {
+		kind{name: "HAProxy TCP", start: func(u int) (*process, int, error) {
 			return startHAProxy(b.dir, "", haproxy{mode: "tcp", threads: runtime.NumCPU()}, u)
 		}},
 	)

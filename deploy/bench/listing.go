@@ -16,7 +16,7 @@ const listingSessions = 9000
 
 // The listing scenario: what it does to a session that somebody looks at all of them.
 func runListing(b *bench, r *recorder) error {
-	s, err := newSystem(gate, true, func(u int) (*process, int, error) {
+	s, err := newSystem(gate, true, "", func(u int) (*process, int, error) {
 		return startGateway(b.dir, "", b.gateway, u, append(slices.Clone(production), "XMPPGATE_PING_INTERVAL=1h")...)
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -129,19 +130,25 @@ func newTemplate(stanza []byte, batch int, opcode byte, masked bool) (t template
 	return t
 }
 
-// newSystem listens for a system's upstream connections, and starts it.
-func newSystem(name string, xmpp bool, start func(upstream int) (*process, int, error)) (*system, error) {
+// newSystem listens for a system's upstream connections, at socket unless that is empty, and starts it.
+func newSystem(name string, xmpp bool, socket string, start func(upstream int) (*process, int, error)) (*system, error) {
 	upstream, err := freePort()
 	if err != nil {
 		return nil, err
 	}
 	s := &system{name: name, xmpp: xmpp}
-	if s.listener, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+	family, at := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: upstream, Addr: [4]byte{127, 0, 0, 1}})
+	if socket != "" {
+		family, at = unix.AF_UNIX, &unix.SockaddrUnix{Name: socket}
+	}
+	if s.listener, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return nil, err
 	}
-	unix.SetsockoptInt(s.listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	unix.SetsockoptInt(s.listener, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	if err := unix.Bind(s.listener, &unix.SockaddrInet4{Port: upstream, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if socket == "" {
+		unix.SetsockoptInt(s.listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		unix.SetsockoptInt(s.listener, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
+	if err := unix.Bind(s.listener, at); err != nil {
 		return nil, err
 	}
 	if err := unix.Listen(s.listener, 4096); err != nil {
@@ -494,15 +501,16 @@ func (s *system) slice(l *load, n, mode int, d time.Duration, trips *[]time.Dura
 // A kind of system: its name, whether its server end speaks XMPP streams, and
 // how it starts.
 type kind struct {
-	name  string
-	xmpp  bool
-	start func(upstream int) (*process, int, error)
+	name   string
+	xmpp   bool
+	start  func(upstream int) (*process, int, error)
+	socket string // where it finds its server, instead of at a port
 }
 
 // startKinds starts all kinds; what has been started is returned in any case.
 func startKinds(kinds ...kind) (all []*system, err error) {
 	for _, k := range kinds {
-		s, err := newSystem(k.name, k.xmpp, k.start)
+		s, err := newSystem(k.name, k.xmpp, k.socket, k.start)
 		if err != nil {
 			return all, err
 		}
@@ -514,15 +522,37 @@ func startKinds(kinds ...kind) (all []*system, err error) {
 // relaySystems starts what is compared, all on CPU 0.
 func relaySystems(b *bench) ([]*system, error) {
 	return startKinds(
-		kind{gate, true, func(u int) (*process, int, error) { return startGateway(b.dir, "0", b.gateway, u) }},
-		kind{"HAProxy TCP", false, func(u int) (*process, int, error) {
+		kind{name: gate, xmpp: true, start: func(u int) (*process, int, error) { return startGateway(b.dir, "0", b.gateway, u) }},
+		kind{name: "HAProxy TCP", start: func(u int) (*process, int, error) {
 			return startHAProxy(b.dir, "0", haproxy{mode: "tcp"}, u)
 		}},
-		kind{"HAProxy WS", false, func(u int) (*process, int, error) {
+		kind{name: "HAProxy WS", start: func(u int) (*process, int, error) {
 			return startHAProxy(b.dir, "0", haproxy{mode: "http"}, u)
 		}},
-		kind{"nginx WS", false, func(u int) (*process, int, error) { return startNginx(b.dir, "0", u) }},
+		kind{name: "nginx WS", start: func(u int) (*process, int, error) { return startNginx(b.dir, "0", u) }},
 	)
+}
+
+// runUnix compares ways to a server on the same machine.
+func runUnix(b *bench, r *recorder) error {
+	if err := pin(); err != nil {
+		return err
+	}
+	socket := filepath.Join(b.dir, "upstream.sock")
+	systems, err := startKinds(
+		kind{name: gate, xmpp: true, socket: socket, start: func(u int) (*process, int, error) {
+			return startGateway(b.dir, "0", b.gateway, u, "XMPPGATE_UPSTREAM=unix:"+socket)
+		}},
+		kind{name: gate + " TCP", xmpp: true, start: func(u int) (*process, int, error) { return startGateway(b.dir, "0", b.gateway, u) }},
+		kind{name: "HAProxy TCP", start: func(u int) (*process, int, error) {
+			return startHAProxy(b.dir, "0", haproxy{mode: "tcp"}, u)
+		}},
+	)
+	defer closeAll(systems)
+	if err != nil {
+		return err
+	}
+	return relayRounds(b, r, systems, relayCells)
 }
 
 func closeAll(all []*system) {

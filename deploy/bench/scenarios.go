@@ -6,6 +6,8 @@ unless said otherwise. One batch is in flight on each connection. xmppgate has
 GOMAXPROCS=1, HAProxy one thread, nginx one worker, all on CPU 0; the generator
 spins on CPU 1. HAProxy in TCP mode carries the same WebSocket bytes and looks
 at none of them.`, runRelay, false},
+	{"unix", "Relay to a Unix socket", `As above. xmppgate finds its server at a Unix socket; the others, xmppgate too,
+find theirs over TCP.`, runUnix, false},
 	{"setup", "New connections", `One after the other: TCP connection, upgrade, connection to the server, stream
 headers, one stanza, reset by the client.`, runSetup, false},
 	{"idle", "Idle sessions", `Sessions that have logged in and are quiet; resident memory of the process.`, runIdle, false},

@@ -64,10 +64,10 @@ func tlsSystems(b *bench) ([]*system, error) {
 		}
 	}
 	all, err := startKinds(
-		kind{gate, true, terminated(func(port int) (*process, int, error) {
+		kind{name: gate, xmpp: true, start: terminated(func(port int) (*process, int, error) {
 			return startGateway(b.dir, "0", b.gateway, port, fmt.Sprintf("XMPPGATE_UPSTREAM=tls://%s?pin=sha256:%s", loopback(port), pin))
 		})},
-		kind{"HAProxy TCP", false, terminated(func(port int) (*process, int, error) {
+		kind{name: "HAProxy TCP", start: terminated(func(port int) (*process, int, error) {
 			return startHAProxy(b.dir, "0", haproxy{mode: "tcp", server: "ssl verify none"}, port)
 		})},
 	)
@@ -101,10 +101,10 @@ func wssSystems(b *bench) ([]*system, error) {
 		}
 	}
 	all, err := startKinds(
-		kind{gate, true, behind(func(u int) (*process, int, error) {
+		kind{name: gate, xmpp: true, start: behind(func(u int) (*process, int, error) {
 			return startGateway(b.dir, "0", b.gateway, u, "XMPPGATE_TLS_CERT="+file)
 		})},
-		kind{"HAProxy TCP", false, behind(func(u int) (*process, int, error) {
+		kind{name: "HAProxy TCP", start: behind(func(u int) (*process, int, error) {
 			return startHAProxy(b.dir, "0", haproxy{mode: "tcp", bind: "ssl crt " + file + " curves X25519 " + aes}, u)
 		})},
 	)
