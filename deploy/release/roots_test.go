@@ -73,7 +73,7 @@ func TestDebian(t *testing.T) {
 	oldEnded := make(chan error, 1)
 	go func() { oldEnded <- gateway.Wait() }()
 	t.Cleanup(func() { gateway.Process.Kill() })
-	await(t, func() bool { return status(admin, "/readyz") == http.StatusOK })
+	await(t, func() bool { return status(admin, "/healthz") == http.StatusOK })
 	in("touch /active")
 
 	client, err := net.Dial("tcp", front)
@@ -100,8 +100,8 @@ func TestDebian(t *testing.T) {
 	if got := in("xmppgate version"); !strings.Contains(got, "v"+newer.Version+" ") {
 		t.Errorf("the program is %s", got)
 	}
-	if got := status(admin, "/readyz"); got != http.StatusOK {
-		t.Errorf("after the upgrade /readyz answers %d", got)
+	if got := status(admin, "/healthz"); got != http.StatusOK {
+		t.Errorf("after the upgrade /healthz answers %d", got)
 	}
 	// A ping of the session from before is answered.
 	if _, err := client.Write([]byte{0x89, 0x80, 0, 0, 0, 0}); err != nil {
