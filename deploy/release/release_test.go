@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// built is a release of linux/amd64 alone, which the tests share.
+// built is a release of linux/amd64 alone.
 func built(t *testing.T) *release {
 	t.Helper()
 	all := targets
@@ -28,10 +28,15 @@ func built(t *testing.T) *release {
 	return r
 }
 
-// Two builds of a commit, in different directories and at different times, have the
-// same bytes.
-func TestReproducible(t *testing.T) {
+// What is built of a commit twice.
+func TestRelease(t *testing.T) {
 	a, b := built(t), built(t)
+	t.Run("bytes", func(t *testing.T) { testReproducible(t, a, b) })
+	t.Run("contents", func(t *testing.T) { testContents(t, a) })
+}
+
+// Two builds, in different directories and at different times, have the same bytes.
+func testReproducible(t *testing.T, a, b *release) {
 	sums := func(r *release) string {
 		text, err := os.ReadFile(filepath.Join(r.Out, "SHA256SUMS"))
 		if err != nil {
@@ -60,8 +65,7 @@ func shell(t *testing.T, script string, args ...string) string {
 }
 
 // Every format has the same files, and one of them is kept by upgrades.
-func TestContents(t *testing.T) {
-	r := built(t)
+func testContents(t *testing.T, r *release) {
 	amd64 := targets[0]
 	lists := map[string]string{
 		"deb": shell(t, `dpkg-deb -c "$1"`, r.packageFile(amd64, "deb")),
