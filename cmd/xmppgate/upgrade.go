@@ -153,19 +153,28 @@ func (u *upgrader) handOver(conn *net.UnixConn, kill func()) error {
 			<-ctx.Done()
 		}
 	}()
+	err := beginning(begun, failed)
+	if err != nil {
+		cancel()
+		<-u.over
+		u.over = make(chan struct{})
+	}
+	return err
+}
+
+// beginning waits until the new process is in charge, or has failed before that. One that
+// has failed later is in charge all the same: nobody is accepted here any more.
+func beginning(begun <-chan struct{}, failed <-chan error) error {
 	select {
 	case <-begun:
 		return nil
 	case err := <-failed:
 		select {
-		case <-begun: // it failed later: nobody is accepted here any more
+		case <-begun: // select chose at random
 			return nil
 		default:
+			return err
 		}
-		cancel()
-		<-u.over
-		u.over = make(chan struct{})
-		return err
 	}
 }
 

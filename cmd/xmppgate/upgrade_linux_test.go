@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -293,6 +294,27 @@ func TestUpgradeFails(t *testing.T) {
 	}
 	r.becomesSole()
 	pings(t, c)
+}
+
+// An upgrade that fails after the new process has taken charge is one that has taken
+// place, whichever of the two is seen first.
+func TestUpgradeFailsLate(t *testing.T) {
+	failure := errors.New("connection lost")
+	fails := func() <-chan error {
+		c := make(chan error, 1)
+		c <- failure
+		return c
+	}
+	begun := make(chan struct{})
+	if err := beginning(begun, fails()); !errors.Is(err, failure) {
+		t.Errorf("it failed first: %v", err)
+	}
+	close(begun)
+	for range 100 {
+		if err := beginning(begun, fails()); err != nil {
+			t.Fatalf("in charge, then it failed: %v", err)
+		}
+	}
 }
 
 // A program that describes sessions in another way takes the clients to come.
