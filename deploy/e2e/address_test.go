@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,8 @@ type fronts struct {
 	NginX        string // HTTP, adds to X-Forwarded-For, on to the socket
 	NginX6       string // the same, on IPv6
 	NginXAhead   string // HTTP behind a load balancer that sends PROXY headers; X-Forwarded-For is from there
+
+	TLS *tls.Config // of clients; nil where they speak plain text
 }
 
 // way is how a client reaches the gateway, and who it is then. An invalid address is the client's own one, port 0 any.
@@ -150,6 +153,9 @@ func (w *way) dial(f *fronts) (*client, netip.AddrPort, error) {
 		}
 		local = c.LocalAddr().(*net.TCPAddr).AddrPort()
 		_, err = c.Write([]byte(w.ahead))
+		if f.TLS != nil {
+			c = tls.Client(c, f.TLS)
+		}
 		return c, err
 	}
 	t, err := dialWebSocket("ws://"+w.to(f)+"/xmpp-websocket", d)

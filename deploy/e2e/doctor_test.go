@@ -248,6 +248,7 @@ DefaultRuntimeDir %[1]s
 Mutex pthread
 LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
 LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule headers_module /usr/lib/apache2/modules/mod_headers.so
 LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
 LoadModule proxy_http_module /usr/lib/apache2/modules/mod_proxy_http.so
 LoadModule proxy_wstunnel_module /usr/lib/apache2/modules/mod_proxy_wstunnel.so
@@ -271,7 +272,10 @@ func (s *sites) start(program string) {
 		dir := s.t.TempDir()
 		file := filepath.Join(dir, "config")
 		cmd := exec.Command("caddy", "run", "--config", file, "--adapter", "caddyfile")
-		if program == "apache2" {
+		if program == "stunnel4" {
+			cmd = exec.Command(program, file)
+			config = "foreground = yes\nsyslog = no\npid =\n" + config
+		} else if program == "apache2" {
 			config = fmt.Sprintf(apacheFrame, dir, config)
 			cmd = exec.Command("apache2", "-D", "FOREGROUND", "-f", file)
 			if os.Getuid() != 0 {

@@ -79,7 +79,7 @@ func writeUncached() error {
 // prerequisites says in one line what is missing.
 func prerequisites() error {
 	var missing []string
-	for _, program := range []string{"go", "prosody", "erl", "haproxy", "nginx", "caddy", "apache2", "prometheus", "java", "javac", nodeJS(), "/usr/bin/chromium"} {
+	for _, program := range []string{"go", "prosody", "erl", "haproxy", "nginx", "caddy", "apache2", "stunnel4", "prometheus", "java", "javac", nodeJS(), "/usr/bin/chromium"} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, program)
 		}

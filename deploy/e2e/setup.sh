@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the end-to-end tests need and is not there yet: Prosody, ejabberd, HAProxy, nginx, Caddy, Apache, Prometheus, Chromium,
+# Installs what the end-to-end tests need and is not there yet: Prosody, ejabberd, HAProxy, nginx, Caddy, Apache, stunnel, Prometheus, Chromium,
 # nbxmpp, a JDK, Smack, Node.js, the npm packages.
 # For Debian 12. Does nothing, quickly, when all is there.
 set -eu
@@ -22,6 +22,7 @@ command -v nginx >/dev/null || packages="$packages nginx-light"
 command -v caddy >/dev/null || packages="$packages caddy"
 command -v prometheus >/dev/null || packages="$packages prometheus"
 command -v apache2 >/dev/null || packages="$packages apache2-bin"
+command -v stunnel4 >/dev/null || packages="$packages stunnel4"
 [ -x /usr/bin/chromium ] || packages="$packages chromium"
 [ -d /usr/lib/python3/dist-packages/nbxmpp ] || packages="$packages python3-nbxmpp"
 ls /usr/lib/*-linux-gnu/girepository-1.0/Soup-3.0.typelib >/dev/null 2>&1 || packages="$packages gir1.2-soup-3.0"
