@@ -170,19 +170,16 @@ type sites struct {
 	t         *testing.T
 	config    strings.Builder
 	addresses []string
-	held      []net.Listener // so that nobody else gets the ports before the proxy starts
 }
 
 // port returns an address that is free, by the name that a client uses for it.
 func (s *sites) port() (address string, number int) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := freePorts(1)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.held = append(s.held, l)
-	s.addresses = append(s.addresses, l.Addr().String())
-	number = l.Addr().(*net.TCPAddr).Port
-	return fmt.Sprintf("localhost:%d", number), number
+	s.addresses = append(s.addresses, fmt.Sprintf("127.0.0.1:%d", ports[0]))
+	return fmt.Sprintf("localhost:%d", ports[0]), ports[0]
 }
 
 // nginx adds a server block. listen is what follows the address there.
@@ -214,12 +211,11 @@ func (s *sites) apache(body string) string {
 // closedPort is an address where nothing listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := freePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", ports[0])
 }
 
 // toWebSocket is how nginx has to relay.
@@ -260,9 +256,6 @@ Group daemon
 // start runs the proxy of these sites.
 func (s *sites) start(program string) {
 	s.t.Helper()
-	for _, l := range s.held {
-		l.Close()
-	}
 	switch config := s.config.String(); program {
 	case "nginx":
 		startFront(s.t, program, fmt.Sprintf(nginxFrame, config), s.addresses...)

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -135,18 +138,35 @@ func poll(limit time.Duration, f func() error) error {
 	}
 }
 
-// freePorts returns n loopback ports that nothing listened on a moment ago.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, n)
-	for i := range ports {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+// The ports of servers. The system gives those above to clients, also between the moment when a port is found free and
+// that when a server takes it.
+const firstPort, lastPort = 12000, 31999
+
+var portCount atomic.Uint32
+
+// freePorts returns n ports that nothing listens on, on either loopback address, and that no other call returns.
+func freePorts(n int) (ports []int, err error) {
+	for range lastPort - firstPort {
+		if len(ports) == n {
+			return ports, nil
 		}
-		defer ln.Close() // all held until the last is chosen, so that they differ
-		ports[i] = ln.Addr().(*net.TCPAddr).Port
+		port := firstPort + int(uint32(os.Getpid())*64+portCount.Add(1))%(lastPort-firstPort+1)
+		if err = free(port); err == nil {
+			ports = append(ports, port)
+		}
 	}
-	return ports, nil
+	return nil, fmt.Errorf("no free ports: %w", err)
+}
+
+func free(port int) error {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err != nil {
+			return err
+		}
+		l.Close()
+	}
+	return nil
 }
 
 // accepts reports whether something accepts TCP connections at addr.
