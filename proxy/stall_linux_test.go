@@ -205,12 +205,15 @@ func TestHangUpWhileNotRead(t *testing.T) {
 func TestHangUpLosesNothing(t *testing.T) {
 	onLoops(t, func(t *testing.T, l string) {
 		t.Parallel()
-		b := newAged(t, l)
+		clock := newHandClock() // of the goroutine loop: the machine may stop for seconds
+		b := newAged(t, l, func(g *Gateway) { g.clock = clock.now })
 		cl, srv := b.connect()
 		srv.SetDeadline(time.Time{})
 		sent := b.block(client, cl)
 		sent += b.stanzas(client, cl, countdown(50))
 		cl.CloseWrite()
+		b.until(patience, func() bool { return b.is(func(s *live) bool { return s.probe().SawFIN }) })
+		clock.add(2 * time.Second)
 		b.pass(2 * time.Second)
 		got, err := endOf(srv)
 		if err != nil || got != sent {
