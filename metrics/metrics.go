@@ -17,7 +17,6 @@ import (
 	"iter"
 	"net/http"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -146,24 +145,24 @@ type Metrics struct {
 	totals, connections *prometheus.Registry
 
 	upgrades map[string]prometheus.Counter
-	dials    map[string]prometheus.Counter
-	ended    map[string]prometheus.Counter
+	dials    sessionCounters[string]
+	ended    sessionCounters[string]
 	stalls   map[string]prometheus.Counter
 	stalled  map[string]prometheus.Counter
 	resumes  map[string]prometheus.Counter
-	logins   map[pair]prometheus.Counter // by mechanism and result
+	logins   sessionCounters[pair]       // by mechanism and result
 	errors   map[pair]prometheus.Counter // stream errors by side and condition
 
-	featuresDuration prometheus.Histogram
-	loginDuration    prometheus.Histogram
+	featuresDuration *sessionHistogram
+	loginDuration    *sessionHistogram
 	restarts         prometheus.Counter
 	resumable        prometheus.Counter
 
 	upgradeDuration prometheus.Histogram
-	dialDuration    prometheus.Histogram
+	dialDuration    *sessionHistogram
 	acceptErrors    prometheus.Counter
 	pingRoundTrip   prometheus.Histogram
-	sessionDuration prometheus.Histogram
+	sessionDuration *sessionHistogram
 
 	tls         *tlsMetrics
 	limits      *limitMetrics
@@ -208,15 +207,15 @@ func New(source Source, o Options) *Metrics {
 		limits:      newLimitMetrics(totals, o.Limits),
 
 		upgrades: counters(totals, "xmppgate_upgrades_total", "HTTP requests to the WebSocket listeners, by outcome.", "result", o.UpgradeResults),
-		dials:    counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults),
-		ended:    counters(totals, "xmppgate_sessions_ended_total", "Sessions that have ended, by reason.", "ending", o.Endings),
+		dials:    withExemplars(counters(totals, "xmppgate_dials_total", "Attempts to connect to the XMPP server, by outcome.", "result", o.DialResults)),
+		ended:    withExemplars(counters(totals, "xmppgate_sessions_ended_total", "Sessions that have ended, by reason.", "ending", o.Endings)),
 		resumes:  counters(totals, "xmppgate_resumptions_total", "Clients that have asked the XMPP server to resume a stream, by outcome.", "result", o.ResumeResults),
-		logins:   pairs(totals, "xmppgate_logins_total", "Logins by family of SASL mechanisms and outcome. With the mechanism none, clients that left without a try.", "mechanism", "result", o.Mechanisms, o.LoginResults),
+		logins:   withExemplars(pairs(totals, "xmppgate_logins_total", "Logins by family of SASL mechanisms and outcome. With the mechanism none, clients that left without a try.", "mechanism", "result", o.Mechanisms, o.LoginResults)),
 		errors:   pairs(totals, "xmppgate_stream_errors_total", "Stream errors by condition and by who has sent them.", "side", "condition", o.ErrorSides, o.StreamErrors),
 
 		// Milliseconds to minutes.
-		featuresDuration: histogram(totals, "xmppgate_features_duration_seconds", "Time from the opening of a WebSocket to the first features of the XMPP server.", prometheus.ExponentialBuckets(0.001, 4, 9)),
-		loginDuration:    histogram(totals, "xmppgate_login_duration_seconds", "Time from the opening of a WebSocket to the success of the login.", prometheus.ExponentialBuckets(0.001, 4, 9)),
+		featuresDuration: newSessionHistogram(totals, "xmppgate_features_duration_seconds", "Time from the opening of a WebSocket to the first features of the XMPP server.", prometheus.ExponentialBuckets(0.001, 4, 9)),
+		loginDuration:    newSessionHistogram(totals, "xmppgate_login_duration_seconds", "Time from the opening of a WebSocket to the success of the login.", prometheus.ExponentialBuckets(0.001, 4, 9)),
 		restarts:         newCounter(totals, "xmppgate_stream_restarts_total", "Streams that have started again after a login with SASL."),
 		resumable:        newCounter(totals, "xmppgate_streams_resumable_total", "Streams that the XMPP server lets the client resume later."),
 
@@ -226,10 +225,10 @@ func New(source Source, o Options) *Metrics {
 		// Half a millisecond to half a minute.
 		upgradeDuration: histogram(totals, "xmppgate_upgrade_duration_seconds", "Time from a new connection to the answer to its HTTP request.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
 		acceptErrors:    newCounter(totals, "xmppgate_accept_errors_total", "Attempts to accept a connection that have failed; the log has the cause."),
-		dialDuration:    histogram(totals, "xmppgate_dial_duration_seconds", "Time to connect to the XMPP server or to give up.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
+		dialDuration:    newSessionHistogram(totals, "xmppgate_dial_duration_seconds", "Time to connect to the XMPP server or to give up.", prometheus.ExponentialBuckets(0.0005, 4, 9)),
 		pingRoundTrip:   histogram(totals, "xmppgate_ping_round_trip_seconds", "Time from a WebSocket ping to its pong.", prometheus.ExponentialBuckets(0.001, 2, 15)),
 		// About a factor of four, at the boundaries that people ask about.
-		sessionDuration: histogram(totals, "xmppgate_session_duration_seconds", "Age of sessions at their end.", []float64{0.1, 0.5, 2, 10, 60, 300, 1200, 3600, 14400, 43200, 86400}),
+		sessionDuration: newSessionHistogram(totals, "xmppgate_session_duration_seconds", "Age of sessions at their end.", []float64{0.1, 0.5, 2, 10, 60, 300, 1200, 3600, 14400, 43200, 86400}),
 
 		reloads: counters(totals, "xmppgate_config_reloads_total", "How often the configuration was read again, by outcome.", "result", []string{reloadOK, reloadError}),
 		reloaded: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -350,21 +349,21 @@ func (m *Metrics) Upgraded(result string, took time.Duration) {
 // Dialed counts a session's attempt to get a server, by its result, one of
 // Options.DialResults, and the time it took.
 func (m *Metrics) Dialed(session uint64, result string, took time.Duration) {
-	incrementFor(session, m.dials, result)
-	observeFor(session, m.dialDuration, took)
+	m.dials.increment(result, session)
+	m.dialDuration.observe(took, session)
 }
 
 // FeaturesSent records the time until a client got its first features.
 func (m *Metrics) FeaturesSent(session uint64, took time.Duration) {
-	observeFor(session, m.featuresDuration, took)
+	m.featuresDuration.observe(took, session)
 }
 
 // LoginEnded counts a login by its mechanism and result, of Options.Mechanisms and
 // LoginResults, and records the time until one has succeeded.
 func (m *Metrics) LoginEnded(session uint64, mechanism, result string, took time.Duration) {
-	incrementFor(session, m.logins, pair{mechanism, result})
+	m.logins.increment(pair{mechanism, result}, session)
 	if result == loginSuccess {
-		observeFor(session, m.loginDuration, took)
+		m.loginDuration.observe(took, session)
 	}
 }
 
@@ -404,8 +403,8 @@ func (m *Metrics) StallOver(side string, d time.Duration) {
 // Ended counts a session that has ended, by its ending, one of Options.Endings,
 // and its age.
 func (m *Metrics) Ended(session uint64, ending string, age time.Duration) {
-	incrementFor(session, m.ended, ending)
-	observeFor(session, m.sessionDuration, age)
+	m.ended.increment(ending, session)
+	m.sessionDuration.observe(age, session)
 }
 
 // Results of Reloaded.
@@ -479,23 +478,6 @@ func increment[K comparable](counters map[K]prometheus.Counter, value K) {
 	if c, ok := counters[value]; ok {
 		c.Inc()
 	}
-}
-
-// incrementFor is increment with the number of the session as an exemplar, by which the
-// log and /connections know it. Each counter and each bucket keeps the latest one.
-func incrementFor[K comparable](session uint64, counters map[K]prometheus.Counter, value K) {
-	if c, ok := counters[value]; ok {
-		c.(prometheus.ExemplarAdder).AddWithExemplar(1, exemplar(session))
-	}
-}
-
-// observeFor records a time in the same way.
-func observeFor(session uint64, h prometheus.Histogram, took time.Duration) {
-	h.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), exemplar(session))
-}
-
-func exemplar(session uint64) prometheus.Labels {
-	return prometheus.Labels{"session": strconv.FormatUint(session, 10)}
 }
 
 // A pair is the values of two labels.

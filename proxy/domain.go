@@ -48,15 +48,29 @@ const maxDomain = 255
 
 // NormalDomain returns a domain in the form in which domains are compared: A-labels
 // in lower case, without a final dot. A name that is not a valid domain is only
-// lowercased and loses its final dot. A name of more than 255 bytes is returned unchanged, because the time
-// for its conversion grows with the square of its length.
+// lowercased and loses its final dot. A name of more than 255 bytes is returned unchanged,
+// because the time for its conversion grows with the square of its length.
 func NormalDomain(s string) string {
 	if len(s) > maxDomain {
 		return s
 	}
 	s = strings.TrimSuffix(s, ".")
+	if isNormal(s) {
+		return s
+	}
 	if a, err := idna.Lookup.ToASCII(s); err == nil {
 		return a
 	}
 	return strings.ToLower(s)
+}
+
+// isNormal reports whether s is of characters that NormalDomain does not change, as nearly
+// every name is, and without A-labels, which may be invalid.
+func isNormal(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' {
+			return false
+		}
+	}
+	return !strings.Contains(s, "xn--")
 }

@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/idna"
 )
 
 func TestNormalDomain(t *testing.T) {
@@ -44,6 +47,28 @@ func TestNormalDomainIsBounded(t *testing.T) {
 		long := strings.Repeat(what, 1<<20/len(what))
 		if got := NormalDomain(long); got != long {
 			t.Errorf("%q, far too long: changed", what)
+		}
+	}
+}
+
+// Names that are returned as they are would be returned as they are anyway.
+func TestNormalDomainShortcut(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 100_000 {
+		labels := make([]string, 1+r.IntN(4))
+		for i := range labels {
+			b := []byte([]string{"", "a", "-"}[r.IntN(3)])
+			for range r.IntN(12) {
+				b = append(b, "abcxyz0189--"[r.IntN(12)])
+			}
+			labels[i] = string(b)
+		}
+		s := strings.Join(labels, ".")
+		if !isNormal(s) {
+			t.Fatalf("%q takes the long way", s)
+		}
+		if a, err := idna.Lookup.ToASCII(s); err == nil && a != s {
+			t.Fatalf("%q becomes %q", s, a)
 		}
 	}
 }

@@ -120,7 +120,7 @@ func (ec *epollConn) LocalAddr() netip.AddrPort { return socket.Local(uintptr(ec
 
 // Connect implements Handle.
 func (ec *epollConn) Connect(ev *relay.Event, to net.Addr) bool {
-	fd, err := socket.Connect(to, ec.w.keepAlive)
+	fd, connected, err := socket.Connect(to, ec.w.keepAlive)
 	if err == errors.ErrUnsupported || err == syscall.EAGAIN {
 		return false // EAGAIN: the backlog of a Unix socket is full; a goroutine can wait for it
 	}
@@ -129,8 +129,9 @@ func (ec *epollConn) Connect(ev *relay.Event, to net.Addr) bool {
 		return true
 	}
 	ec.fd[server] = int32(fd)
-	if socket.Connected(fd) { // the server is near
-		ec.connected(ev)
+	if connected {
+		ec.sides[server].attached = true
+		ec.s.Connected(ev, nil)
 	} else if err := ec.watch(server, unix.EPOLLOUT); err != nil {
 		ec.disconnect()
 		ec.s.Connected(ev, err)

@@ -91,17 +91,21 @@ type noAddr struct{}
 func (noAddr) Network() string { return "tcp" }
 func (noAddr) String() string  { return "" }
 
-// Connect begins to connect. The descriptor is writable when that has ended, see
-// Error. keepAlive is for KeepAlive. The error is errors.ErrUnsupported for an
-// address that only package net understands.
-func Connect(to net.Addr, keepAlive time.Duration) (fd uintptr, err error) {
+// Connect begins to connect. connected reports whether that has ended already, as it has
+// where the server is near; otherwise the descriptor is writable when it has ended, see
+// Error. keepAlive is for KeepAlive; servers on this machine need none. The error is
+// errors.ErrUnsupported for an address that only package net understands.
+func Connect(to net.Addr, keepAlive time.Duration) (fd uintptr, connected bool, err error) {
 	var (
 		family, size uintptr
 		addr         unsafe.Pointer
+		near         bool
 	)
 	switch to := to.(type) {
 	case *net.TCPAddr:
-		switch a := to.AddrPort().Addr().Unmap(); {
+		a := to.AddrPort().Addr().Unmap()
+		near = a.IsLoopback()
+		switch {
 		case a.Is4():
 			r := &unix.RawSockaddrInet4{Family: unix.AF_INET, Port: networkOrder(uint16(to.Port)), Addr: a.As4()}
 			family, addr, size = unix.AF_INET, unsafe.Pointer(r), unix.SizeofSockaddrInet4
@@ -119,45 +123,50 @@ func Connect(to net.Addr, keepAlive time.Duration) (fd uintptr, err error) {
 		}
 	}
 	if family == 0 {
-		return 0, errors.ErrUnsupported
+		return 0, false, errors.ErrUnsupported
 	}
 	fd, _, e := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_STREAM|nonblocking, 0)
 	if e != 0 {
-		return 0, e
+		return 0, false, e
 	}
-	if family != unix.AF_UNIX {
+	switch {
+	case family == unix.AF_UNIX:
+	case near:
+		NoDelay(fd)
+	default:
 		KeepAlive(fd, keepAlive)
 	}
-	_, _, e = syscall.RawSyscall(unix.SYS_CONNECT, fd, uintptr(addr), size)
-	if e != 0 && e != syscall.EINPROGRESS && e != syscall.EINTR {
-		Close(fd)
-		return 0, e
+	// Linux says EINPROGRESS even of what has ended meanwhile. A second call tells.
+	for range 2 {
+		_, _, e = syscall.RawSyscall(unix.SYS_CONNECT, fd, uintptr(addr), size)
+		switch e {
+		case 0, syscall.EISCONN:
+			return fd, true, nil
+		case syscall.EINPROGRESS, syscall.EALREADY, syscall.EINTR:
+		default:
+			Close(fd)
+			return 0, false, e
+		}
 	}
-	return fd, nil
+	return fd, false, nil
 }
 
-// KeepAlive makes TCP send what it is given at once, and look after idle time
-// whether the other machine is still there. The connections of a listener
-// inherit both.
+// NoDelay makes TCP send what it is given at once.
+func NoDelay(fd uintptr) { set(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) }
+
+// KeepAlive is NoDelay, and makes TCP look after idle time whether the other machine is
+// still there. The connections of a listener inherit both.
 func KeepAlive(fd uintptr, idle time.Duration) {
-	for _, o := range [...][3]uintptr{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, uintptr(idle / time.Second)},
-	} {
-		value := int32(o[2])
-		syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o[0], o[1], uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
-	}
+	NoDelay(fd)
+	set(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int32(idle/time.Second))
 }
 
-// Connected reports whether what Connect has begun has ended, well or not.
-func Connected(fd uintptr) bool {
-	p := unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
-	n, _, e := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&unix.Timespec{})), 0, 0, 0)
-	return e == 0 && n == 1
+func set(fd, level, option uintptr, value int32) {
+	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, level, option, uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
 }
 
-// Error is how Connect has ended.
+// Error is how Connect has ended that had not ended at once.
 func Error(fd uintptr) error {
 	var value, size = int32(0), uint32(4)
 	_, _, e := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_ERROR, uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&size)), 0)

@@ -30,11 +30,14 @@ func TestConnection(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			near, err := Connect(l.Addr(), time.Minute)
+			near, connected, err := Connect(l.Addr(), time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer Close(near)
+			if !connected {
+				t.Error("a server on this machine is not known to be connected")
+			}
 			var far uintptr
 			for err = syscall.EAGAIN; err == syscall.EAGAIN; {
 				raw.Control(func(fd uintptr) { far, _, err = Accept(fd) })
@@ -43,15 +46,33 @@ func TestConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer Close(far)
-			if !Connected(near) || Error(near) != nil {
-				t.Fatal("not connected: ", Error(near))
+			if err := Error(near); err != nil {
+				t.Fatal("not connected: ", err)
 			}
 			if network != "unix" {
 				if got := Local(far).String(); got != l.Addr().String() {
 					t.Errorf("local address %s, want %s", got, l.Addr())
 				}
-				if idle, _ := unix.GetsockoptInt(int(near), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE); idle != 60 {
-					t.Errorf("looks after the other machine after %d s", idle)
+				for _, keepAlive := range []bool{false, true} {
+					if keepAlive {
+						KeepAlive(near, time.Minute)
+					}
+					option := func(level, name int) int {
+						v, err := unix.GetsockoptInt(int(near), level, name)
+						if err != nil {
+							t.Error(err)
+						}
+						return v
+					}
+					if option(unix.IPPROTO_TCP, unix.TCP_NODELAY) == 0 {
+						t.Error("waits before it sends")
+					}
+					if on := option(unix.SOL_SOCKET, unix.SO_KEEPALIVE) != 0; on != keepAlive {
+						t.Errorf("looks after the other machine: %v", on)
+					}
+					if idle := option(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE); keepAlive && idle != 60 {
+						t.Errorf("looks after the other machine after %d s", idle)
+					}
 				}
 			}
 
@@ -103,21 +124,14 @@ func TestConnectFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	fd, err := Connect(l.Addr(), time.Minute)
-	if err == nil {
-		defer Close(fd)
-		for !Connected(fd) {
-		}
-		err = Error(fd)
-	}
-	if err != syscall.ECONNREFUSED {
+	if _, _, err := Connect(l.Addr(), time.Minute); err != syscall.ECONNREFUSED {
 		t.Error(err)
 	}
-	if _, err := Connect(&net.UnixAddr{Net: "unix", Name: filepath.Join(t.TempDir(), "none")}, 0); err != syscall.ENOENT {
+	if _, _, err := Connect(&net.UnixAddr{Net: "unix", Name: filepath.Join(t.TempDir(), "none")}, 0); err != syscall.ENOENT {
 		t.Error(err)
 	}
 	zone := &net.TCPAddr{IP: net.ParseIP("fe80::1"), Port: 1, Zone: "lo"}
-	if _, err := Connect(zone, 0); !errors.Is(err, errors.ErrUnsupported) {
+	if _, _, err := Connect(zone, 0); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
 	}
 	if _, err := Write(^uintptr(0), []byte("x")); err == nil || errors.Is(err, io.EOF) {
