@@ -74,8 +74,10 @@ type compression struct {
 	shared     *Compression
 	params     deflate.Params
 	state      compressionState
-	message    bool // the message to the client that is sent in parts is compressed
-	serverFull bool // receiveClient stopped because it has inflated enough
+	message    bool   // the message to the client that is sent in parts is compressed
+	secret     bool   // it has mentioned a secret
+	seam       []byte // the end of its last part
+	serverFull bool   // receiveClient stopped because it has inflated enough
 	in         deflate.Inflater
 	out        deflate.Compressor
 	plain, got int            // what was compressed since the last judgement, and what it became
@@ -199,6 +201,31 @@ func mentionsSecret(text []byte) bool {
 		}
 	}
 	return false
+}
+
+// longestSecret is the length of the longest of secrets.
+var longestSecret = func() (n int) {
+	for _, word := range secrets {
+		n = max(n, len(word))
+	}
+	return n
+}()
+
+// mentionsSecret reports whether a message that is sent in parts has mentioned a secret, in
+// the part text or before it. A word may be divided between two parts, and the secret
+// itself may come in a later one than the word. Only the last part may be shorter than a
+// word.
+func (c *compression) mentionsSecret(text []byte, first, last bool) bool {
+	if first {
+		c.secret = false // see Session.compresses
+	} else if !c.secret {
+		seam := append(c.seam, text[:min(len(text), longestSecret)]...)
+		c.secret = mentionsSecret(seam) || mentionsSecret(text)
+	}
+	if c.seam = nil; !last && !c.secret {
+		c.seam = bytes.Clone(text[max(0, len(text)-longestSecret):])
+	}
+	return c.secret
 }
 
 // judge gives up compressing for good when it saves less than a tenth.

@@ -315,6 +315,44 @@ func TestSecretsAreNotReferredTo(t *testing.T) {
 	}
 }
 
+// A large element comes in parts that end anywhere: in the word that tells of a secret, between
+// it and the secret, and in the secret. No guess is referred to all the same.
+//
+// Behaviour: compression-secrets. RFC 7692, section 8.
+func TestSecretsInParts(t *testing.T) {
+	const guess = "qWeRtZuIoPaSdFgHjKlYxCvB"
+	wrongGuess := []byte(guess) // of the same letters, which take the same
+	slices.Reverse(wrongGuess)
+	padding := strings.Repeat("<item>x</item>", 30_000) // more than a frame, so that what has come is sent
+	message := "<message><body>" + strings.Repeat("wherefore ", 20) + guess + "</body></message>"
+	for _, word := range []string{"password", "urn:xmpp:http:upload"} {
+		between := word + "' b='"
+		for cut := range len(between) + len(guess) {
+			for _, before := range []string{"", padding} { // a part of its own
+				size := func(held string) (n int) {
+					s, ev := newCompressed(t, compressionSettings(1), offer)
+					got := reader{t: t}
+					var left []byte
+					text := between + held + "'/></iq>"
+					for _, b := range []string{message, "<iq>" + before, padding + "<service a='" + text[:cut], text[cut:], message} {
+						left = bytes.Clone(s.Receive(ev, server, append(left, b...)))
+						b := sent(ev, client)
+						n += len(b)
+						got.read(b)
+					}
+					if f := got.flags; len(f) != 3 || !f[0] || !f[2] {
+						t.Fatalf("compressed: %v", f)
+					}
+					return n
+				}
+				if right, wrong := size(guess), size(string(wrongGuess)); right != wrong {
+					t.Errorf("%d bytes of %q in a part, before it %d: a right guess has %d bytes, a wrong one %d", cut, between+guess, len(before), right, wrong)
+				}
+			}
+		}
+	}
+}
+
 // What does not become smaller goes as it is, and is not referred to.
 func TestNotSmaller(t *testing.T) {
 	s, ev := newCompressed(t, compressionSettings(1), offer)

@@ -177,14 +177,14 @@ func (s *Session) sendCompressed(ev *relay.Event, u *framing.StreamUnit, size in
 // a message would not become smaller.
 func (s *Session) compress(ev *relay.Event, text []byte, first, last bool) bool {
 	c, sc := s.compression(), scratchOf(ev)
-	secret := !first && mentionsSecret(text) // which was not seen in time
+	whole := first && last
+	secret := !whole && c.mentionsSecret(text, first, last) // which was not seen in time
 	if secret {
 		c.out.Forget()
 	}
 	sc.deflateWork += c.out.Work(len(text))
 	sc.deflated = c.out.Append(sc.deflated[:0], text, last)
 	n := len(sc.deflated)
-	whole := first && last
 	smaller := n < len(text)
 	if smaller || !whole {
 		if !secret {
