@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gobwas/ws"
 	"golang.org/x/net/dns/dnsmessage"
 )
 
@@ -59,8 +60,8 @@ func TestClientsOverTLS(t *testing.T) {
 	}
 }
 
-// startPebble runs the certificate authority that Let's Encrypt made for tests. It checks domains at the two ports. It returns the environment of a gateway that asks it, and a function that fetches its root.
-func startPebble(t *testing.T, dns string, tlsPort, httpPort int) (env []string, root func() *x509.CertPool) {
+// startPebble runs the certificate authority that Let's Encrypt made for tests. It checks domains at the two ports, and certifies them for so long. It returns the environment of a gateway that asks it, and a function that fetches its root.
+func startPebble(t *testing.T, dns string, tlsPort, httpPort int, validity time.Duration) (env []string, root func() *x509.CertPool) {
 	t.Helper()
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "pebble")
@@ -76,7 +77,7 @@ func startPebble(t *testing.T, dns string, tlsPort, httpPort int) (env []string,
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": fmt.Sprintf("127.0.0.1:%d", ports[0]), "managementListenAddress": fmt.Sprintf("127.0.0.1:%d", ports[1]),
 		"certificate": own, "privateKey": own, "tlsPort": tlsPort, "httpPort": httpPort, "keyAlgorithm": "ecdsa",
-		"profiles": map[string]any{"default": map[string]any{"description": "-", "validityPeriod": 7776000}},
+		"profiles": map[string]any{"default": map[string]any{"description": "-", "validityPeriod": int(validity.Seconds())}},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +188,7 @@ func TestACME(t *testing.T) {
 				tlsPort = nobody
 				env = append(env, fmt.Sprintf("XMPPGATE_ACME_LISTEN=127.0.0.1:%d", challenge))
 			}
-			more, root := startPebble(t, dns, tlsPort, challenge)
+			more, root := startPebble(t, dns, tlsPort, challenge, 90*24*time.Hour)
 			env = append(env, more...)
 			g := gatewayFor(t, "tcp://"+servers[0].c2s, env...)
 			roots := root()
@@ -241,5 +242,69 @@ func TestACME(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Behaviour: real-clients. RFC 8555. A certificate is renewed before it expires, while the gateway runs. Sessions that began
+// with the old one go on, and at no time does a client get one that has expired.
+func TestACMERenewal(t *testing.T) {
+	needGateway(t)
+	t.Parallel()
+	const name, validity = "xmpp.example.org", time.Minute // of which the last third is for the renewal
+	s := servers[0]
+	ports, err := freePorts(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env, root := startPebble(t, startDNSOverTCP(t, zone{name + ". A": "127.0.0.1"}), ports[0], ports[1], validity)
+	g := gatewayFor(t, "tcp://"+s.c2s, append(env, fmt.Sprintf("XMPPGATE_LISTEN=127.0.0.1:%d", ports[0]), "XMPPGATE_ACME_DOMAINS="+name,
+		"XMPPGATE_ACME_CACHE="+filepath.Join(t.TempDir(), "acme"))...)
+	config := &tls.Config{RootCAs: root(), ServerName: name, NextProtos: []string{"http/1.1"}}
+	presented := func() (*x509.Certificate, error) {
+		c, err := tls.Dial("tcp", g.listen, config)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0], nil
+	}
+	var first *x509.Certificate
+	if err := poll(30*time.Second, func() (err error) { first, err = presented(); return err }); err != nil {
+		t.Fatalf("no certificate: %v", err)
+	}
+	w, err := dialWebSocket("wss://"+g.listen+"/xmpp-websocket", ws.Dialer{TLSConfig: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &client{transport: w}
+	if err := c.login(domain, s.newUser(t, "juliet"), "balcony"); err != nil {
+		t.Fatal(err)
+	}
+	u := &user{c, t}
+	u.appear()
+	echo := func(id string) {
+		t.Helper()
+		u.say(fmt.Sprintf("<message to='%s' id='%s'><body>x</body></message>", u.jid, id))
+		u.hear("own message "+id, func(e *element) bool { return e.is("message") && e.attr("id") == id })
+	}
+	second := first
+	for n := 0; second.Equal(first); n++ {
+		time.Sleep(time.Second)
+		echo(fmt.Sprint("old-", n))
+		if second, err = presented(); err != nil {
+			t.Fatalf("%v after it was issued a client is refused: %v", time.Since(first.NotBefore), err)
+		}
+	}
+	t.Logf("of %v, %v were left", validity, time.Until(first.NotAfter))
+	if !second.NotAfter.After(first.NotAfter) || second.DNSNames[0] != name {
+		t.Errorf("the new one is for %q until %v", second.DNSNames, second.NotAfter)
+	}
+	time.Sleep(time.Until(first.NotAfter) + time.Second) // the old one is worth nothing any more
+	echo("new")
+	if n, err := g.metric(`xmppgate_tls_certificate_expiry_timestamp_seconds{file="acme:` + name + `"}`); err != nil || n < float64(second.NotAfter.Unix()) {
+		t.Errorf("the metric is %v, %v; want %d or later", n, err, second.NotAfter.Unix())
+	}
+	if err := c.close(); err != nil {
+		t.Error(err)
 	}
 }

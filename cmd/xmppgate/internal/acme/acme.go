@@ -27,11 +27,13 @@ const Protocol = acme.ALPNProto
 // DefaultDirectory is that of Let's Encrypt.
 const DefaultDirectory = acme.LetsEncryptURL
 
-// checkInterval is the time between two looks at each certificate. It is longer than
-// package autocert waits after a failure, so that each look is a new attempt. After
-// failures the time doubles up to maxPause: authorities allow a few an hour.
+// Times between two looks at a certificate. Where there is one, package autocert renews it
+// by itself, and a look finds the new one. Where there is none, retryInterval is longer than
+// autocert waits after a failure, so that each look is a new attempt. After failures the
+// time doubles up to maxPause: authorities allow a few an hour.
 const (
-	checkInterval = 65 * time.Second
+	checkInterval = 5 * time.Second
+	retryInterval = 65 * time.Second
 	maxPause      = time.Hour
 )
 
@@ -108,7 +110,7 @@ func nextPause(pause time.Duration, ok bool) time.Duration {
 	if ok {
 		return checkInterval
 	}
-	return min(max(2*pause, checkInterval), maxPause)
+	return min(max(2*pause, retryInterval), maxPause)
 }
 
 // look obtains the certificate of a domain. It reports whether there is one.
