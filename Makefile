@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test bench microbench profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release release-test
+.PHONY: demo test bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release release-test
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -22,6 +22,9 @@ bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 
 
 microbench: ## what an element costs; compare two runs with benchstat
 	go test -run '^$$' -bench . -count 6 ./framing ./proxy ./proxy/internal/session
+
+mutants: ## the program without one protection after the other, each of which a test has to notice, about 15 minutes: deploy/mutants.txt
+	go test ./deploy -run Mutants -mutants -timeout 1h
 
 profile: ## where the relay spends its time, for the compiler of the image; renew it when that has changed
 	mkdir -p bin

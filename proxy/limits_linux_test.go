@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,7 +17,9 @@ import (
 
 	"github.com/gobwas/ws"
 
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/relay"
+	"xmppgate/proxy/internal/session"
 	"xmppgate/proxy/internal/wstest"
 	"xmppgate/proxy/upstream"
 )
@@ -215,6 +218,33 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+// Who has yet to authenticate takes part of the room of all, and while memory is short fewer
+// clients are told that there is none.
+func TestAdmitUnauthenticated(t *testing.T) {
+	at := netip.MustParseAddrPort("192.0.2.1:1")
+	reasons := func(g *Gateway, n int) (all []limit.Reason) {
+		for range n {
+			s, _ := g.Admit(nil, at).(*session.Session)
+			if s == nil {
+				return all
+			}
+			all = append(all, s.Refused())
+		}
+		return all
+	}
+	g := &Gateway{Config: Config{Dial: neverDial, Loop: LoopGoroutine, MaxSessions: 10, MaxUnauthenticated: 3}}
+	g.init()
+	none := limit.None
+	if got, want := reasons(g, 5), []limit.Reason{none, none, none, limit.Unauthenticated, limit.Unauthenticated}; !slices.Equal(got, want) {
+		t.Errorf("reasons %v, want %v", got, want)
+	}
+	g = &Gateway{Config: Config{Dial: neverDial, Loop: LoopGoroutine}}
+	g.SetOverload("memory")
+	if got := reasons(g, 2*maxRefused); len(got) != maxRefusedOverloaded || slices.Contains(got, none) {
+		t.Errorf("%d clients are told that memory is short: %v", len(got), got)
+	}
+}
+
 // While memory or descriptors are short, connections that have yet to log in end, the oldest
 // first, also those that have not sent a request; those that are logged in go on, and
 // newcomers get status 503 until it is over.
@@ -302,12 +332,12 @@ func TestSlowloris(t *testing.T) {
 		settle := func() { w.settle(func() bool { return true }) }
 		upgrade := goodRequest + "\r\n"
 		opened := upgrade + string(wstest.Frame(ws.OpText, true, []byte(testOpen)))
-		frame := wstest.Frame(ws.OpText, true, []byte("<iq>"+strings.Repeat("x", 9000)+"</iq>"))
+		frame := func(n int) []byte { return wstest.Frame(ws.OpText, true, bytes.Repeat([]byte("x"), n)) } // not larger than allowed
 		var slow []net.Conn
 		var rest [][]byte // what each has yet to send
 		for range each {
 			slow = append(slow, open("GET "), open(upgrade), open(opened))
-			rest = append(rest, []byte(goodRequest[4:]+strings.Repeat("X: y\r\n", 50)), bytes.Clone(frame), bytes.Clone(frame[:4000]))
+			rest = append(rest, []byte(goodRequest[4:]+strings.Repeat("X: y\r\n", 50)), frame(4000), frame(9000))
 		}
 		// One of them in three has a server, and so does the good client.
 		good := open(opened)
@@ -342,7 +372,7 @@ func TestSlowloris(t *testing.T) {
 			}
 			w.pass(time.Second)
 			settle()
-			for after, left := range map[int]int{13: each + 1, 30: 0} { // 10 s, and what is left to say goodbye
+			for after, left := range map[int]int{17: each + 1, 30: 0} { // 10 s or 20, and what is left to say goodbye
 				if second == after && alive() > left {
 					t.Errorf("after %d seconds %d are left, want %d", second+1, alive(), left)
 				}
@@ -379,12 +409,49 @@ func TestOverloadEndsStalledClients(t *testing.T) {
 		})
 		b.g.SetOverload("memory")
 		defer b.g.SetOverload("")
-		b.until(patience, func() bool { return len(b.g.sessions()) == 1 || slow.ended("client-stalled") })
+		// Without overload it would end after StallTimeout.
+		b.until(relay.StallTimeout/2, func() bool { return len(b.g.sessions()) == 1 || slow.ended("client-stalled") })
 		b.send(good, "<iq/>")
 		b.expect(goodServer, "<iq/>")
 		cl.Close()
 		srv.Close()
 		good.Close()
 		goodServer.Close()
+	})
+}
+
+// Of the sessions for which much is held those go first that hold most.
+func TestOverloadEndsThoseThatHoldMost(t *testing.T) {
+	onLoops(t, func(t *testing.T, l string) {
+		b := newBench(t, l)
+		const large, small, some = 150_000, 30_000, 4 // buffers of two sizes
+		message := maskedFrame(ws.OpText, true, []byte("<iq>"+strings.Repeat("x", 200_000)+"</iq>"))
+		for i := range minShed + some {
+			cl, srv := b.connect()
+			io.WriteString(srv, "<stream:features/>") // asks nobody to log in
+			b.message(cl)
+			go io.Copy(io.Discard, cl)
+			if i < some {
+				cl.Write(message[:small])
+			} else {
+				cl.Write(message[:large])
+			}
+		}
+		holding := func(n int) (sessions int) {
+			for _, s := range b.g.sessions() {
+				s.handle.View(func() {
+					if s.handle.Held() >= n && !s.s.Ends() {
+						sessions++
+					}
+				})
+			}
+			return sessions
+		}
+		await(func() bool { return holding(large) == minShed && holding(small) == minShed+some })
+		b.g.SetOverload("memory")
+		defer b.g.SetOverload("")
+		if n := holding(large); n > 0 || holding(small) != some {
+			t.Errorf("%d of %d sessions that hold much go on, and %d of %d that hold less", n, minShed, holding(small)-n, some)
+		}
 	})
 }

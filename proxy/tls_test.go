@@ -238,6 +238,12 @@ func TestBrokenHandshakes(t *testing.T) {
 			}
 			return nil
 		}, result: "alpn", upgrade: "tls-failed"},
+		"a challenge without ACME": {client: func(c net.Conn) error {
+			if err := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ACMEProtocol}}).Handshake(); err == nil {
+				return errBadAnswer
+			}
+			return nil
+		}, result: "alpn", upgrade: "tls-failed"},
 		"not trusted": {client: func(c net.Conn) error {
 			config := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return refuse }}
 			if err := tls.Client(c, config).Handshake(); !errors.Is(err, refuse) {
@@ -370,6 +376,56 @@ func TestSlowHandshakes(t *testing.T) {
 						t.Errorf("%v, %d are under way", got, b.g.Handshakes())
 					}
 				})
+			}
+		})
+	}
+}
+
+// Behind the handshake the request has to come within HeadTimeout, as it has to without TLS.
+func TestSlowRequestsInTLS(t *testing.T) {
+	for _, request := range []string{"", "GET /ws HTTP/1.1\r\nHost"} {
+		for _, loop := range []string{LoopAuto, LoopGoroutine} {
+			t.Run(fmt.Sprintf("%s, %q", loop, request), func(t *testing.T) {
+				clock := newHandClock()
+				b := newTLSBench(t, loop, func(g *Gateway) { g.clock = clock.now })
+				cl := tls.Client(b.dial(), anyServer)
+				if err := cl.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+				await(func() bool { return slices.Equal(b.o.results(), []string{"ok"}) })
+				io.WriteString(cl, request)
+				for _, d := range []time.Duration{session.HeadTimeout - time.Second, time.Second + time.Millisecond} {
+					if len(b.o.upgrades) > 0 {
+						t.Fatal("it is over too early")
+					}
+					clock.add(d)
+					for _, s := range b.g.sessions() {
+						s.handle.Post(s.s.Expired)
+					}
+				}
+				if got, err := io.ReadAll(cl); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 408 ") {
+					t.Errorf("the client gets %q, %v", got, err)
+				}
+			})
+		}
+	}
+}
+
+// A network begins so many handshakes, and no more. What is refused has cost none.
+func TestHandshakesOfANetwork(t *testing.T) {
+	for _, loop := range []string{LoopAuto, LoopGoroutine} {
+		t.Run(loop, func(t *testing.T) {
+			b := newTLSBench(t, loop, func(g *Gateway) {
+				g.NetworkLimits = NetworkLimits{Handshakes: Rate{PerSecond: 0.001, Burst: 2}}
+			})
+			for i := range 4 {
+				if err := tls.Client(b.dial(), anyServer).Handshake(); (err == nil) != (i < 2) {
+					t.Errorf("handshake %d: %v", i, err)
+				}
+			}
+			await(func() bool { return len(b.o.results()) == 4 })
+			if got, want := b.o.results(), []string{"limited", "limited", "ok", "ok"}; !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+				t.Errorf("handshakes %v", got)
 			}
 		})
 	}
@@ -594,6 +650,11 @@ func TestHandshakesTakeTurns(t *testing.T) {
 				})
 			}
 			all.Wait()
+			// A client is content before the gateway is.
+			await(func() bool { return len(b.o.results()) >= 10 })
+			if got := b.o.results(); slices.ContainsFunc(got, func(r string) bool { return r != "ok" }) {
+				t.Errorf("behind clients that stop, handshakes come to %v", got)
+			}
 			if turns := max(1, runtime.GOMAXPROCS(0)/2); int(most.Load()) > turns {
 				t.Errorf("%d compute at once, want at most %d", most.Load(), turns)
 			}

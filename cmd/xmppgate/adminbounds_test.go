@@ -102,6 +102,13 @@ func TestAdminConnectionsAreBounded(t *testing.T) {
 	if got, err := io.ReadAll(dial()); err != nil || len(got) == 0 {
 		t.Errorf("got %q, %v", got, err)
 	}
+	told := l.(*boundedListener).told
+	for range maxAdminTold {
+		told <- struct{}{} // as if so many were told just now
+	}
+	if got, err := io.ReadAll(dial()); err == nil && len(got) > 0 {
+		t.Errorf("one more than can be told gets %q", got)
+	}
 	l.Close()
 	for range accepted {
 		t.Error("one more")

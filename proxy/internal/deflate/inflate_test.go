@@ -126,6 +126,17 @@ func TestInflateAcrossFinalBlocks(t *testing.T) {
 	}
 }
 
+// What was large once is not kept for all that come.
+func TestLargeBuffersAreNotKept(t *testing.T) {
+	for _, size := range []int{maxPooled, maxPooled + 1} {
+		d := &decoder{buf: make([]byte, 0, size), out: flate.NewReader(bytes.NewReader(nil))}
+		d.release()
+		if kept := d.buf != nil; kept != (size <= maxPooled) {
+			t.Errorf("a buffer of %d bytes is kept: %v", size, kept)
+		}
+	}
+}
+
 // A message stops at the limit, whatever it would have become, and takes no more memory
 // than that.
 //

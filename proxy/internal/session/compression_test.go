@@ -353,6 +353,23 @@ func TestSecretsInParts(t *testing.T) {
 	}
 }
 
+// What is short goes as it is, although it could be made smaller.
+func TestShortMessages(t *testing.T) {
+	s, ev := newCompressed(t, compressionSettings(1), offer)
+	got := reader{t: t}
+	for _, size := range []int{minCompressed - 1, minCompressed, minCompressed - 1} {
+		const around = len(`<a xmlns="jabber:client"></a>`)
+		s.Receive(ev, server, []byte("<a>"+strings.Repeat("x", size-around)+"</a>"))
+		got.read(sent(ev, client))
+		if n := len(got.messages[len(got.messages)-1]); n != size {
+			t.Fatalf("a message of %d bytes, want %d", n, size)
+		}
+	}
+	if fmt.Sprint(got.flags) != "[false true false]" {
+		t.Errorf("compressed: %v", got.flags)
+	}
+}
+
 // What does not become smaller goes as it is, and is not referred to.
 func TestNotSmaller(t *testing.T) {
 	s, ev := newCompressed(t, compressionSettings(1), offer)

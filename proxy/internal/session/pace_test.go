@@ -71,6 +71,18 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// No message costs more than an hour, whatever the rate is: the clock could not tell it from
+// the past.
+func TestPaceIsBounded(t *testing.T) {
+	s, ev, _ := newPaced(t, 0, 1)
+	if n := sends(s, ev, "<iq>"+strings.Repeat("x", 9000)+"</iq>"); n != 1 { // worth two and a half hours
+		t.Fatalf("%d messages at once", n)
+	}
+	if d := s.extra.resume - ev.Now; d > maxAhead || d < maxAhead-2*paceBurst {
+		t.Errorf("it is not read for %v, want about %v", d, maxAhead)
+	}
+}
+
 // The clock of the pace wraps. A client that is heard of now and then does not notice.
 func TestPaceClockWraps(t *testing.T) {
 	s, ev, _ := newPaced(t, 10, 0)

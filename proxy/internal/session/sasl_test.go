@@ -3,6 +3,8 @@ package session
 import (
 	"strings"
 	"testing"
+
+	"github.com/gobwas/ws"
 )
 
 // The table of authentication, cell by cell, written once more: a state, and +r
@@ -59,6 +61,38 @@ func TestSASLMovesPhase(t *testing.T) {
 			if s.sasl != st.next || s.phase[toServer] != wantPhase || legal != wantLegal || legal != (s.ending == endNone) {
 				t.Errorf("state %d, event %d: state %d, phase %d, legal %v, ending %d", from, event, s.sasl, s.phase[toServer], legal, s.ending)
 			}
+		}
+	}
+}
+
+// The host is told of a login once, and only of one that has succeeded.
+func TestLoggedInOnce(t *testing.T) {
+	const (
+		auth     = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGEAYg==</auth>"
+		offer    = "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>"
+		nothing  = "<stream:features/>"
+		success  = "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"
+		success2 = "<success xmlns='urn:xmpp:sasl:2'/>"
+		failure  = "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"
+	)
+	for _, c := range []struct {
+		server []string // around auth, which the client sends behind the first
+		want   int
+	}{
+		{[]string{offer, success}, 1},
+		{[]string{offer, failure, offer}, 0},
+		{[]string{offer, nothing}, 0},  // the login goes on
+		{[]string{offer, success2}, 0}, // which was not asked for
+		{[]string{offer, success2, success, success2}, 1},
+	} {
+		s, ev := newTestSession(t)
+		s.Receive(ev, server, []byte(c.server[0]))
+		s.Receive(ev, client, maskedFrame(ws.OpText, true, []byte(auth)))
+		for _, m := range c.server[1:] {
+			s.Receive(ev, server, []byte(m))
+		}
+		if got := s.host.(*fakeHost).loggedIn; got != c.want || s.LoggedIn() != (c.want == 1) {
+			t.Errorf("%q: logged in %d times, want %d", c.server, got, c.want)
 		}
 	}
 }
