@@ -121,3 +121,216 @@ func TestConnIsSmall(t *testing.T) {
 		t.Errorf("it has %d bytes", n)
 	}
 }
+
+// A timedSession has one deadline.
+type timedSession struct {
+	quietSession
+	due     time.Duration
+	late    bool // it does nothing about that
+	events  int
+	expired int
+	got     []byte
+}
+
+func (s *timedSession) Waits(*relay.Conns, side) bool { return false }
+
+func (s *timedSession) Receive(_ *relay.Event, _ side, b []byte) []byte {
+	s.got = append(s.got, b...)
+	return nil
+}
+
+func (s *timedSession) Deadline(*relay.Conns) time.Duration {
+	s.events++
+	return s.due
+}
+
+func (s *timedSession) Expired(ev *relay.Event) {
+	if s.due != 0 && s.due <= ev.Now {
+		s.expired++
+		if !s.late {
+			s.due = 0
+		}
+	}
+}
+
+// Sessions that are due together, or that are to run once more, do not keep one waiting for
+// which something has come: a few of them have their turn, and then events are looked for.
+func TestSessionsDueTogetherTakeTurns(t *testing.T) {
+	const (
+		many = 1000
+		few  = 16
+		due  = 10 * time.Second
+	)
+	for name, start := range map[string]func(*worker, []*epollConn){
+		"timers": func(*worker, []*epollConn) {},
+		"later": func(w *worker, all []*epollConn) {
+			for _, l := range all {
+				w.runLater(l)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Second
+			w, err := newWorker(func() time.Duration { return now }, time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.close()
+			open := func(due time.Duration) (*epollConn, *timedSession, int) {
+				fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { unix.Close(fds[1]) })
+				s := &timedSession{due: due}
+				l := &epollConn{w: w, fd: [2]int32{int32(fds[0]), -1}}
+				l.s, l.conn = s, l
+				w.adopt(l)
+				l.Post(func(ev *relay.Event) {
+					l.sides[client].attached = true
+					s.Start(ev)
+				})
+				t.Cleanup(func() { l.Post(func(ev *relay.Event) { ev.State[client] = relay.StateClosed }) })
+				return l, s, fds[1]
+			}
+			var conns []*epollConn
+			var sessions []*timedSession
+			for range many {
+				l, s, _ := open(due)
+				conns, sessions = append(conns, l), append(sessions, s)
+			}
+			_, good, peer := open(0)
+			w.handle(w.epollWait()) // what the sockets say at first
+			start(w, conns)
+			if name == "timers" {
+				now = due + wheelTick
+			}
+			events := func() (n int) {
+				for _, s := range sessions {
+					n += s.events
+				}
+				return n
+			}
+			begun := events()
+			for pass, more := 0, true; more; pass++ {
+				before := events()
+				unix.Write(peer, []byte("x"))
+				more = w.handle(w.epollWait())
+				if n := events() - before; n > few {
+					t.Fatalf("%d sessions have their turn before one for which something has come", n)
+				}
+				if len(good.got) != pass+1 {
+					t.Fatalf("in pass %d it has got %d bytes", pass+1, len(good.got))
+				}
+			}
+			if n := events() - begun; n != many {
+				t.Errorf("%d have had their turn, want %d", n, many)
+			}
+		})
+	}
+}
+
+// What happens to a session between the moment that it is due and its turn counts.
+func TestSessionsChangeBeforeTheirTurn(t *testing.T) {
+	const many, due = 100, 10 * time.Second
+	now := time.Second
+	w, err := newWorker(func() time.Duration { return now }, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	w.ctl = func(int, int, int, unix.EpollEvent) error { return nil } // there are no sockets
+	open := func() (*epollConn, *timedSession) {
+		s := &timedSession{due: due}
+		l := &epollConn{w: w, fd: [2]int32{-1, -1}}
+		l.s, l.conn = s, l
+		w.adopt(l)
+		l.Post(func(ev *relay.Event) {
+			l.sides[client].attached, l.sides[server].attached = true, true
+			ev.State[client], ev.State[server] = relay.StateOpen, relay.StateOpen
+		})
+		return l, s
+	}
+	end := func(l *epollConn) {
+		l.Post(func(ev *relay.Event) { ev.State[client], ev.State[server] = relay.StateClosed, relay.StateClosed })
+	}
+	suspend := func(l *epollConn) {
+		if _, ok := l.Suspend(func(*relay.Conns) bool { return true }); !ok {
+			t.Error("it cannot be suspended")
+		}
+	}
+	to := func(d time.Duration) func(*epollConn) {
+		return func(l *epollConn) { l.Post(func(*relay.Event) { l.s.(*timedSession).due = d }) }
+	}
+	kinds := []struct {
+		name        string
+		change      func(*epollConn)
+		soon, later int // how often it has expired in the end, and after another while
+	}{
+		{"nothing happens", func(*epollConn) {}, 1, 1},
+		{"it ends", end, 0, 0},
+		{"another takes its place", func(l *epollConn) { end(l); open() }, 0, 0},
+		{"it has no deadline any more", to(0), 0, 0},
+		{"a later one", to(2 * due), 0, 1},
+		{"an earlier one", to(due / 2), 1, 1},
+		{"another process takes it", func(l *epollConn) { suspend(l); l.Release() }, 0, 0},
+		{"another process refuses it", func(l *epollConn) { suspend(l); l.Resume() }, 1, 1},
+		{"another process hesitates", suspend, 0, 0},
+		{"it stays due for a while", func(l *epollConn) { l.s.(*timedSession).late = true }, 3, 4}, // a turn for each tick
+	}
+	var conns []*epollConn
+	var sessions []*timedSession
+	for range many {
+		l, s := open()
+		conns, sessions = append(conns, l), append(sessions, s)
+	}
+	now = due + wheelTick
+	if !w.handle(0) {
+		t.Fatal("all of them have had their turn")
+	}
+	var want [many]int // an index of kinds and one; zero for those that have had it
+	for i, s := range sessions {
+		if s.expired == 0 {
+			want[i] = 1 + i%len(kinds)
+			kinds[i%len(kinds)].change(conns[i])
+		}
+	}
+	check := func(later bool) {
+		t.Helper()
+		for i, s := range sessions {
+			if want[i] == 0 {
+				continue
+			}
+			k := kinds[want[i]-1]
+			n := k.soon
+			if later {
+				n = k.later
+			}
+			if s.expired != n {
+				t.Errorf("%s, later %v: it expires %d times, want %d", k.name, later, s.expired, n)
+			}
+		}
+	}
+	run := func() {
+		t.Helper()
+		for passes := 0; w.handle(0); passes++ {
+			if passes > 2*many {
+				t.Fatal("there is no end of it")
+			}
+		}
+	}
+	for range 3 { // what is overdue has its turn a tick later
+		run()
+		now += wheelTick
+	}
+	check(false)
+	for _, s := range sessions {
+		s.late = false
+	}
+	now += due
+	run()
+	check(true)
+	if w.wheel.entries > 0 {
+		t.Errorf("%d are left in the wheel", w.wheel.entries)
+	}
+}

@@ -28,7 +28,11 @@ func (w *wheel) set(l *epollConn, now, due time.Duration) {
 	if w.next == 0 {
 		w.next = now + wheelTick
 	}
-	wait := min(max(0, (due-w.next+wheelTick-1)/wheelTick), wheelSize-1)
+	soonest := time.Duration(0)
+	if w.next <= now {
+		soonest = 1 // that tick fires in portions, and must come to its end
+	}
+	wait := min(max(soonest, (due-w.next+wheelTick-1)/wheelTick), wheelSize-1)
 	tick := uint32(w.next/wheelTick + wait)
 	if l.fires != 0 && l.fires <= tick {
 		return
@@ -61,8 +65,9 @@ func (w *wheel) unset(l *epollConn) {
 	}
 }
 
-// advance appends to due what fires at or before now.
-func (w *wheel) advance(now time.Duration, due []*epollConn) []*epollConn {
+// advance appends to due what fires at or before now, most of them at once. What is left
+// fires next time; until then it stays where it is.
+func (w *wheel) advance(now time.Duration, due []*epollConn, most int) []*epollConn {
 	for rounds := 0; w.next != 0 && w.next <= now; w.next += wheelTick {
 		w.empty++
 		if rounds++; rounds > wheelSize {
@@ -72,6 +77,9 @@ func (w *wheel) advance(now time.Duration, due []*epollConn) []*epollConn {
 		}
 		head := &w.buckets[int(w.next/wheelTick)%wheelSize]
 		for *head != nil {
+			if len(due) == most {
+				return due
+			}
 			l := *head
 			w.unset(l)
 			due = append(due, l)
@@ -83,7 +91,8 @@ func (w *wheel) advance(now time.Duration, due []*epollConn) []*epollConn {
 	return due
 }
 
-// wait is the time until the next tick, or -1 when there is none.
+// wait is the time until the next tick, or -1 when there is none. It is zero while advance
+// has left something.
 func (w *wheel) wait(now time.Duration) time.Duration {
 	if w.next == 0 {
 		return -1

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,8 +30,8 @@ type worker struct {
 	buf    []byte
 	events [128]unix.EpollEvent
 	ready  [128]*epollConn
-	again  []*epollConn // what was in later
-	due    []*epollConn
+	again  []*epollConn // the first of later
+	due    []*epollConn // the first that the wheel has fired
 
 	// Used by wakeStalled, which run calls.
 	others           []*worker
@@ -170,8 +171,13 @@ func (w *worker) wakeStalled() {
 	}
 }
 
-// handle handles n events and what is due. It reports whether there may be more events
-// that were reported already.
+// maxUncalled is how many timers fire, and how many sessions run once more, before events are
+// looked for again. Clients that have come at the same time and say nothing end at the same
+// time, and sessions for which something has come must not wait for all of them.
+const maxUncalled = 4
+
+// handle handles n events, and some of what is due and of what was to run later. It reports
+// whether more of that is left, or there may be more events that were reported already.
 func (w *worker) handle(n int) (more bool) {
 	w.ev.Now = w.clock()
 	w.mu.Lock()
@@ -184,11 +190,13 @@ func (w *worker) handle(n int) (more bool) {
 			}
 		}
 	}
-	w.due = w.wheel.advance(w.ev.Now, w.due[:0])
-	w.again, w.later = w.later, w.again[:0]
+	w.due = w.wheel.advance(w.ev.Now, w.due[:0], maxUncalled)
+	some := min(len(w.later), maxUncalled)
+	w.again = append(w.again[:0], w.later[:some]...)
+	w.later = slices.Delete(w.later, 0, some)
+	more = n == len(w.events) || len(w.later) > 0 || w.wheel.wait(w.ev.Now) == 0
 	w.mu.Unlock()
 
-	more = n == len(w.events)
 	for i := range w.events[:n] {
 		ev := &w.events[i]
 		if l := w.ready[i]; l != nil {
