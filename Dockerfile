@@ -24,12 +24,15 @@ RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
 FROM ${RUN_IMAGE}
 ARG VERSION=dev
 ARG REVISION=unknown
+ARG SOURCE=pkg:golang/xmppgate
 LABEL org.opencontainers.image.title="xmppgate" \
       org.opencontainers.image.description="XMPP over WebSocket (RFC 7395) in front of any XMPP server" \
+      org.opencontainers.image.source="$SOURCE" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/xmppgate /xmppgate
+WORKDIR /
 USER 65532:65532
 # 9280 (metrics, health) is left out: it listens on loopback unless told otherwise.
 EXPOSE 5290

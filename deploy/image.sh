@@ -1,11 +1,25 @@
 #!/bin/sh
 # Builds the image: deploy/image.sh [OPTION…], options as those of "docker build".
-# VERSION and REVISION default to what git knows, IMAGE to xmppgate.
+# VERSION, REVISION and SOURCE default to what the repository says, IMAGE to xmppgate.
 set -eu
 cd "$(dirname "$0")/.."
 
-version=${VERSION:-$(git describe --tags --match 'v*' --dirty 2>/dev/null || echo dev)}
-revision=${REVISION:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
+# The image has the files of the work tree. If they are those of the commit it has the
+# version of the commit, if not that of any program built here.
+head=$(git rev-parse HEAD 2>/dev/null) || head=
+if [ -z "${VERSION:-}" ]; then
+	if [ -n "$head" ] && [ -z "$(git status --porcelain)" ]; then
+		VERSION=v$(deploy/version.sh)
+	else
+		VERSION=v$(cat cmd/xmppgate/VERSION)-devel
+	fi
+fi
+REVISION=${REVISION:-${head:-unknown}}
+module=$(sed -n 's/^module //p' go.mod)
+case ${module%%/*} in
+*.*) SOURCE=${SOURCE:-https://$module} ;;
+*) SOURCE=${SOURCE:-pkg:golang/$module} ;; # not published yet
+esac
 
 # The first tool that answers. A Docker client is often installed without an
 # engine, and Debian's podman-docker calls podman "docker".
@@ -22,6 +36,7 @@ else
 	echo "image: none of docker, podman and buildah answers: start the engine, or install podman" >&2
 	exit 1
 fi
-echo "$tool, version $version, revision $revision"
+echo "$tool, version $VERSION, revision $REVISION"
 # shellcheck disable=SC2086 # two or more words
-exec $tool --build-arg "VERSION=$version" --build-arg "REVISION=$revision" -t "${IMAGE:-xmppgate}" "$@" .
+exec $tool --build-arg "VERSION=$VERSION" --build-arg "REVISION=$REVISION" --build-arg "SOURCE=$SOURCE" \
+	-t "${IMAGE:-xmppgate}" "$@" .

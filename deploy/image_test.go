@@ -24,7 +24,7 @@ func TestImageTool(t *testing.T) {
 		docker, podman, buildah string
 		want                    string // a pattern
 	}{
-		{"docker", answers, answers, answers, `built: docker build --build-arg VERSION=v9 --build-arg REVISION=0f -t xmppgate --pull \.\n$`},
+		{"docker", answers, answers, answers, `built: docker build --build-arg VERSION=v9 --build-arg REVISION=0f --build-arg SOURCE=https://example\.org -t xmppgate --pull \.\n$`},
 		{"docker without an engine", silent, answers, answers, `built: podman build --format docker .* -t xmppgate --pull \.\n$`},
 		{"podman called docker", shim, answers, answers, `built: podman build --format docker `},
 		{"buildah only", silent, silent, answers, `built: buildah build --format docker `},
@@ -38,7 +38,7 @@ func TestImageTool(t *testing.T) {
 				}
 			}
 			cmd := exec.Command("./image.sh", "--pull")
-			cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "VERSION=v9", "REVISION=0f")
+			cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "VERSION=v9", "REVISION=0f", "SOURCE=https://example.org")
 			out, err := cmd.CombinedOutput()
 			if (err == nil) != strings.HasPrefix(test.want, "built") || !regexp.MustCompile(test.want).Match(out) {
 				t.Errorf("%v\n%s", err, out)

@@ -69,7 +69,7 @@ for tool in docker podman; do printf '#!/bin/sh\nexit 1\n' >"$work/bin/$tool"; d
 printf '#!/bin/sh\nexec %s %s "$@"\n' "$buildah" "$store" >"$work/bin/buildah"
 chmod +x "$work/bin"/*
 revision=0123456789abcdef0123456789abcdef01234567
-PATH=$work/bin:$PATH VERSION=v0.0.0-test REVISION=$revision IMAGE=localhost/xmppgate:test deploy/image.sh \
+PATH=$work/bin:$PATH VERSION=v0.0.0-test REVISION=$revision SOURCE=https://example.org/test IMAGE=localhost/xmppgate:test deploy/image.sh \
 	--isolation chroot --pull-never --layers=false \
 	--build-arg GO_IMAGE=localhost/stand-in/golang:1.26 --build-arg RUN_IMAGE=localhost/stand-in/static:nonroot >"$work/build.log" 2>&1 || {
 	cat "$work/build.log"
@@ -90,8 +90,9 @@ case $version in
 *"v0.0.0-test (0123456789ab,"*) echo "$version" ;;
 *) echo "version: $version" >&2; exit 1 ;;
 esac
-labels=$(podman image inspect --format '{{index .Labels "org.opencontainers.image.version"}} {{index .Labels "org.opencontainers.image.revision"}}' localhost/xmppgate:test)
-[ "$labels" = "v0.0.0-test $revision" ] || { echo "labels: $labels" >&2; exit 1; }
+label() { podman image inspect --format "{{index .Labels \"org.opencontainers.image.$1\"}}" localhost/xmppgate:test; }
+labels="$(label version) $(label revision) $(label source)"
+[ "$labels" = "v0.0.0-test $revision https://example.org/test" ] || { echo "labels: $labels" >&2; exit 1; }
 if run --rm localhost/xmppgate:test demo --help 2>"$work/log"; then
 	echo "the demo is in the image" >&2
 	exit 1
