@@ -40,7 +40,7 @@ lint:
 image: ## with docker, podman or buildah, whichever answers first
 	deploy/image.sh
 
-release: ## binaries and packages of the commit that is checked out, in dist
+release: ## binaries, packages and the image of the commit that is checked out, in dist
 	cd deploy/release && go run . -o dist
 
 release-test: ## packages in clean roots, with what debootstrap downloads

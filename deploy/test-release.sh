@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 . ./need.sh
 
 PATH=$PATH:/usr/sbin
-need rpm:rpm systemd-analyze:systemd debootstrap:debootstrap
+need rpm:rpm systemd-analyze:systemd debootstrap:debootstrap podman:podman runc:runc
 cd release
 go vet "$@" ./...
 exec go test -count=1 "$@" ./...

@@ -14,10 +14,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/mod/modfile"
 )
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 type release struct {
 	Source   string    // a copy of the files of the commit
 	Out      string    // the directory for what is published
+	Module   string    // its path
 	Version  string    // 0.1.0, or 0.1.0-pre20261127120000 before its tag
 	Revision string    // of the commit, 40 digits
 	Time     time.Time // of the commit: the only time in any file
@@ -50,8 +52,11 @@ var steps = []struct {
 }{
 	{"binaries", (*release).binaries},
 	{"packages", (*release).packages},
+	{"image", (*release).image},
+	{"bill of materials", (*release).sbom},
 	{"notes", (*release).notes},
-	{"checksums", (*release).checksums}, // the last one: of all files
+	{"provenance", (*release).provenance}, // of all files before it
+	{"checksums", (*release).checksums},   // the last one: of all files
 }
 
 // publish builds a release of the repository at root.
@@ -99,40 +104,30 @@ func open(root, source, out string) (*release, error) {
 		return nil, err
 	}
 	r.Time = time.Unix(epoch, 0).UTC()
-	next, err := os.ReadFile(filepath.Join(source, "cmd/xmppgate/VERSION"))
+	mod, err := os.ReadFile(filepath.Join(source, "go.mod"))
 	if err != nil {
 		return nil, err
 	}
-	tags, err := git(root, "tag", "--points-at", "HEAD", "--list", "v*")
-	if err != nil {
-		return nil, err
-	}
-	r.Version, err = version(strings.TrimSpace(string(next)), tags, r.Time)
+	r.Module = modfile.ModulePath(mod)
+	r.Version, err = version(root)
 	return r, err
 }
 
-// version returns the version of a commit with these tags, in a form that packages
-// sort: a commit without a tag is older than the version that it leads to.
-func version(next, tags string, t time.Time) (string, error) {
-	if !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(next) {
-		return "", fmt.Errorf("cmd/xmppgate/VERSION has %q: write three numbers with points between them", next)
-	}
-	if tags == "" {
-		return next + "-pre" + t.Format("20060102150405"), nil
-	}
-	if tags != "v"+next {
-		return "", fmt.Errorf("the tag is %s, but cmd/xmppgate/VERSION has %s: they must agree", strings.Join(strings.Fields(tags), " and "), next)
-	}
-	return next, nil
+// version returns the version of the commit that is checked out.
+func version(root string) (string, error) {
+	return output(root, "sh", "deploy/version.sh")
 }
 
 // git returns what a command of git prints.
-func git(dir string, args ...string) (string, error) {
-	c := exec.Command("git", args...)
+func git(dir string, args ...string) (string, error) { return output(dir, "git", args...) }
+
+// output returns what a command prints.
+func output(dir, name string, args ...string) (string, error) {
+	c := exec.Command(name, args...)
 	c.Dir = dir
 	out, err := c.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return "", fmt.Errorf("git %s: %w: %s", args[0], err, exit.Stderr)
+		return "", fmt.Errorf("%s %s: %w: %s", name, args[0], err, strings.TrimSpace(string(exit.Stderr)))
 	}
 	return strings.TrimSpace(string(out)), err
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,22 +46,28 @@ func notesOf(changelog, version string) (string, error) {
 	return strings.TrimSpace(section) + "\n", nil
 }
 
+// files are the names of all files of the release so far.
+func (r *release) files() (names []string, err error) {
+	entries, err := os.ReadDir(r.Out)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
 // checksums writes SHA256SUMS, for sha256sum -c.
 func (r *release) checksums() error {
-	entries, err := os.ReadDir(r.Out)
+	names, err := r.files()
 	if err != nil {
 		return err
 	}
 	var sums strings.Builder
-	for _, e := range entries {
-		if e.IsDir() {
-			continue
-		}
-		text, err := os.ReadFile(filepath.Join(r.Out, e.Name()))
+	for _, name := range names {
+		sum, err := checksum(filepath.Join(r.Out, name))
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&sums, "%x  %s\n", sha256.Sum256(text), e.Name())
+		fmt.Fprintf(&sums, "%s  %s\n", sum, name)
 	}
 	return os.WriteFile(filepath.Join(r.Out, "SHA256SUMS"), []byte(sums.String()), 0o644)
 }

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // built is a release of linux/amd64 alone.
@@ -33,6 +32,9 @@ func TestRelease(t *testing.T) {
 	a, b := built(t), built(t)
 	t.Run("bytes", func(t *testing.T) { testReproducible(t, a, b) })
 	t.Run("contents", func(t *testing.T) { testContents(t, a) })
+	t.Run("image", func(t *testing.T) { testImage(t, a) })
+	t.Run("bill of materials", func(t *testing.T) { testSBOM(t, a) })
+	t.Run("provenance", func(t *testing.T) { testProvenance(t, a) })
 }
 
 // Two builds, in different directories and at different times, have the same bytes.
@@ -47,7 +49,7 @@ func testReproducible(t *testing.T, a, b *release) {
 	if got, want := sums(b), sums(a); got != want {
 		t.Errorf("the second time\n%s\nthe first time\n%s", got, want)
 	}
-	for _, suffix := range []string{"amd64\n", ".deb\n", ".rpm\n", ".apk\n", "NOTES.md\n"} {
+	for _, suffix := range []string{"amd64\n", ".deb\n", ".rpm\n", ".apk\n", "-image.tar\n", ".cdx.json\n", ".provenance.json\n", "NOTES.md\n"} {
 		if !strings.Contains(sums(a), suffix) {
 			t.Errorf("no checksum of a file that ends with %q:\n%s", suffix, sums(a))
 		}
@@ -120,18 +122,52 @@ func TestUnit(t *testing.T) {
 	}
 }
 
+// The version is that of cmd/xmppgate/VERSION and of the tag, in the form that packages
+// sort. deploy/image.sh has the same one, unless its files are not those of the commit.
 func TestVersion(t *testing.T) {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for _, test := range []struct{ next, tags, want string }{
-		{"0.1.0", "", "0.1.0-pre20260102030405"},
-		{"0.1.0", "v0.1.0", "0.1.0"},
-		{"0.1.0", "v0.2.0", ""},
-		{"0.1.0", "v0.1.0\nv0.2.0", ""},
-		{"v0.1", "", ""},
-		{"", "v0.1.0", ""},
+	for _, test := range []struct {
+		next string
+		tags []string
+		want string
+	}{
+		{"0.1.0", nil, "0.1.0-pre20260102030405"},
+		{"0.1.0", []string{"v0.1.0"}, "0.1.0"},
+		{"0.1.0", []string{"v0.1.0", "nightly"}, "0.1.0"},
+		{"0.1.0", []string{"v0.2.0"}, ""},
+		{"0.1.0", []string{"v0.1.0", "v0.2.0"}, ""},
+		{"v0.1", nil, ""},
+		{"0.1.0\n0.2.0", nil, ""},
+		{"", []string{"v0.1.0"}, ""},
 	} {
-		if got, err := version(test.next, test.tags, at); got != test.want || (err == nil) != (test.want != "") {
-			t.Errorf("version(%q, %q) = %q, %v, want %q", test.next, test.tags, got, err, test.want)
+		root := t.TempDir()
+		shell(t, `mkdir -p "$1/deploy" "$1/cmd/xmppgate" "$1/bin"; cp ../version.sh ../image.sh "$1/deploy"
+			printf '%s\n' "$2" >"$1/cmd/xmppgate/VERSION"; echo 'module example.org/x' >"$1/go.mod"
+			for tool in docker podman; do printf '#!/bin/sh\nexit 1\n' >"$1/bin/$tool"; done
+			printf '#!/bin/sh\necho "$@"\n' >"$1/bin/buildah"; chmod +x "$1/bin/"*
+			cd "$1"; git init -q; git add .
+			GIT_COMMITTER_DATE=2026-01-02T04:04:05+0100 git -c user.name=x -c user.email=x commit -qm x`, root, test.next)
+		for _, tag := range test.tags {
+			shell(t, `git -C "$1" tag "$2"`, root, tag)
+		}
+		if got, err := version(root); got != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("version of %q with the tags %q = %q, %v, want %q", test.next, test.tags, got, err, test.want)
+		}
+		if test.want == "" {
+			continue
+		}
+		image := func() string {
+			return shell(t, `cd "$1"; PATH=$1/bin:$PATH VERSION= REVISION= SOURCE= deploy/image.sh`, root)
+		}
+		if got := image(); !strings.Contains(got, "VERSION=v"+test.want+" ") || !strings.Contains(got, "SOURCE=https://example.org/x ") {
+			t.Errorf("the image of %q: %s", test.want, got)
+		}
+		shell(t, `echo >>"$1/go.mod"`, root)
+		if got := image(); !strings.Contains(got, "VERSION=v"+test.next+"-devel ") {
+			t.Errorf("the image of changed files: %s", got)
+		}
+		shell(t, `rm -r "$1/.git"`, root)
+		if got := image(); !strings.Contains(got, "VERSION=v"+test.next+"-devel ") || !strings.Contains(got, "REVISION=unknown ") {
+			t.Errorf("the image of an unpacked archive: %s", got)
 		}
 	}
 }

@@ -24,6 +24,29 @@ case "$*" in
 esac
 `
 
+// The image of all platforms is small enough, and podman loads it and runs it.
+func TestImage(t *testing.T) {
+	r, err := open("../..", t.TempDir(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []func(*release) error{(*release).binaries, (*release).image, (*release).sbom} {
+		if err := step(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testImage(t, r)
+	testSBOM(t, r)
+	out := shell(t, `dir=$1 file=$2 version=$3
+		podman() { command podman --root "$dir/store" --runroot "$dir/run" --storage-driver vfs --runtime runc --cgroup-manager=cgroupfs "$@"; }
+		podman load -q -i "$file"
+		podman run --rm --no-healthcheck --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --network=host --read-only \
+			--cap-drop=all --security-opt no-new-privileges "localhost/xmppgate:$version" version`, t.TempDir(), r.imageFile(), r.Version)
+	if !strings.Contains(out, "xmppgate v"+r.Version+" (") {
+		t.Error(out)
+	}
+}
+
 // A .deb is installed, upgraded under a live session, and removed in a clean Debian.
 func TestDebian(t *testing.T) {
 	older := built(t)
@@ -129,32 +152,4 @@ func TestDebian(t *testing.T) {
 	}
 	in("dpkg -P xmppgate; [ ! -e " + configFile + " ]; [ ! -e /usr/bin/xmppgate ]")
 	shell(t, `for p in /proc/[0-9]*; do [ "$(readlink "$p/root")" = "$1" ] && kill "${p#/proc/}"; done; true`, root)
-}
-
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func status(address, path string) int {
-	answer, err := http.Get("http://" + address + path)
-	if err != nil {
-		return 0
-	}
-	defer answer.Body.Close()
-	return answer.StatusCode
-}
-
-func await(t *testing.T, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("waited a minute")
-		}
-	}
 }
