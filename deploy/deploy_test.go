@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 	"proxy/internal/loop":            {"proxy/internal/loop/polltls", "proxy/internal/loop/socket", "proxy/internal/relay"},
 	"proxy/internal/loop/polltls":    {"proxy/internal/loop/socket"},
 	"proxy/internal/loop/socket":     {},
+	"proxy/internal/model":           {}, // for tests, and written without the program
 	"proxy/internal/relay":           {},
 	"proxy/internal/session":         {"framing", "proxy/clientaddr", "proxy/internal/deflate", "proxy/internal/http1", "proxy/internal/limit", "proxy/internal/relay"},
 	"proxy/internal/wstest":          {}, // for tests: no package may import it
