@@ -31,7 +31,8 @@ type epoll struct {
 	ctl        func(ep, op, fd int, event unix.EpollEvent) error // not nil: instead of epollCtl, in tests
 	begin      sync.Once
 	err        error
-	workers    []*worker // one for each processor
+	workers    []*worker      // one for each processor
+	running    sync.WaitGroup // of workers
 	nextWorker atomic.Uint32
 	keepAlive  time.Duration
 }
@@ -57,7 +58,7 @@ func (e *epoll) startWorkers() {
 	}
 	e.linkPeers()
 	for _, w := range e.workers {
-		go w.run()
+		e.running.Go(w.run)
 	}
 }
 
@@ -183,6 +184,7 @@ func (e *epoll) Stop() {
 		w.stopping.Store(true)
 		w.wakeUp()
 	}
+	e.running.Wait() // their descriptors are closed then
 }
 
 // detach returns a descriptor of the socket of conn that the runtime's poller does not

@@ -33,7 +33,8 @@ type Loop interface {
 	// Start takes over conn, a connection to a client, and drives the session that
 	// a makes for it.
 	Start(conn net.Conn, a Acceptor)
-	// Stop ends the loop. It is called when no session is left.
+	// Stop ends the loop, and returns when that has nothing open any more. It is called
+	// when no session is left, and not during an event.
 	Stop()
 }
 
