@@ -11,7 +11,9 @@ import (
 // (XEP-0198). It closes the sessions one after another during half of the time until
 // the deadline of ctx, so that the clients do not all reconnect at once. It returns
 // nil when all sessions have ended, or the error of ctx if that is done before;
-// sessions that have not ended then go on closing. A Gateway cannot be used again.
+// sessions that have not ended then go on closing. After nil nothing of the gateway is
+// open any more either, unless ctx has become done meanwhile: then its last descriptors
+// are closed a moment later. A Gateway cannot be used again.
 func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.init()
 	defer g.flushNotices()
@@ -35,7 +37,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	if err := g.awaitEmpty(ctx); err != nil {
 		return err
 	}
-	g.loop.Stop()
+	g.loop.Stop(ctx)
 	return nil
 }
 

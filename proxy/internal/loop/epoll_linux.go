@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -178,13 +179,21 @@ func (e *epoll) newConn(client, server int32) *epollConn {
 }
 
 // Stop implements Loop.
-func (e *epoll) Stop() {
+func (e *epoll) Stop(ctx context.Context) {
 	e.begin.Do(func() { e.err = net.ErrClosed })
 	for _, w := range e.workers {
 		w.stopping.Store(true)
 		w.wakeUp()
 	}
-	e.running.Wait() // their descriptors are closed then
+	ended := make(chan struct{}) // when their descriptors are closed
+	go func() {
+		defer close(ended)
+		e.running.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
 }
 
 // detach returns a descriptor of the socket of conn that the runtime's poller does not

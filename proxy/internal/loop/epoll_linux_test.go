@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"context"
 	"testing"
 	"time"
 	"unsafe"
@@ -332,5 +333,29 @@ func TestSessionsChangeBeforeTheirTurn(t *testing.T) {
 	check(true)
 	if w.wheel.entries > 0 {
 		t.Errorf("%d are left in the wheel", w.wheel.entries)
+	}
+}
+
+// Stop waits until the descriptors of the workers are closed, but not for longer than it
+// is told to.
+func TestStopWaits(t *testing.T) {
+	e := &epoll{clock: func() time.Duration { return time.Second }}
+	e.launch()
+	if e.err != nil {
+		t.Fatal(e.err)
+	}
+	busy := make(chan struct{})
+	e.running.Go(func() { <-busy })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e.Stop(ctx)
+	close(busy)
+	e.Stop(t.Context())
+	for _, w := range e.workers {
+		w.mu.Lock()
+		if !w.stopped {
+			t.Error("a worker has not ended")
+		}
+		w.mu.Unlock()
 	}
 }

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -38,7 +39,7 @@ func (g goroutines) Start(c net.Conn, a Acceptor) {
 func (g goroutines) Listen(l net.Listener, a Acceptor) Listener { return &anyListener{l, g, a} }
 
 // Stop implements Loop.
-func (goroutines) Stop() {}
+func (goroutines) Stop(context.Context) {}
 
 // An anyListener makes sessions of any connections.
 type anyListener struct {

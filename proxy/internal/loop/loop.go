@@ -18,6 +18,7 @@
 package loop
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"time"
@@ -33,9 +34,9 @@ type Loop interface {
 	// Start takes over conn, a connection to a client, and drives the session that
 	// a makes for it.
 	Start(conn net.Conn, a Acceptor)
-	// Stop ends the loop, and returns when that has nothing open any more. It is called
-	// when no session is left, and not during an event.
-	Stop()
+	// Stop ends the loop, and returns when that has nothing open any more, or ctx is
+	// done. It is called when no session is left, and not during an event.
+	Stop(ctx context.Context)
 }
 
 // A Listener is where clients connect.
