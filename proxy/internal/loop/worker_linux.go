@@ -171,13 +171,13 @@ func (w *worker) wakeStalled() {
 	}
 }
 
-// maxUncalled is how many timers fire, and how many sessions run once more, before events are
-// looked for again. Clients that have come at the same time and say nothing end at the same
-// time, and sessions for which something has come must not wait for all of them.
-const maxUncalled = 4
-
 // handle handles n events, and some of what is due and of what was to run later. It reports
 // whether more of that is left, or there may be more events that were reported already.
+//
+// As many timers fire as there are events, and as many sessions run once more, but one at
+// least. Clients that have come at the same time and say nothing end at the same time, and
+// sessions for which something has come must not wait for all of them; nor must timers wait
+// for ever while much is to be relayed.
 func (w *worker) handle(n int) (more bool) {
 	w.ev.Now = w.clock()
 	w.mu.Lock()
@@ -190,8 +190,8 @@ func (w *worker) handle(n int) (more bool) {
 			}
 		}
 	}
-	w.due = w.wheel.advance(w.ev.Now, w.due[:0], maxUncalled)
-	some := min(len(w.later), maxUncalled)
+	w.due = w.wheel.advance(w.ev.Now, w.due[:0], max(1, n))
+	some := min(len(w.later), max(1, n))
 	w.again = append(w.again[:0], w.later[:some]...)
 	w.later = slices.Delete(w.later, 0, some)
 	more = n == len(w.events) || len(w.later) > 0 || w.wheel.wait(w.ev.Now) == 0
