@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -184,7 +185,7 @@ var nextPort = 21000 + os.Getpid()%4000
 var production = []string{"GOMAXPROCS=", "XMPPGATE_PING_INTERVAL=30s"}
 
 // startGateway runs xmppgate between a port of its own and an upstream. What
-// env says goes before what the comparisons need.
+// env says goes before what the comparisons need. There {listen} is the address of that port.
 func startGateway(dir, cpu, binary string, upstream int, env ...string) (*process, int, error) {
 	port, err := freePort()
 	if err != nil {
@@ -193,6 +194,10 @@ func startGateway(dir, cpu, binary string, upstream int, env ...string) (*proces
 	admin, err := freePort()
 	if err != nil {
 		return nil, 0, err
+	}
+	env = slices.Clone(env)
+	for i := range env {
+		env[i] = strings.ReplaceAll(env[i], "{listen}", loopback(port))
 	}
 	p, err := start(dir, cpu, append([]string{
 		"GOMAXPROCS=1",

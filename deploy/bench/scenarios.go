@@ -31,6 +31,12 @@ fault of either. Production settings, two threads for HAProxy, nothing pinned; b
 both have real-time priority and the generator a higher one, so that others on
 the machine are not measured, and the flood gets what is left of it.
 The contents of the flood are not checked.`, runFair, false},
+	{"slowloris", "Quiet sessions beside slow clients", `50 sessions exchange a stanza of 200 bytes every 20 ms each, alone or beside 1,000
+clients that send a byte a second and come to the end of nothing: of the first record of
+TLS, the HTTP request, the first frame, or an element before the login. Those that
+xmppgate disconnects, as it does after 10 seconds or more, come again. Production
+settings, nothing pinned; xmppgate has real-time priority and the generator a higher
+one.`, runSlowloris, false},
 	{"churn", "An hour of coming and going", `150 sessions a second log in, exchange four stanzas and go, each in one of ten
 ways: RST, FIN, WebSocket close, <close/>, half a frame, half a request, silence,
 and the server's end tag, FIN and RST. 500 sessions stay: one half talks every ten
