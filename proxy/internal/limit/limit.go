@@ -104,6 +104,7 @@ type Table struct {
 	idle     [2]list                // those without sessions: all, and those that have spent a bucket
 	idleLen  int
 	forget   time.Duration // how long a network without sessions is of interest
+	changed  time.Duration // when the policy did
 	logs     *rate.Limiter
 }
 
@@ -158,16 +159,7 @@ func (t *Table) SetPolicy(now time.Duration, p Policy) {
 	defer t.mu.Unlock()
 	t.policy.Store(&p)
 	t.forget = max(p.Requests.fills(), p.Handshakes.fills(), p.FailedLogins.fills(), LogPeriod)
-	for i := range t.networks {
-		for kind, b := range t.networks[i].buckets {
-			if r := t.rate(kind); b != nil && r.unlimited() {
-				t.networks[i].buckets[kind] = nil
-			} else if b != nil {
-				b.SetLimitAt(moment(now), rate.Limit(r.PerSecond))
-				b.SetBurstAt(moment(now), max(1, r.Burst))
-			}
-		}
-	}
+	t.changed = now
 }
 
 // rate is that of the buckets of a kind.
@@ -185,21 +177,41 @@ func (t *Table) rate(kind int) Rate {
 // moment is what a bucket gets as the time.
 func moment(now time.Duration) time.Time { return time.Unix(0, int64(now)) }
 
+// bucket returns a bucket of n, nil if nothing was taken from it. One that was filled by
+// an earlier policy goes by this one from its beginning on. To change all of them in
+// SetPolicy would keep all sessions waiting.
+func (t *Table) bucket(n *network, kind int) *rate.Limiter {
+	b, r := n.buckets[kind], t.rate(kind)
+	switch {
+	case b == nil:
+	case r.unlimited():
+		n.buckets[kind] = nil
+		return nil
+	case b.Limit() != rate.Limit(r.PerSecond) || b.Burst() != max(1, r.Burst):
+		b.SetLimitAt(moment(t.changed), rate.Limit(r.PerSecond))
+		b.SetBurstAt(moment(t.changed), max(1, r.Burst))
+	}
+	return b
+}
+
 // take takes a token from a bucket. It reports false if there is none.
 func (t *Table) take(n *network, kind int, now time.Duration) bool {
 	r := t.rate(kind)
 	if r.unlimited() {
 		return true
 	}
-	if n.buckets[kind] == nil {
-		n.buckets[kind] = rate.NewLimiter(rate.Limit(r.PerSecond), max(1, r.Burst))
+	b := t.bucket(n, kind)
+	if b == nil {
+		b = rate.NewLimiter(rate.Limit(r.PerSecond), max(1, r.Burst))
+		n.buckets[kind] = b
 	}
-	return n.buckets[kind].AllowN(moment(now), 1)
+	return b.AllowN(moment(now), 1)
 }
 
-// spent reports whether a bucket has no token.
-func (n *network) spent(kind int, now time.Duration) bool {
-	return n.buckets[kind] != nil && n.buckets[kind].TokensAt(moment(now)) < 1
+// spent reports whether a bucket of n has no token.
+func (t *Table) spent(n *network, kind int, now time.Duration) bool {
+	b := t.bucket(n, kind)
+	return b != nil && b.TokensAt(moment(now)) < 1
 }
 
 // Prefix returns the network of a, as the policy has it. It is invalid if a is.
@@ -276,7 +288,7 @@ func (t *Table) Adopt(now time.Duration, a netip.Addr) (id Network) {
 func (t *Table) refusal(n *network, now time.Duration) Reason {
 	p := t.policy.Load()
 	switch {
-	case n.spent(failedLogins, now):
+	case t.spent(n, failedLogins, now):
 		return FailedLogins
 	case p.Sessions > 0 && int(n.sessions) >= p.Sessions:
 		return NetworkSessions
@@ -368,6 +380,11 @@ func (t *Table) Logs(now time.Duration, a netip.Addr) (refusals int) {
 	return refusals
 }
 
+// dropsPerNetwork is how many networks are forgotten for one that is new, for each of two
+// reasons: with one, the table would not become smaller. There may be thousands to forget,
+// and all sessions would wait for that.
+const dropsPerNetwork = 4
+
 // find returns the network that begins with first. One without sessions is in no list
 // until rest is called.
 func (t *Table) find(now time.Duration, first netip.Addr) Network {
@@ -377,8 +394,8 @@ func (t *Table) find(now time.Duration, first netip.Addr) Network {
 		}
 		return id
 	}
-	t.expire(now)
-	for t.idleLen >= t.policy.Load().MaxIdle {
+	t.expire(now, dropsPerNetwork)
+	for n := 0; n < dropsPerNetwork && t.idleLen >= t.policy.Load().MaxIdle; n++ {
 		l := &t.idle[0]
 		if l.oldest == 0 {
 			l = &t.idle[1]
@@ -403,7 +420,7 @@ func (t *Table) rest(id Network, now time.Duration) {
 	n := &t.networks[id]
 	n.used, n.list = now, 0
 	for kind := range n.buckets {
-		if n.spent(kind, now) {
+		if t.spent(n, kind, now) {
 			n.list = 1
 		}
 	}
@@ -443,13 +460,18 @@ func (t *Table) drop(id Network) {
 	t.free = append(t.free, id)
 }
 
-// expire drops networks that are of no interest any more, the oldest ones of each list.
-func (t *Table) expire(now time.Duration) {
+// expire drops networks that are of no interest any more, most of them at once, the oldest
+// ones of each list. It reports whether there may be more.
+func (t *Table) expire(now time.Duration, most int) (more bool) {
 	for i := range t.idle {
 		for id := t.idle[i].oldest; id != 0 && now-t.networks[id].used >= t.forget; id = t.idle[i].oldest {
+			if most--; most < 0 {
+				return true
+			}
 			t.drop(id)
 		}
 	}
+	return false
 }
 
 // Stats are numbers of a Table.
@@ -462,19 +484,33 @@ type Stats struct {
 	Denied          int // networks on the deny list
 }
 
-// Stats describes t. It looks at every network.
+// Stats describes t. It looks at every network, and forgets those that are of no interest.
+// What happens meanwhile may be missing.
 func (t *Table) Stats(now time.Duration) Stats {
+	s := Stats{Denied: t.denied.Load().Len()}
+	for first, more := 0, true; more; first += portion {
+		more = t.look(&s, now, first)
+	}
+	return s
+}
+
+// portion is how many networks Stats looks at, or forgets, at once: other calls wait
+// meanwhile.
+const portion = 256
+
+// look adds the networks from first on to s. It reports whether there are more.
+func (t *Table) look(s *Stats, now time.Duration, first int) (more bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expire(now)
-	s := Stats{Networks: len(t.index), Idle: t.idleLen, MaxIdle: t.policy.Load().MaxIdle, Denied: t.denied.Load().Len()}
-	for i := range t.networks {
+	more = t.expire(now, portion)
+	s.Networks, s.Idle, s.MaxIdle = len(t.index), t.idleLen, t.policy.Load().MaxIdle
+	for i := first; i < min(first+portion, len(t.networks)); i++ {
 		n := &t.networks[i]
 		s.Sessions = max(s.Sessions, int(n.sessions))
 		s.Unauthenticated = max(s.Unauthenticated, int(n.unauthenticated))
-		if n.spent(failedLogins, now) {
+		if t.spent(n, failedLogins, now) {
 			s.LockedOut++
 		}
 	}
-	return s
+	return more || first+portion < len(t.networks)
 }

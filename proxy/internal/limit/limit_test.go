@@ -165,6 +165,88 @@ func TestTableIsBounded(t *testing.T) {
 	}
 }
 
+// Whatever there is to look at or to forget, nobody waits for more than a portion of it.
+func TestWorkIsBounded(t *testing.T) {
+	const many = 10000
+	p := Policy{FailedLogins: Rate{PerSecond: 1, Burst: 1}}
+	for name, forget := range map[string]func(*Table) time.Duration{
+		"all are forgotten together": func(*Table) time.Duration { return time.Hour },
+		"fewer may be remembered": func(table *Table) time.Duration {
+			table.SetPolicy(0, Policy{MaxIdle: 1})
+			return time.Second
+		},
+	} {
+		table := NewTable(p)
+		for i := range many {
+			table.Leave(1, enters(t, table, 1, at(i)), false)
+		}
+		now := forget(table)
+		for calls := 0; len(table.index) > calls+1; calls++ {
+			before := len(table.index)
+			enters(t, table, now, at(many+calls))
+			if n := before + 1 - len(table.index); n < 2 || n > 16 {
+				t.Fatalf("%s: for a new one %d are forgotten", name, n)
+			}
+		}
+	}
+
+	table := NewTable(p)
+	for i := range many {
+		id := enters(t, table, 1, at(i))
+		table.LoginFailed(1, id)
+		table.Leave(1, id, false)
+	}
+	for calls, first, more := 1, 0, true; more; calls, first = calls+1, first+portion {
+		var s Stats
+		if more = table.look(&s, 1, first); s.LockedOut > 1000 {
+			t.Fatalf("%d are looked at together", s.LockedOut)
+		}
+	}
+	if n := table.Stats(1).LockedOut; n != many {
+		t.Errorf("%d are locked out, want %d", n, many)
+	}
+	before := len(table.index)
+	var s Stats
+	table.look(&s, time.Hour, 0)
+	if n := before - len(table.index); n > 1000 {
+		t.Errorf("%d are forgotten together", n)
+	}
+	if n := table.Stats(time.Hour).Networks; n != 0 {
+		t.Errorf("%d are left", n)
+	}
+}
+
+// A bucket goes by a new policy from its moment on, whether or not somebody asks for it.
+func TestPolicyChanges(t *testing.T) {
+	const empty, change = time.Hour, time.Hour + 10*time.Second // with a token a minute it has a sixth of one by then
+	for _, c := range []struct {
+		name  string
+		to    Rate
+		until time.Duration // from change on; then there is a token
+	}{
+		{"same", Rate{PerSecond: 1. / 60, Burst: 1}, 50 * time.Second},
+		{"faster", Rate{PerSecond: 1, Burst: 1}, 834 * time.Millisecond},
+		{"slower", Rate{PerSecond: 1. / 600, Burst: 1}, 500 * time.Second},
+		{"larger", Rate{PerSecond: 1. / 60, Burst: 9}, 50 * time.Second},
+		{"none", Rate{}, 0},
+	} {
+		for _, asked := range []bool{false, true} {
+			table := NewTable(Policy{FailedLogins: Rate{PerSecond: 1. / 60, Burst: 1}})
+			client := a("192.0.2.1")
+			id := enters(t, table, empty, client)
+			table.LoginFailed(empty, id)
+			table.SetPolicy(change, Policy{FailedLogins: c.to})
+			if asked && c.until > 0 {
+				refuses(t, table, change, client, FailedLogins)
+			}
+			if c.until > 0 {
+				refuses(t, table, change+c.until-10*time.Millisecond, client, FailedLogins)
+			}
+			enters(t, table, change+c.until+10*time.Millisecond, client)
+		}
+	}
+}
+
 // Fewer lines than refusals: one for each network and minute, and not too many in all.
 func TestLogs(t *testing.T) {
 	table := NewTable(Policy{})
