@@ -24,7 +24,7 @@ RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
 FROM ${RUN_IMAGE}
 ARG VERSION=dev
 ARG REVISION=unknown
-ARG SOURCE=pkg:golang/xmppgate
+ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="xmppgate" \
       org.opencontainers.image.description="XMPP over WebSocket (RFC 7395) in front of any XMPP server" \
       org.opencontainers.image.source="$SOURCE" \

@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release release-test
+.PHONY: demo test bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release release-test rename
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -42,6 +42,9 @@ image: ## with docker, podman or buildah, whichever answers first
 
 release: ## binaries, packages and the image of the commit that is checked out, in dist
 	cd deploy/release && go run . -o dist
+
+rename: ## another module path everywhere: make rename MODULE=host/path
+	cd deploy/release && go run ./rename ../.. "$(MODULE)"
 
 release-test: ## packages in clean roots, with what debootstrap downloads
 	deploy/test-release.sh -tags roots

@@ -77,7 +77,7 @@ func TestImports(t *testing.T) {
 }
 
 func testImports(t *testing.T, system string) {
-	list := exec.Command("go", "list", "-json=ImportPath,Imports,Dir,GoFiles", "xmppgate/...")
+	list := exec.Command("go", "list", "-json=ImportPath,Imports,Dir,GoFiles,Module", "../...")
 	list.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
 	out, err := list.Output()
 	if err != nil {
@@ -88,20 +88,21 @@ func testImports(t *testing.T, system string) {
 		var p struct {
 			ImportPath, Dir  string
 			Imports, GoFiles []string
+			Module           struct{ Path string }
 		}
 		if err := d.Decode(&p); err == io.EOF {
 			break
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		path := strings.TrimPrefix(p.ImportPath, "xmppgate/")
+		path := strings.TrimPrefix(p.ImportPath, p.Module.Path+"/")
 		found[path] = true
 		allowed, ok := mayImport[path]
 		if !ok {
 			t.Errorf("%s has no row in mayImport", path)
 		}
 		for _, imported := range p.Imports {
-			if ours, ok := strings.CutPrefix(imported, "xmppgate/"); ok {
+			if ours, ok := strings.CutPrefix(imported, p.Module.Path+"/"); ok {
 				if !slices.Contains(allowed, ours) {
 					t.Errorf("%s must not import %s", path, ours)
 				}
@@ -178,7 +179,7 @@ func TestFuzzTargets(t *testing.T) {
 // A build with the tag nodemo, as in the image, contains nothing of the demo.
 func TestImageHasNoDemo(t *testing.T) {
 	for tags, want := range map[string]bool{"": true, "nodemo": false} {
-		out, err := exec.Command("go", "list", "-deps", "-tags", tags, "xmppgate/cmd/xmppgate").Output()
+		out, err := exec.Command("go", "list", "-deps", "-tags", tags, "../cmd/xmppgate").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +218,7 @@ func files(t *testing.T) map[string]string {
 }
 
 func TestVariablesExist(t *testing.T) {
-	help, err := exec.Command("go", "run", "xmppgate/cmd/xmppgate", "--help").Output()
+	help, err := exec.Command("go", "run", "../cmd/xmppgate", "--help").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

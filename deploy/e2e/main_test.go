@@ -148,7 +148,7 @@ func build(dir string) (binary string, err error) {
 	if race {
 		args = append(args, "-race")
 	}
-	cmd := exec.Command("go", append(args, "xmppgate/cmd/xmppgate")...)
+	cmd := exec.Command("go", append(args, "./cmd/xmppgate")...)
 	cmd.Dir = "../.."
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the gateway: %w\n%s", err, out)
