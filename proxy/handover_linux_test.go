@@ -350,6 +350,18 @@ func TestHandOverLeaves(t *testing.T) {
 	}
 }
 
+// A session that is about to be ended is ended: it does not slip away.
+func TestHandOverLeavesWhatEnds(t *testing.T) {
+	b := newBench(t, LoopAuto)
+	cl, srv := b.connect()
+	b.login(cl, srv)
+	l := b.g.sessions()[0]
+	l.handle.View(func() { l.s.EndSoon() })
+	if n := b.handOver(b.g, b.successor()); n != 0 {
+		t.Errorf("moved %d", n)
+	}
+}
+
 // Whatever the new process does instead of taking over, the sessions go on in the old.
 func TestHandOverFails(t *testing.T) {
 	for name, fail := range map[string]func(t *testing.T, conn *net.UnixConn){

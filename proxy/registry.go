@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"xmppgate/proxy/internal/limit"
@@ -18,7 +17,8 @@ import (
 
 // A registry has the connections of a gateway and what they have relayed.
 type registry struct {
-	networks *limit.Table // of the clients
+	networks *limit.Table  // of the clients
+	drains   chan struct{} // closed when draining becomes true
 
 	mu                 sync.Mutex // guards all below
 	maxSessions        int        // that may live at once; zero means no limit
@@ -40,6 +40,7 @@ func (r *registry) init() {
 	r.networks = limit.NewTable(limit.Policy{})
 	r.listeners = make(map[loop.Listener]struct{})
 	r.empty.L = &r.mu
+	r.drains = make(chan struct{})
 }
 
 // Bounds of the connections that get an HTTP response although they are refused. More are
@@ -412,23 +413,6 @@ func (g *Gateway) info(i *session.Info) SessionInfo {
 }
 
 func stalls(s session.Stalls) Queue { return Queue{Stalls: s.Number, Stalled: s.Time} }
-
-// End ends the live sessions that match, as [Gateway.Shutdown] does: with the WebSocket
-// close code 1001 and without an end tag, so that their clients can resume the streams.
-// It returns how many it has ended. match must not keep its argument.
-func (g *Gateway) End(match func(*SessionInfo) bool) int {
-	var count atomic.Int64 // an event may be postponed, see loop.Movable
-	for l, i := range g.infos() {
-		if match(i) {
-			l.handle.Post(func(ev *relay.Event) {
-				if l.s.EndByOperator(ev) {
-					count.Add(1)
-				}
-			})
-		}
-	}
-	return int(count.Load())
-}
 
 // CompressionInfo tells how compression is used.
 func (g *Gateway) CompressionInfo() CompressionInfo {

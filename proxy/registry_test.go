@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"xmppgate/proxy/internal/loop"
@@ -15,6 +18,16 @@ import (
 type heldHandle struct {
 	loop.Handle
 	views int
+
+	mu    sync.Mutex
+	posts []time.Time
+}
+
+// Post notes when an event was to run.
+func (h *heldHandle) Post(func(*relay.Event)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.posts = append(h.posts, time.Now())
 }
 
 func (h *heldHandle) View(f func()) { h.views++; f() }
@@ -107,6 +120,56 @@ func TestEnd(t *testing.T) {
 			t.Errorf("%v became %v", before, after)
 		}
 		first.Close()
+	})
+}
+
+// Those who end many sessions get the answer at once, and the clients come back one after
+// another: 5,000 in half a minute, and never many at once.
+func TestEndIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5000
+		all := func(*SessionInfo) bool { return true }
+		g, h := crowd(t, n)
+		begun := time.Now()
+		if got := g.End(all); got != n || time.Since(begun) != 0 {
+			t.Errorf("%d of %d after %v", got, n, time.Since(begun))
+		}
+		if got := g.End(all); got != 0 {
+			t.Errorf("%d end twice", got)
+		}
+		time.Sleep(2 * endsWithin)
+		if len(h.posts) != n {
+			t.Fatalf("%d of %d were ended", len(h.posts), n)
+		}
+		if took := h.posts[n-1].Sub(begun); took < endsWithin/2 || took > endsWithin*5/4 {
+			t.Errorf("it took %v", took)
+		}
+		const most = n / 30 * 3 / 2
+		for i := range n - most {
+			if h.posts[i+most].Sub(h.posts[i]) < time.Second {
+				t.Fatalf("%d end within a second", most)
+			}
+		}
+	})
+}
+
+// A drain goes on with those that End has not ended.
+func TestEndStopsAtTheDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 1000
+		g, h := crowd(t, n)
+		g.End(func(*SessionInfo) bool { return true })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := g.Shutdown(ctx); err == nil {
+			t.Error("the sessions have ended")
+		}
+		synctest.Wait()
+		before := len(h.posts)
+		time.Sleep(2 * endsWithin)
+		if len(h.posts) != before {
+			t.Errorf("%d posts, then %d", before, len(h.posts))
+		}
 	})
 }
 

@@ -115,6 +115,7 @@ type Session struct {
 	alreadySent  alreadySent
 	clientFull   bool // receiveServer stopped because of the client, not for want of bytes
 	readByHost   bool // Host.Connect has read what is being received
+	endsSoon     bool // see EndSoon
 
 	pingOutstanding bool   // a ping is out, and the client has said nothing since
 	await           ending // what happens at extra.due
@@ -417,15 +418,19 @@ func (s *Session) Stalled(ev *relay.Event, sd side) {
 // told that the stream is over: clients resume it elsewhere.
 func (s *Session) Shutdown(ev *relay.Event) { s.endWith(ev, endShutdown, nil) }
 
-// EndByOperator ends the session because an operator wants it. As with Shutdown the
-// stream stays resumable. It reports false if the session is ending already.
-func (s *Session) EndByOperator(ev *relay.Event) bool {
-	if s.ending != endNone {
+// EndSoon announces EndByOperator. It reports false if the session is ending, or about
+// to be ended already. Until then it does not move to another process.
+func (s *Session) EndSoon() bool {
+	if s.ending != endNone || s.endsSoon {
 		return false
 	}
-	s.endWith(ev, endOperator, nil)
+	s.endsSoon = true
 	return true
 }
+
+// EndByOperator ends the session because an operator wants it. As with Shutdown the
+// stream stays resumable.
+func (s *Session) EndByOperator(ev *relay.Event) { s.endWith(ev, endOperator, nil) }
 
 // Flushed implements relay.Session.
 func (s *Session) Flushed(ev *relay.Event, sd side) {

@@ -53,7 +53,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 	open := [2]relay.State{relay.StateOpen, relay.StateOpen}
 	switch {
 	case s.sasl.unauthenticated(), !s.featuresSent, s.phase != [2]streamPhase{phaseOpen, phaseOpen}, s.ending != endNone, s.pendingEnd != endNone,
-		c.State != open, c.Blocked != [2]bool{}, s.unfinished != unfinished{}, s.server == nil, s.await != endNone:
+		c.State != open, c.Blocked != [2]bool{}, s.unfinished != unfinished{}, s.server == nil, s.await != endNone, s.endsSoon:
 		return nil, errBusy
 	case s.extra != nil && !s.extra.atRest():
 		return nil, errBusy

@@ -14,7 +14,7 @@ func TestStateIsComplete(t *testing.T) {
 	}
 	atRest := []string{
 		"set", "host", "Index", "Network", // are the new process's own
-		"phase", "sasl", "ending", "pendingEnd", "await", "unfinished", // are known or zero
+		"phase", "sasl", "ending", "pendingEnd", "endsSoon", "await", "unfinished", // are known or zero
 		"proxied", "openSent", "featuresSent", "headerSent", "loggedIn", // are set
 		"refused", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", "paidUntil", // are not
 		"tlsVersion", // is of the way to the server
