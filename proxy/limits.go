@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
 
@@ -118,18 +119,25 @@ func (g *Gateway) Deny(list *DenyList) {
 	if list.Len() == 0 {
 		return
 	}
-	for _, l := range g.sessions() {
-		denied := false
-		l.handle.View(func() {
-			// The address of a connection that has yet to send its request may be
-			// that of a proxy.
-			at := l.s.Remote().Addr()
-			denied = (l.s.Info().ID != 0 || !g.ofProxy(at)) && list.Contains(at)
-		})
+	denied := false
+	eachLive(g.sessions(), func(l *live) {
+		// The address of a connection that has yet to send its request may be
+		// that of a proxy.
+		at := l.s.Remote().Addr()
+		denied = (l.s.Info().ID != 0 || !g.ofProxy(at)) && list.Contains(at)
+	}, func(l *live) bool {
 		if denied {
-			l.handle.Post(l.s.Deny)
+			l.endBy(l.s.Deny)
 		}
-	}
+		return true
+	})
+}
+
+// endBy runs f, which ends the session, as an event of it. Many may be ended like that: the
+// loops that have become ready meanwhile run in between.
+func (l *live) endBy(f func(*relay.Event)) {
+	l.handle.Post(f)
+	runtime.Gosched()
 }
 
 // ofProxy reports whether connections from a are those of a proxy, which will tell who the
@@ -160,16 +168,14 @@ func (g *Gateway) SetOverload(short string) {
 		since time.Duration
 	}
 	var all []waiting
-	for _, l := range g.sessions() {
-		l.handle.View(func() {
-			if l.s.AwaitsLogin() {
-				all = append(all, waiting{l, l.s.Info().Began})
-			}
-		})
-	}
+	eachLive(g.sessions(), func(l *live) {
+		if l.s.AwaitsLogin() {
+			all = append(all, waiting{l, l.s.Info().Began})
+		}
+	}, anyLive)
 	slices.SortFunc(all, func(a, b waiting) int { return cmp.Compare(a.since, b.since) })
 	for _, l := range all[:min(len(all), max(minShed, (len(all)+3)/4))] {
-		l.handle.Post(l.s.Shed)
+		l.endBy(l.s.Shed)
 	}
 	if len(all) == 0 {
 		g.shedHolders()
@@ -189,21 +195,19 @@ func (g *Gateway) shedHolders() {
 		stalled bool
 	}
 	var all []holder
-	for _, l := range g.sessions() {
-		l.handle.View(func() {
-			held := l.handle.Held()
-			_, stalled := l.handle.Queue(relay.Client)
-			if (held >= muchHeld || stalled > 0) && !l.s.Ends() {
-				all = append(all, holder{l, held, stalled > 0})
-			}
-		})
-	}
+	eachLive(g.sessions(), func(l *live) {
+		held := l.handle.Held()
+		_, stalled := l.handle.Queue(relay.Client)
+		if (held >= muchHeld || stalled > 0) && !l.s.Ends() {
+			all = append(all, holder{l, held, stalled > 0})
+		}
+	}, anyLive)
 	slices.SortFunc(all, func(a, b holder) int { return cmp.Compare(b.held, a.held) })
 	for _, l := range all[:min(len(all), max(minShed, (len(all)+3)/4))] {
 		if l.stalled {
-			l.handle.Post(func(ev *relay.Event) { l.s.Stalled(ev, relay.Client) })
+			l.endBy(func(ev *relay.Event) { l.s.Stalled(ev, relay.Client) })
 		} else {
-			l.handle.Post(l.s.FreeMemory)
+			l.endBy(l.s.FreeMemory)
 		}
 	}
 }

@@ -346,6 +346,9 @@ func eachLive(all []*live, look func(*live), then func(*live) bool) {
 	}
 }
 
+// anyLive is for eachLive: there is nothing to do after a look.
+func anyLive(*live) bool { return true }
+
 // sessions copies the set of live sessions.
 func (g *Gateway) sessions() []*live {
 	g.init()
@@ -450,6 +453,6 @@ func (g *Gateway) Summary() (sessions int, toServer, toClient Traffic) {
 		up, down := l.s.Traffic()
 		toServer.Add(up)
 		toClient.Add(down)
-	}, func(*live) bool { return true })
+	}, anyLive)
 	return sessions, toServer, toClient
 }
