@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz demo-test e2e deploy-test release release-test rename
+.PHONY: demo test bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -95,6 +95,13 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/clientaddr
 	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/clientaddr
 	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./cmd/xmppgate/internal/doctor
+
+# Whole sessions against the model, see proxy/internal/model. "make race" tries some.
+MODELTIME ?= 5m
+
+model-long: ## each loop, and the session alone, for MODELTIME
+	go test -run '^TestModel$$' -v -timeout 0 ./proxy/internal/session -model $(MODELTIME)
+	go test -run '^TestModel' -v -timeout 0 ./proxy -model $(MODELTIME)
 
 demo-test: ## the demo with a real Prosody, and the status page, in a real browser
 	go test -tags e2e -run 'Demo|StatusPage' -v ./cmd/xmppgate ./cmd/xmppgate/internal/demo

@@ -80,7 +80,12 @@ func joinNothing(string) (done func()) { return func() {} }
 // handOver moves what is at rest from one gateway to another.
 func (b *bench) handOver(from, to *Gateway) (moved int) {
 	b.t.Helper()
-	old, successor := pair(b.t)
+	return handOver(b.t, from, to)
+}
+
+func handOver(t testing.TB, from, to *Gateway) (moved int) {
+	t.Helper()
+	old, successor := pair(t)
 	type result struct {
 		taken int
 		err   error
@@ -90,10 +95,10 @@ func (b *bench) handOver(from, to *Gateway) (moved int) {
 		n, err := to.TakeOver(successor, joinNothing)
 		taken <- result{n, err}
 	}()
-	ctx, cancel := context.WithCancel(b.t.Context())
-	moved, err := from.HandOver(ctx, old, cancel, func() { b.t.Error("it has to be killed") })
+	ctx, cancel := context.WithCancel(t.Context())
+	moved, err := from.HandOver(ctx, old, cancel, func() { t.Error("it has to be killed") })
 	if r := <-taken; err != nil || r.err != nil || r.taken != moved {
-		b.t.Fatalf("moved %d, %v; taken %d, %v", moved, err, r.taken, r.err)
+		t.Fatalf("moved %d, %v; taken %d, %v", moved, err, r.taken, r.err)
 	}
 	return moved
 }

@@ -329,8 +329,9 @@ type stage struct {
 	// where there is no choice.
 	upstream string
 	client   net.Conn
-	server   net.Conn     // nil before the dial
-	writing  atomic.Int32 // goroutines that write for the script
+	server   net.Conn                 // nil before the dial
+	writing  atomic.Int32             // goroutines that write for the script
+	written  map[string]chan struct{} // by actor, the end of its last write
 
 	mu       sync.Mutex // the fake clock gives no happens-before
 	refuses  bool
@@ -409,33 +410,17 @@ func env(t *testing.T, src []byte) *Gateway {
 
 // play performs a transcript and returns the page as it happened.
 func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened string, ok bool) {
-	st := &stage{t: t, world: world, c: c, g: env(t, section(ar, "env")), received: make(map[string][]string)}
-	st.g.streamID = func() string { return "gw1" }
-	st.g.Dial = st.dial
+	st := newStage(t, world, env(t, section(ar, "env")), c)
 	if _, names, ok := strings.Cut(string(section(ar, "env")), "XMPPGATE_UPSTREAM="); ok {
 		st.upstream, _, _ = strings.Cut(names, "\n")
 	}
-	world.gateway(st.g)
 	outcomes := new(outcomes)
 	if st.g.Observer == nil {
 		st.g.Observer = outcomes
 	}
 	lines := parseTranscript(t, string(section(ar, "transcript")))
 
-	conn := world.connect(t, st.g)
-	st.client = conn
-	headers := section(ar, "headers")
-	if st.g.Config.Compression && len(headers) == 0 {
-		headers = []byte(strings.ReplaceAll(wstest.Offer, "\r\n", "\n"))
-	}
-	if _, err := io.WriteString(conn, "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
-		st.extraHeaders(headers)+"\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	readResponse(t, conn)
-	go st.readClient()
-	world.settle(func() bool { return len(st.g.sessions()) == 1 })
+	st.connect(section(ar, "headers"))
 
 	var page []string
 	ok = true
@@ -496,14 +481,45 @@ func play(t *testing.T, ar *txtar.Archive, c chunking, world world) (happened st
 			break
 		}
 	}
-	conn.Close()
+	st.close()
+	world.settle(func() bool { return len(st.g.sessions()) == 0 })
+	outcomes.compare(t, ar)
+	return strings.Join(page, "\n") + "\n", ok
+}
+
+// newStage makes a stage for a session of g.
+func newStage(t *testing.T, world world, g *Gateway, c chunking) *stage {
+	st := &stage{t: t, world: world, c: c, g: g, received: make(map[string][]string), written: make(map[string]chan struct{})}
+	g.streamID = func() string { return "gw1" }
+	g.Dial = st.dial
+	world.gateway(g)
+	return st
+}
+
+// connect connects the client, up to the answer to its request. Without other headers it
+// offers compression where the gateway knows that.
+func (st *stage) connect(headers []byte) {
+	st.client = st.world.connect(st.t, st.g)
+	if st.g.Config.Compression && len(headers) == 0 {
+		headers = []byte(strings.ReplaceAll(wstest.Offer, "\r\n", "\n"))
+	}
+	if _, err := io.WriteString(st.client, "GET /xmpp-websocket HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
+		st.extraHeaders(headers)+"\r\n"); err != nil {
+		st.t.Fatal(err)
+	}
+	readResponse(st.t, st.client)
+	go st.readClient()
+	st.world.settle(func() bool { return len(st.g.sessions()) == 1 })
+}
+
+// close closes both ends.
+func (st *stage) close() {
+	st.client.Close()
 	if srv := st.serverEnd(); srv != nil {
 		srv.Close()
 	}
 	st.reads()
-	world.settle(func() bool { return len(st.g.sessions()) == 0 })
-	outcomes.compare(t, ar)
-	return strings.Join(page, "\n") + "\n", ok
 }
 
 // outcomes notes what becomes of logins and the like, one a line.
@@ -699,9 +715,16 @@ func (st *stage) perform(batch []line) {
 		}
 	}
 	// A gateway that stops reading must not stop the script.
+	// Writes to one connection follow each other.
+	before, done := st.written[batch[0].actor], make(chan struct{})
+	st.written[batch[0].actor] = done
 	st.writing.Add(1)
 	go func() {
 		defer st.writing.Add(-1)
+		defer close(done)
+		if before != nil {
+			<-before
+		}
 		for _, b := range chunks {
 			if _, err := conn.Write(b); err != nil {
 				return

@@ -32,6 +32,9 @@ type generator struct {
 // Generate makes about n actions.
 func Generate(r *rand.Rand, cfg Config, n int) []Action {
 	g := &generator{r: r, cfg: cfg, m: New(cfg), number: r.IntN(5000), calm: r.IntN(3) > 0}
+	if g.chance(40) {
+		g.logIn()
+	}
 	for late := 0; len(g.all) < n && late < 6 && !g.m.Unsure; {
 		g.next()
 		if g.m.Ended != "" {
@@ -108,6 +111,29 @@ func (g *generator) next() {
 		g.do(Action{Actor: "gateway", Verb: "sheds"})
 	case n < 995 && g.m.conn[Server] == none:
 		g.do(Action{Actor: "server", Verb: "refuses"})
+	}
+}
+
+// logIn does what most sessions begin with.
+func (g *generator) logIn() {
+	ours := func(e *entry) bool { return e.kind == header && e.domain == Domain }
+	steps := []struct {
+		list []entry
+		is   func(*entry) bool
+	}{
+		{client, ours}, {server, of(header)}, {server, of(offer)},
+		{client, of(auth)}, {server, of(success)}, {client, ours}, {server, of(header)}, {server, of(noOffer)},
+	}
+	if g.chance(20) { // the server asks for no login
+		steps[2].is, steps = of(noOffer), steps[:3]
+	}
+	for _, step := range steps {
+		text := []byte(g.numbered(g.pick(step.list, step.is).text))
+		if &step.list[0] == &client[0] {
+			g.do(Action{Actor: "client", Verb: "sends", Bytes: g.frame(0x81, text), Note: fmt.Sprintf("%.60q", text)})
+		} else {
+			g.do(Action{Actor: "server", Verb: "sends", Bytes: text})
+		}
 	}
 }
 
@@ -200,11 +226,7 @@ func (g *generator) clientSpeaks() {
 // sendMessage queues a message as one frame or more, with control frames between, cut
 // anywhere.
 func (g *generator) sendMessage(text []byte) {
-	note := text
-	if len(note) > 60 {
-		note = note[:60]
-	}
-	name := fmt.Sprintf("%q", note)
+	name := fmt.Sprintf("%.60q", text)
 	payload, first := text, byte(1)
 	if g.cfg.Compression && g.chance(50) {
 		payload, first = deflated(text), 1|0x40

@@ -250,7 +250,7 @@ func (m *Model) Do(a Action) Seen {
 			break
 		}
 		m.gone[Client], m.stopped, m.held = true, false, nil
-		if m.conn[Client] == up && m.Ended == "" && m.waits() {
+		if m.conn[Client] == up && m.Ended == "" && m.Waits() {
 			m.lostDue = m.now + 4*time.Second // which is found by its FIN
 		} else {
 			m.lost(Client)
@@ -305,14 +305,14 @@ func (m *Model) settle(serverFirst bool) {
 		m.lost(Server)
 		m.readClient()
 	}
-	if m.lostDue != 0 && m.conn[Client] == up && !m.waits() {
+	if m.lostDue != 0 && m.conn[Client] == up && !m.Waits() {
 		m.lost(Client)
 	}
 }
 
-// waits reports whether the client is not read: a header of it has yet to leave, or to
+// Waits reports whether the client is not read: a header of it has yet to leave, or to
 // be answered for the first time.
-func (m *Model) waits() bool {
+func (m *Model) Waits() bool {
 	return m.queued != "" || m.headerSent && m.servers == before
 }
 
@@ -395,7 +395,7 @@ func (m *Model) pingDue() time.Duration {
 
 func (m *Model) ping() {
 	switch {
-	case m.waits() || m.blocked():
+	case m.Waits() || m.blocked():
 		m.lastIn, m.pinged = m.now, false
 	case m.pinged:
 		m.say("sees EOF")
@@ -604,13 +604,13 @@ func (m *Model) readClient() {
 	if !m.fresh {
 		return
 	}
-	if m.conn[Client] == up && !m.waits() {
+	if m.conn[Client] == up && !m.Waits() {
 		m.lastIn, m.pinged = m.now, false
 	}
 	m.fresh = false
-	defer func() { m.fresh = m.conn[Client] != down && m.waits() && len(m.in[Client]) > 0 }()
+	defer func() { m.fresh = m.conn[Client] != down && m.Waits() && len(m.in[Client]) > 0 }()
 	blocked := m.blocked() // which is found when what has come is taken
-	for m.conn[Client] == up && !m.waits() && len(m.in[Client]) > 0 {
+	for m.conn[Client] == up && !m.Waits() && len(m.in[Client]) > 0 {
 		f, ok := first(m.in[Client], m.cfg.Compression, m.frames > 0)
 		if !ok {
 			return // more of it has to come
@@ -981,4 +981,10 @@ func (m *Model) serverPiece(e *entry, text string) {
 // Over reports whether both ends have been told everything.
 func (m *Model) Over() bool {
 	return m.Ended != "" && m.conn[Client] == down
+}
+
+// AtRest reports whether the session may go on in another process.
+func (m *Model) AtRest() bool {
+	return m.Ended == "" && m.pending == "" && m.clients == open && m.servers == open && m.features && (m.login == done || m.login == notAsked) &&
+		len(m.in[Client]) == 0 && len(m.in[Server]) == 0 && m.frames == 0 && !m.waited && !m.gone[Client] && !m.gone[Server]
 }
