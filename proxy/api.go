@@ -114,12 +114,27 @@ type SessionInfo struct {
 	Ping      time.Duration  // last round trip; zero before the first pong
 	ClientTLS bool           // whether the client's connection is encrypted on its way to the gateway, as far as that is known
 	ServerTLS bool           // whether the gateway speaks TLS with the server
+	Steps     Steps          // when the session came to the steps of its login, since then
+
+	// ClientTLSInfo and ServerTLSInfo are what was negotiated, as far as it is known.
+	ClientTLSInfo, ServerTLSInfo TLSInfo
 
 	// Compressed tells that the client and the gateway have agreed on compression.
 	// The sizes are those of all messages since then, zero without it.
 	Compressed               bool
 	UpMessages, DownMessages MessageSize
 }
+
+// Steps has the moments at which a session came to the steps of its login, counted from
+// the opening of the WebSocket. The zero value has none.
+type Steps = session.Steps
+
+// StepNames returns the names that Steps.All yields, in their order.
+func StepNames() []string { return session.StepNames() }
+
+// A TLSInfo is what TLS was negotiated to, in the numbers of package crypto/tls. What is not
+// known is zero.
+type TLSInfo = session.TLSInfo
 
 // A MessageSize counts the payloads of WebSocket messages in one direction: their text,
 // and what was sent for it.

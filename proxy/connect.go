@@ -81,7 +81,7 @@ func (l *live) open(ctx context.Context, cancel context.CancelCauseFunc, q *upst
 			l.failed(ev, err)
 			return false
 		}
-		to := &session.Server{Name: stream.Server, TLS: stream.TLS(), Done: stream.Done, OtherCertificate: l.otherCertificate(stream)}
+		to := &session.Server{Name: stream.Server, TLS: stream.TLS(), TLSInfo: serverTLS(stream), Done: stream.Done, OtherCertificate: l.otherCertificate(stream)}
 		answered := stream.Early != nil
 		stream.Conn, stream.Early = nil, nil // the session keeps the stream
 		if wanted = l.s.Attached(ev, to, answered); !wanted {

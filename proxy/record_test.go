@@ -326,6 +326,64 @@ client drops
 	}
 }
 
+// A session tells when it came to each step of its login: the first time, whatever its
+// outcome was, and no step that it never came to.
+func TestLoginSteps(t *testing.T) {
+	const (
+		features = "2s pass\nserver sends <stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>\n"
+		auth     = "3s pass\nclient sends <auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGEAYg==</auth>\n"
+		success  = "4s pass\nserver sends <success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>\n" + sessionOpens + "\nserver sends <stream:features/>\n"
+		bound    = "5s pass\nserver sends <iq type='result'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>alice@proto.test/phone</jid></bind></iq>\n"
+		drops    = "client drops\n"
+		refused  = "1s pass\nserver sends " + saslFailure + "\n"
+	)
+	for script, want := range map[string]string{
+		drops: "",
+		"server refuses\nclient sends <open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='proto.test' version='1.0'/>": "stream open 100µs", // that of the gateway
+		"1s pass\n" + sessionOpens + "\n" + drops:                              "server connected 1s, stream open 1s",
+		"session opens\n" + features + auth + refused + drops:                  "server connected 100µs, stream open 100µs, features 2s, login 5s",
+		"session opens\n" + features + auth + refused + auth + success + drops: "server connected 100µs, stream open 100µs, features 2s, login 5s, authenticated 13s",
+		"session opens\n" + features + auth + success + bound + bound + drops:  "server connected 100µs, stream open 100µs, features 2s, login 5s, authenticated 9s, bound 14s",
+		"session opens\n" + features + auth + success + "1s pass\nclient sends <resume xmlns='urn:xmpp:sm:3' h='0' previd='x'/>\n1s pass\nserver sends <resumed xmlns='urn:xmpp:sm:3' h='0' previd='x'/>\n" + bound + drops:                                         "server connected 100µs, stream open 100µs, features 2s, login 5s, authenticated 9s, resumed 11s",
+		"session opens\n" + features + "client sends <authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'/>\n1s pass\nserver sends <success xmlns='urn:xmpp:sasl:2'><authorization-identifier>carol@proto.test/x</authorization-identifier></success>\n" + drops: "server connected 100µs, stream open 100µs, features 2s, login 2s, authenticated 3s, bound 3s",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := new(endWitness)
+			ar := &txtar.Archive{Files: []txtar.File{{Name: "env", Data: []byte("XMPPGATE_UPSTREAM=one\n")}, {Name: "transcript", Data: []byte(script)}}}
+			defer func(before bool) { *update = before }(*update)
+			*update = true
+			play(t, ar, chunkings["whole"], endWorld{witness: o})
+			synctest.Wait()
+			var got []string
+			for name, d := range o.ended.Steps.All() {
+				got = append(got, name+" "+d.String())
+			}
+			if text := strings.Join(got, ", "); text != want {
+				t.Errorf("%s:\n%s\nwant\n%s", script, text, want)
+			}
+		})
+	}
+}
+
+// An endWitness keeps what it is told of the end of a session.
+type endWitness struct {
+	nopObserver
+	ended *EndedSession
+}
+
+func (w *endWitness) Ended(s *EndedSession) { w.ended = s }
+
+// An endWorld is a bubble whose gateway has an endWitness.
+type endWorld struct {
+	bubble
+	witness *endWitness
+}
+
+func (w endWorld) gateway(g *Gateway) {
+	w.bubble.gateway(g)
+	g.Observer = w.witness
+}
+
 // The far end of a pipe always reads here, so the session is told.
 func TestRecordOfStalledServer(t *testing.T) {
 	var log recording

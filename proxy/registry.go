@@ -411,6 +411,7 @@ func (g *Gateway) info(i *session.Info) SessionInfo {
 		Since: g.epoch.Add(i.Began), Idle: g.clock() - i.LastIn,
 		Up: i.Up, Down: i.Down, UpQueue: stalls(i.Stalls[relay.Server]), DownQueue: stalls(i.Stalls[relay.Client]),
 		Ping: i.Ping, ClientTLS: i.Secure, ServerTLS: i.ServerTLS,
+		ClientTLSInfo: i.ClientTLSInfo, ServerTLSInfo: i.ServerTLSInfo, Steps: i.Steps,
 		Compressed: i.Compressed, UpMessages: i.UpMessages, DownMessages: i.DownMessages,
 	}
 }

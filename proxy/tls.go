@@ -167,8 +167,22 @@ func (l *live) StartTLS(ev *relay.Event, early []byte) {
 			sum := session.Leaf(sha256.Sum256(h.certificate.Certificate[0]))
 			leaf = &sum
 		}
-		l.s.Secured(ev, state.Version, leaf, err)
+		l.s.Secured(ev, negotiated(&state), leaf, err)
 	})
+}
+
+// negotiated is what sessions keep of the state of a connection.
+func negotiated(state *tls.ConnectionState) TLSInfo {
+	return TLSInfo{Version: state.Version, Cipher: state.CipherSuite, Curve: uint16(state.CurveID)}
+}
+
+// serverTLS is what was negotiated with a server.
+func serverTLS(stream *upstream.Stream) (i TLSInfo) {
+	if t, ok := stream.Conn.(*tls.Conn); ok {
+		state := t.ConnectionState()
+		i = negotiated(&state)
+	}
+	return i
 }
 
 // otherCertificate reports whether the server's certificate is another one than the client

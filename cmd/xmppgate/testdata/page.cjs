@@ -115,6 +115,7 @@ async function main() {
   await rows(page).getByRole('link').first().click();
   await page.getByRole('heading', { name: /^Session \d+$/ }).waitFor();
   await page.locator('.timeline svg[aria-label*="ended after"]').waitFor();
+  await page.locator('.timeline svg[aria-label*="server connected after"][aria-label*="stream open after"]').waitFor();
   await page.goto(new URL('/?sort=rate', url).href);
   await rows(page).getByRole('link').first().click();
   await page.waitForFunction(() => document.querySelector('#one polyline')?.getAttribute('points').split(' ').length > 2, null, { timeout: 30_000 });

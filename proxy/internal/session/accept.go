@@ -63,7 +63,7 @@ func (s *Session) acceptProxyHeader(ev *relay.Event, b []byte) (n int, ok bool) 
 	}
 	s.proxied = true
 	if !h.Local {
-		s.remote, s.secure, s.tlsVersion = h.Source, h.Secure, h.TLS
+		s.remote, s.secure, s.clientTLS = h.Source, h.Secure, TLSInfo{Version: h.TLS}
 		s.ensureExtra().listener = h.Destination
 		if !s.fromForwarder() && s.refused == limit.None {
 			if r := s.clientFound(ev); r != nil {

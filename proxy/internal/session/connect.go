@@ -21,7 +21,7 @@ func (s *Session) request() Request {
 		Client:   s.remote,
 		Listener: s.extra.listener,
 		Secure:   s.secure,
-		TLS:      s.tlsVersion,
+		TLS:      s.clientTLS.Version,
 		ID:       s.id,
 		Avoid:    s.extra.avoid,
 		Number:   s.extra.dials,
@@ -156,6 +156,7 @@ func (s *Session) Attached(ev *relay.Event, to *Server, answered bool) (wanted b
 	}
 	s.ensureExtra().attempt = nil
 	s.server, s.readByHost = to, answered
+	s.reached(ev, stepConnected)
 	if s.host.Debug() {
 		s.host.Step("server connected", slog.Bool("tls", to.TLS))
 	}

@@ -209,6 +209,7 @@ func (s *Session) setState(ev *relay.Event, sd side, state relay.State, d time.D
 // occurs before the server's header came.
 func (s *Session) sendOwnOpen(ev *relay.Event) {
 	s.openSent = true
+	s.reached(ev, stepOpen)
 	h := framing.Header{ID: framing.Quote(s.set.StreamID()), Version: framing.Quote("1.0"), Lang: framing.Quote("en")}
 	if d := s.domainName(); d != "" {
 		h.From = framing.Quote(d)

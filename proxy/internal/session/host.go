@@ -220,8 +220,10 @@ type Request struct {
 type Server struct {
 	// Name is that of the configuration.
 	Name string
-	// TLS tells that the gateway speaks TLS with it.
-	TLS bool
+	// TLS tells that the gateway speaks TLS with it, and TLSInfo what was negotiated, as
+	// far as it is known.
+	TLS     bool
+	TLSInfo TLSInfo
 	// OtherCertificate tells that its certificate is another one than the client has
 	// got from the gateway: nothing can bind to both.
 	OtherCertificate bool

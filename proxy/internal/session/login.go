@@ -127,6 +127,7 @@ func (s *Session) loginBegins(ev *relay.Event, m *framing.Message) {
 		s.loginEnds(ev, loginAbandoned) // the client does not wait for it
 	}
 	s.mechanism = m.Mechanism
+	s.reached(ev, stepLogin)
 	if s.host.Debug() {
 		s.host.Step("login", slog.String("mechanism", s.mechanism.String()))
 	}
@@ -157,7 +158,9 @@ func (s *Session) forgetNegotiation() {
 
 // loginIs tells the outcome of a login.
 func (s *Session) loginIs(ev *relay.Event, result loginResult) {
-	s.login = result
+	if s.login = result; result == loginSuccess {
+		s.reached(ev, stepAuthenticated)
+	}
 	if s.host.Debug() {
 		s.host.Step("login over", slog.String("mechanism", s.mechanism.String()), slog.String("result", result.String()))
 	}
@@ -199,12 +202,10 @@ func (s *Session) serverSpeaks(ev *relay.Event, u *framing.StreamUnit) {
 	}
 }
 
-// awaitBound looks for the JID that the server gives to the client, if anybody wants to
-// know.
-func (s *Session) awaitBound(u *framing.StreamUnit) {
-	if !s.set.LogJIDs && !s.host.Debug() {
-		s.bound = true // it is not asked again for each element
-		return
+// awaitBound looks for the JID that the server gives to the client.
+func (s *Session) awaitBound(ev *relay.Event, u *framing.StreamUnit) {
+	if u.Class != framing.ClassIQ && u.Class != framing.ClassSASL2Success {
+		return // the others cannot have it
 	}
 	jid := u.BoundJID()
 	if jid == "" {
@@ -213,6 +214,7 @@ func (s *Session) awaitBound(u *framing.StreamUnit) {
 	s.noteJID(jid)
 	if _, _, full := strings.Cut(jid, "/"); full {
 		s.bound = true
+		s.reached(ev, stepBound)
 		s.step("bound")
 	}
 }
@@ -233,6 +235,7 @@ func (s *Session) smAnswered(ev *relay.Event, a framing.SMAnswer) {
 		s.host.Resumable()
 	case a.Class == framing.ClassSMResumed:
 		s.resumable, s.bound = true, true
+		s.reached(ev, stepResumed)
 		s.resumeEnds(resumeResumed)
 	case a.Class == framing.ClassSMFailed && a.Condition != "":
 		s.resumeEnds(a.Condition)

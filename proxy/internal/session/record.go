@@ -44,6 +44,10 @@ type Info struct {
 	Secure    bool          // the client's connection is encrypted on its way to the gateway
 	ServerTLS bool          // the gateway speaks TLS with the server
 	Stalls    [2]Stalls     // of the sides, those that are over
+	Steps     Steps         // of the login
+
+	// ClientTLSInfo and ServerTLSInfo are what was negotiated, as far as it is known.
+	ClientTLSInfo, ServerTLSInfo TLSInfo
 
 	// Compressed tells that compression was agreed on. The sizes are those of all
 	// messages since; without compression they are zero.
@@ -57,12 +61,13 @@ func (s *Session) Info() Info {
 		ID: s.id, Remote: s.remote, Domain: s.domainName(), Resumable: s.resumable,
 		Began: s.began, LastIn: max(s.lastIn[client], s.lastIn[server]),
 		Up: s.traffic(toServer), Down: s.traffic(toClient), Ping: s.roundTrip(), Secure: s.secure,
+		ClientTLSInfo: s.clientTLS, Steps: s.steps,
 	}
 	if c := s.compression(); c != nil {
 		i.Compressed, i.UpMessages, i.DownMessages = true, c.relayed[toServer], c.relayed[toClient]
 	}
 	if s.server != nil {
-		i.Server, i.ServerTLS = s.server.Name, s.server.TLS
+		i.Server, i.ServerTLS, i.ServerTLSInfo = s.server.Name, s.server.TLS, s.server.TLSInfo
 	}
 	if s.extra != nil && s.extra.stalls != nil {
 		i.Stalls = *s.extra.stalls

@@ -111,6 +111,7 @@ func (s *Session) serverHeader(ev *relay.Event, h framing.Header) {
 	}
 	s.alreadySent = alreadySent{} // the features of a restarted stream are others
 	s.openSent = true
+	s.reached(ev, stepOpen)
 	s.sendMessage(ev, framing.AppendOpen(nil, h))
 }
 
@@ -171,7 +172,7 @@ func (s *Session) serverElement(ev *relay.Event, u *framing.StreamUnit) {
 		s.wait(ev, s.pendingEnd, CloseTimeout)
 	}
 	if !s.bound && s.sasl == saslDone {
-		s.awaitBound(u)
+		s.awaitBound(ev, u)
 	}
 }
 
@@ -212,6 +213,7 @@ func (s *Session) elementStarts(ev *relay.Event, u *framing.StreamUnit) bool {
 	case framing.ClassFeatures:
 		if !s.featuresSent {
 			s.featuresSent = true
+			s.reached(ev, stepFeatures)
 			s.host.FeaturesSent(ev.Now - s.began)
 		}
 		offered := u.OffersSASL()

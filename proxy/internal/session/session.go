@@ -88,12 +88,13 @@ type Session struct {
 	Network limit.Network // of the client, for the host; set by it before Start or in ClientFound
 
 	paidUntil uint32 // zero for a client without limits, see pace.go
+	steps     Steps  // of the login
 
 	phase      [2]streamPhase // changed by streamStep alone
 	ending     ending         // endNone while the session lives
 	pendingEnd ending         // the orderly ending that is under way
 
-	tlsVersion uint16 // of TLS with the client, as in package crypto/tls; zero when it is not known
+	clientTLS TLSInfo // of TLS with the client; zero when it is not known
 
 	refused limit.Reason // why a limit keeps it out
 	proxied bool         // its PROXY header was read
@@ -110,7 +111,7 @@ type Session struct {
 	loggedIn     bool              // the client is authenticated, or the server asks nobody to be
 	mechanism    framing.Mechanism // that the client has chosen last
 	login        loginResult       // of the last login
-	bound        bool              // the client has got its JID, or nobody wants to know that: see awaitBound
+	bound        bool              // the client has got its JID, or its earlier stream back: see awaitBound
 	resumable    bool              // the server lets the client resume the stream (XEP-0198)
 	alreadySent  alreadySent
 	clientFull   bool // receiveServer stopped because of the client, not for want of bytes

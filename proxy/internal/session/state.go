@@ -35,12 +35,13 @@ type State struct {
 	Authenticated bool // false if the server asks for no SASL
 	Resumable     bool
 	Bound         bool
-	Mechanism     string     // of the login, one of framing.Mechanisms
-	Login         string     // its outcome, one of LoginResults; empty for none
-	JID           string     // see Settings.LogJIDs
-	Relayed       [2]Traffic // so far, to server and client
-	Stalls        [2]Stalls  // that are over, by side
-	Splitter      []byte     // framing.StreamSplitter
+	Steps         map[string]time.Duration // of the login, by name
+	Mechanism     string                   // of the login, one of framing.Mechanisms
+	Login         string                   // its outcome, one of LoginResults; empty for none
+	JID           string                   // see Settings.LogJIDs
+	Relayed       [2]Traffic               // so far, to server and client
+	Stalls        [2]Stalls                // that are over, by side
+	Splitter      []byte                   // framing.StreamSplitter
 	Compression   *CompressionState
 }
 
@@ -66,7 +67,7 @@ func (s *Session) State(c *relay.Conns, now time.Duration) (*State, error) {
 		ID: s.id, Remote: s.remote, Secure: s.secure, Domain: s.domainName(), Server: s.server.Name,
 		Age: now - s.began, LastIn: [2]time.Duration{now - s.lastIn[client], now - s.lastIn[server]},
 		Ping: s.roundTrip(), Silent: s.pingOutstanding, Authenticated: s.sasl == saslDone, Resumable: s.resumable,
-		Bound: s.bound, Mechanism: s.mechanism.String(), Login: s.login.String(),
+		Bound: s.bound, Steps: s.steps.stepTimes(), Mechanism: s.mechanism.String(), Login: s.login.String(),
 		Relayed: [2]Traffic{toServer: s.traffic(toServer), toClient: s.traffic(toClient)}, Splitter: splitter,
 		Compression: s.compressionState(),
 	}
@@ -114,6 +115,7 @@ func (s *Session) Restore(ev *relay.Event, st *State, server *Server) {
 	s.mechanism = framing.Mechanism(max(0, slices.Index(framing.Mechanisms(), st.Mechanism)))
 	s.login = loginResult(max(0, slices.Index(loginResults, st.Login)))
 	s.bound = st.Bound
+	s.steps.setTimes(st.Steps)
 	if st.JID != "" && s.set.LogJIDs {
 		s.ensureExtra().jid = st.JID
 	}

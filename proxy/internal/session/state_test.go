@@ -3,6 +3,7 @@ package session
 import (
 	"reflect"
 	"testing"
+	"time"
 )
 
 // Every field is in the state, or says nothing while a session is at rest. A new one
@@ -10,16 +11,16 @@ import (
 func TestStateIsComplete(t *testing.T) {
 	inState := []string{
 		"id", "remote", "domain", "server", "began", "secure", "resumable", "splitter", "lastIn", "pingSent", "ping", "pingOutstanding", "relayed",
-		"bound", "mechanism", "login",
+		"bound", "mechanism", "login", "steps",
 	}
 	atRest := []string{
 		"set", "host", "Index", "Network", // are the new process's own
 		"phase", "sasl", "ending", "pendingEnd", "endsSoon", "await", "unfinished", // are known or zero
 		"proxied", "openSent", "featuresSent", "headerSent", "loggedIn", // are set
 		"refused", "endTagSent", "closeSent", "alreadySent", "clientFull", "readByHost", "paidUntil", // are not
-		"tlsVersion", // is of the way to the server
-		"tls",        // a session with TLS stays where it is
-		"extra",      // see atRest
+		"clientTLS", // is of the way to the server
+		"tls",       // a session with TLS stays where it is
+		"extra",     // see atRest
 	}
 	ofExtra := []string{
 		"due", "stateDue", "skip", "header", "headerQueued", "headerSent", "attempt", "pong", "pongDue", "unread", "fragmented", "replies", "cause", "verdict", "unwritable", "negotiation", "tap", "resume", // are zero, see atRest
@@ -45,4 +46,19 @@ func TestStateIsComplete(t *testing.T) {
 	}
 	check(reflect.TypeFor[Session](), inState, atRest)
 	check(reflect.TypeFor[extra](), ofExtra)
+}
+
+// The steps of a login go with the session; a name that this program does not know is left out.
+func TestStepsMove(t *testing.T) {
+	var s, moved Steps
+	s.set(stepOpen, 0)
+	s.set(stepAuthenticated, 90*time.Minute)
+	s.set(stepAuthenticated, 91*time.Minute) // only the first counts
+	s.set(stepBound, 1000*time.Hour)         // later than can be told
+	times := s.stepTimes()
+	times["danced"] = time.Second
+	moved.setTimes(times)
+	if moved != s || s[stepOpen] == 0 || times["authenticated"] != 90*time.Minute || times["bound"] < 100*time.Hour {
+		t.Errorf("%v, want %v", moved, s)
+	}
 }

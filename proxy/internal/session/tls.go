@@ -110,9 +110,13 @@ const (
 	HandshakeShutdown = "shutdown"
 )
 
-// Secured tells the outcome of Host.StartTLS: the version, as in package crypto/tls, and
-// the certificate, nil if it is not known.
-func (s *Session) Secured(ev *relay.Event, version uint16, leaf *Leaf, err error) {
+// A TLSInfo is what TLS was negotiated to, in the numbers of package crypto/tls. What is not
+// known is zero.
+type TLSInfo struct{ Version, Cipher, Curve uint16 }
+
+// Secured tells the outcome of Host.StartTLS: what was negotiated, and the certificate, nil
+// if it is not known.
+func (s *Session) Secured(ev *relay.Event, negotiated TLSInfo, leaf *Leaf, err error) {
 	switch {
 	case s.ending != endNone: // it is over
 	case errors.Is(err, ErrDone):
@@ -123,8 +127,8 @@ func (s *Session) Secured(ev *relay.Event, version uint16, leaf *Leaf, err error
 		s.reject(ev, &rejectHandshake, nil, err)
 	default:
 		s.tls, s.secure = tlsOn, true
-		if s.tlsVersion == 0 { // else a proxy speaks TLS with the client, too
-			s.tlsVersion = version
+		if s.clientTLS.Version == 0 { // else a proxy speaks TLS with the client, too
+			s.clientTLS = negotiated
 		}
 		if leaf != nil && !s.proxied {
 			s.ensureExtra().leaf = leaf

@@ -54,6 +54,10 @@ func formatAge(d time.Duration) string {
 	switch d = max(d, 0); {
 	case d == 0:
 		return "0\u00a0s"
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f\u00a0ms", float64(d.Microseconds())/1e3)
+	case d < time.Second:
+		return fmt.Sprintf("%d\u00a0ms", d.Milliseconds())
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1f\u00a0s", d.Seconds())
 	case d < 2*time.Minute:

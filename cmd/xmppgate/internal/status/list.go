@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"xmppgate/metrics/share"
@@ -33,23 +35,53 @@ type Traffic struct {
 
 // A Session is one item of /connections.
 type Session struct {
-	ID          uint64    `json:"id"`
-	Remote      string    `json:"remote"`
-	Network     string    `json:"network"`
-	Domain      string    `json:"domain"`
-	Server      string    `json:"server"`
-	Phase       string    `json:"phase"`
-	Resumable   bool      `json:"resumable"`
-	ClientTLS   bool      `json:"client_tls"`
-	ServerTLS   bool      `json:"server_tls"`
-	Since       time.Time `json:"since"`
-	IdleSeconds float64   `json:"idle_seconds"`
-	PingSeconds float64   `json:"ping_seconds,omitzero"`
-	Up          Traffic   `json:"up"`
-	Down        Traffic   `json:"down"`
+	ID            uint64    `json:"id"`
+	Remote        string    `json:"remote"`
+	Network       string    `json:"network"`
+	Domain        string    `json:"domain"`
+	Server        string    `json:"server"`
+	Phase         string    `json:"phase"`
+	Resumable     bool      `json:"resumable"`
+	ClientTLS     bool      `json:"client_tls"`
+	ServerTLS     bool      `json:"server_tls"`
+	ClientTLSInfo *TLS      `json:"client_tls_info,omitempty"` // nil if it is not known
+	ServerTLSInfo *TLS      `json:"server_tls_info,omitempty"`
+	Since         time.Time `json:"since"`
+	IdleSeconds   float64   `json:"idle_seconds"`
+	PingSeconds   float64   `json:"ping_seconds,omitzero"`
+	Up            Traffic   `json:"up"`
+	Down          Traffic   `json:"down"`
 
+	Login       []Step       `json:"login,omitempty"`       // the steps that it has come to
 	Compression *Compression `json:"compression,omitempty"` // nil if it was not agreed on
 	*Ending                  // nil while it is live
+}
+
+// A TLS tells what was negotiated. What is not known is empty.
+type TLS struct {
+	Version string `json:"version"` // 1.2 or 1.3
+	Curve   string `json:"curve,omitzero"`
+	Cipher  string `json:"cipher,omitzero"`
+}
+
+func tlsOf(i proxy.TLSInfo) *TLS {
+	if i == (proxy.TLSInfo{}) {
+		return nil
+	}
+	t := &TLS{Version: strings.TrimPrefix(tls.VersionName(i.Version), "TLS ")}
+	if i.Curve != 0 {
+		t.Curve = tls.CurveID(i.Curve).String()
+	}
+	if i.Cipher != 0 {
+		t.Cipher = tls.CipherSuiteName(i.Cipher)
+	}
+	return t
+}
+
+// A Step is a point that a session has come to on the way to its first stanza.
+type Step struct {
+	Name         string  `json:"step"`
+	AfterSeconds float64 `json:"after_seconds"` // since the WebSocket was opened
 }
 
 // A Compression tells what a session has saved: the payloads of its messages in bytes,
@@ -101,6 +133,11 @@ func (s *Status) listed(e *entry) Session {
 		Since: e.Since, IdleSeconds: e.Idle.Seconds(), PingSeconds: e.Ping.Seconds(),
 		Up: traffic(e.Up, e.UpQueue, e.upRate), Down: traffic(e.Down, e.DownQueue, e.downRate),
 	}
+	l.ClientTLSInfo, l.ServerTLSInfo = tlsOf(e.ClientTLSInfo), tlsOf(e.ServerTLSInfo)
+	for name, after := range e.Steps.All() {
+		l.Login = append(l.Login, Step{name, after.Seconds()})
+	}
+	slices.SortStableFunc(l.Login, func(a, b Step) int { return cmp.Compare(a.AfterSeconds, b.AfterSeconds) }) // a client may choose a mechanism early
 	if e.Compressed {
 		l.Compression = &Compression{e.UpMessages.Plain, e.UpMessages.Wire, e.DownMessages.Plain, e.DownMessages.Wire}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,12 +15,20 @@ import (
 // A one is what the page shows of it.
 type one struct {
 	Session
-	Meaning string // of its ending
-	Marks   []moment
-	Chart   *chart // nil without points
+	Meaning string     // of its ending
+	Lines   []timeline // its login, then all of its life
+	Chart   *chart     // nil without points
 }
 
-// A moment is a mark on the line of a session's time.
+// A timeline shows moments on a line. The login has one of its own, because it is short.
+type timeline struct {
+	Title string
+	Marks []moment
+	begin time.Time
+	whole time.Duration // the length of the line
+}
+
+// A moment is a mark on it.
 type moment struct {
 	Title string
 	Class string
@@ -28,11 +37,30 @@ type moment struct {
 	X     float64
 }
 
-// TimelineText says in words what the line shows.
-func (o *one) TimelineText() string {
-	text := ""
-	for _, m := range o.Marks {
-		if text != "" {
+// Text says how TLS was negotiated.
+func (t *TLS) Text() string {
+	parts := []string{"TLS " + t.Version}
+	for _, part := range []string{t.Curve, t.Cipher} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (t *timeline) add(title, class string, at time.Time) {
+	x := 0.0
+	if t.whole > 0 {
+		x = min(1, max(0, float64(at.Sub(t.begin))/float64(t.whole))) * 396
+	}
+	t.Marks = append(t.Marks, moment{title, class, at, formatAge(at.Sub(t.begin)), x})
+}
+
+// Text says in words what the line shows.
+func (t *timeline) Text() string {
+	text := t.Title + ": "
+	for n, m := range t.Marks {
+		if n > 0 {
 			text += ", "
 		}
 		text += fmt.Sprintf("%s after %s", m.Title, m.After)
@@ -74,22 +102,25 @@ func (s *Status) newOne(e *entry, now time.Time) *one {
 	} else {
 		o.Chart = s.watches.look(e, now)
 	}
-	add := func(title, class string, at time.Time) {
-		x := 0.0
-		if whole := end.Sub(e.Since); whole > 0 {
-			x = min(1, max(0, float64(at.Sub(e.Since))/float64(whole))) * 396
+	if n := len(o.Login); n > 0 {
+		login := timeline{Title: "Login", begin: e.Since, whole: seconds(o.Login[n-1].AfterSeconds)}
+		login.add("WebSocket opened", "begin", e.Since)
+		for _, step := range o.Login {
+			login.add(step.Name, "step", e.Since.Add(seconds(step.AfterSeconds)))
 		}
-		o.Marks = append(o.Marks, moment{title, class, at, formatAge(at.Sub(e.Since)), x})
+		o.Lines = append(o.Lines, login)
 	}
-	add("connected", "begin", e.Since)
+	life := timeline{Title: "Session", begin: e.Since, whole: end.Sub(e.Since)}
+	life.add("WebSocket opened", "begin", e.Since)
 	if last := end.Add(-e.Idle); last.After(e.Since) {
-		add("last byte", "last", last)
+		life.add("last byte", "last", last)
 	}
 	if e.over != nil {
-		add("ended", "end", end)
+		life.add("ended", "end", end)
 	} else {
-		add("now", "now", now)
+		life.add("now", "now", now)
 	}
+	o.Lines = append(o.Lines, life)
 	return o
 }
 

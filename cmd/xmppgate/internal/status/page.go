@@ -123,6 +123,7 @@ type view struct {
 	Certificates          []certificate
 	Servers               []Server
 	Limits                []limit
+	Compression           []Fact // none without compression
 	Facts                 []Fact
 	One                   *one
 }
@@ -337,6 +338,7 @@ func (s *Status) showAll(v *view, q *query, entries []*entry) {
 	}
 	v.Certificates = certificates(v.samples, v.Now)
 	v.Limits = limits(v.samples)
+	v.Compression = compression(v.samples)
 }
 
 // A limit is one that is in force.
@@ -371,6 +373,33 @@ func limits(samples []Sample) (all []limit) {
 	}
 	slices.SortStableFunc(all, func(a, b limit) int { return cmp.Compare(used[b.Name], used[a.Name]) })
 	return all
+}
+
+// compression returns how it is used, and what it has saved.
+func compression(samples []Sample) []Fact {
+	value := map[string]float64{}
+	for i := range samples {
+		if s := &samples[i]; strings.HasPrefix(s.Name, "xmppgate_compression_") {
+			value[strings.TrimPrefix(s.Name, "xmppgate_compression_")+s.Labels["direction"]+s.Labels["form"]] += s.Value
+		}
+	}
+	if value["memory_limit_bytes"] == 0 && value["sessions"] == 0 {
+		return nil // it is off
+	}
+	saved := func(direction string) string {
+		plain, wire := value["bytes_total"+direction+"plain"], value["bytes_total"+direction+"wire"]
+		if wire == 0 {
+			return "nothing was sent yet"
+		}
+		return fmt.Sprintf("ratio %s, %s became %s", formatNumber(plain/wire), formatBytes(plain), formatBytes(wire))
+	}
+	return []Fact{
+		{"live sessions with it", formatNumber(value["sessions"])},
+		{"to client", saved("down")},
+		{"to server", saved("up")},
+		{"memory", formatBytes(value["memory_bytes"]) + " of " + formatBytes(value["memory_limit_bytes"])},
+		{"sessions without memory for it", formatNumber(value["sessions_without_memory_total"])},
+	}
 }
 
 // nearly is the part of a limit from which on an operator should know.

@@ -53,7 +53,7 @@ func TestPage(t *testing.T) {
 		"/?state=closed":                   "200 2 of 2 ended sessions|connection reset by peer",
 		"/?state=closed&limit=1":           "200 1 of 2 ended sessions",
 		"/?sort=rate&domain=example.org":   `200 aria-sort="descending"|/?domain=example.org&amp;sort=idle#connections`,
-		"/?id=1":                           "200 Session 1|Resumable|2 (2.5\u00a0s)|connected after",
+		"/?id=1":                           "200 Session 1|Resumable|2 (2.5\u00a0s)|WebSocket opened after|TLS 1.3, X25519, TLS_AES_128_GCM_SHA256|Login: WebSocket opened after 0\u00a0s, login after 0.5\u00a0ms|authenticated after 1.2\u00a0s",
 		"/?id=9":                           "200 too-large|10000 bytes, by 20000|ended after",
 		"/?id=77":                          "404 There is no session 77",
 		"/?sort=red":                       "400 sort must be one of",
@@ -262,6 +262,26 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// Compression shows what it saves, and nothing where it is off.
+func TestCompressionShown(t *testing.T) {
+	of := func(direction, form string) map[string]string {
+		return map[string]string{"direction": direction, "form": form}
+	}
+	samples := []Sample{
+		{"xmppgate_compression_sessions", nil, 2}, {"xmppgate_compression_memory_bytes", nil, 24 << 10}, {"xmppgate_compression_memory_limit_bytes", nil, 64 << 20},
+		{"xmppgate_compression_sessions_without_memory_total", nil, 7},
+		{"xmppgate_compression_bytes_total", of("down", "plain"), 5000}, {"xmppgate_compression_bytes_total", of("down", "wire"), 1000},
+		{"xmppgate_compression_bytes_total", of("up", "plain"), 0}, {"xmppgate_compression_bytes_total", of("up", "wire"), 0},
+	}
+	want := "[{live sessions with it 2} {to client ratio 5, 4.88\u00a0KiB became 0.98\u00a0KiB} {to server nothing was sent yet} {memory 24\u00a0KiB of 64\u00a0MiB} {sessions without memory for it 7}]"
+	if got := fmt.Sprint(compression(samples)); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got := compression([]Sample{{"xmppgate_compression_sessions", nil, 0}, {"xmppgate_compression_memory_limit_bytes", nil, 0}}); got != nil {
+		t.Errorf("%v", got)
+	}
+}
+
 // Few sessions are watched, those that somebody looks at.
 func TestWatches(t *testing.T) {
 	var w watches
@@ -290,7 +310,7 @@ func TestFormats(t *testing.T) {
 	for got, want := range map[string]string{
 		formatNumber(0): "0", formatNumber(1.5): "1.5", formatNumber(0.254): "0.25", formatNumber(12.34): "12.3", formatNumber(1234567): "1\u202f234\u202f567", formatNumber(123.4): "123",
 		formatBytes(999): "999\u00a0B", formatBytes(1000): "0.98\u00a0KiB", formatBytes(10 << 20): "10\u00a0MiB", formatBytes(5e15): "4\u202f547\u00a0TiB",
-		formatAge(0): "0\u00a0s", formatAge(-time.Second): "0\u00a0s", formatAge(1500 * time.Millisecond): "1.5\u00a0s", formatAge(90 * time.Second): "90\u00a0s", formatAge(5 * time.Minute): "5\u00a0min", formatAge(3*time.Hour + 4*time.Minute): "3\u00a0h 4\u00a0min", formatAge(49 * time.Hour): "2\u00a0d 1\u00a0h",
+		formatAge(0): "0\u00a0s", formatAge(-time.Second): "0\u00a0s", formatAge(2300 * time.Microsecond): "2.3\u00a0ms", formatAge(45 * time.Millisecond): "45\u00a0ms", formatAge(999 * time.Millisecond): "999\u00a0ms", formatAge(1500 * time.Millisecond): "1.5\u00a0s", formatAge(90 * time.Second): "90\u00a0s", formatAge(5 * time.Minute): "5\u00a0min", formatAge(3*time.Hour + 4*time.Minute): "3\u00a0h 4\u00a0min", formatAge(49 * time.Hour): "2\u00a0d 1\u00a0h",
 		bytesRate.format(2048): "2\u00a0KiB/s",
 	} {
 		if got != want {

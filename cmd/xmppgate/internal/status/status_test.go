@@ -2,6 +2,7 @@ package status
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -96,6 +97,7 @@ func fixture() (*fakeGateway, []*proxy.EndedSession) {
 	at := netip.MustParseAddrPort
 	live := []proxy.SessionInfo{
 		{ID: 1, Remote: at("192.0.2.1:1000"), Domain: "example.org", Server: "tcp://one:5222", Phase: "established", Resumable: true, Since: began, Idle: 1500 * time.Millisecond, Ping: 20 * time.Millisecond, ClientTLS: true,
+			ClientTLSInfo: proxy.TLSInfo{Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, Curve: uint16(tls.X25519)}, Steps: proxy.Steps{0: 20, 1: 25, 2: 30, 3: 5, 4: 12000},
 			Up: proxy.Traffic{Messages: 1, Presences: 2, IQs: 3, Nonzas: 4, Bytes: 10}, Down: proxy.Traffic{Messages: 5, Bytes: 20},
 			DownQueue: proxy.Queue{Bytes: 70, Stalls: 2, Stalled: 2500 * time.Millisecond}},
 		{ID: 2, Remote: at("192.0.2.200:1"), Domain: "EXAMPLE.org", Server: "tcp://two:5222", ServerTLS: true, Phase: "established", Since: began.Add(-time.Hour), Up: proxy.Traffic{Bytes: 500}, UpQueue: proxy.Queue{Bytes: 1}},
@@ -194,9 +196,10 @@ func TestListing(t *testing.T) {
 		s, ring := newStatus(g)
 		ring.Add(ended[1])
 		_, w := get(t, s, "id=1")
-		const live = `[{"id":1,"remote":"192.0.2.1:1000","network":"192.0.2.0/24","domain":"example.org","server":"tcp://one:5222","phase":"established","resumable":true,"client_tls":true,"server_tls":false,"since":"2026-01-02T03:04:05Z","idle_seconds":1.5,"ping_seconds":0.02,` +
+		const live = `[{"id":1,"remote":"192.0.2.1:1000","network":"192.0.2.0/24","domain":"example.org","server":"tcp://one:5222","phase":"established","resumable":true,"client_tls":true,"server_tls":false,"client_tls_info":{"version":"1.3","curve":"X25519","cipher":"TLS_AES_128_GCM_SHA256"},"since":"2026-01-02T03:04:05Z","idle_seconds":1.5,"ping_seconds":0.02,` +
 			`"up":{"messages":1,"presences":2,"iqs":3,"nonzas":4,"bytes":10,"stanzas_per_second":0,"bytes_per_second":0,"queued_bytes":0,"stalls":0,"stalled_seconds":0},` +
-			`"down":{"messages":5,"presences":0,"iqs":0,"nonzas":0,"bytes":20,"stanzas_per_second":0,"bytes_per_second":0,"queued_bytes":70,"stalls":2,"stalled_seconds":2.5}}` + "\n]\n"
+			`"down":{"messages":5,"presences":0,"iqs":0,"nonzas":0,"bytes":20,"stanzas_per_second":0,"bytes_per_second":0,"queued_bytes":70,"stalls":2,"stalled_seconds":2.5},` +
+			`"login":[{"step":"login","after_seconds":0.0005},{"step":"server connected","after_seconds":0.002},{"step":"stream open","after_seconds":0.0025},{"step":"features","after_seconds":0.003},{"step":"authenticated","after_seconds":1.2}]}` + "\n]\n"
 		if got := w.Body.String(); got != live {
 			t.Errorf("got  %s\nwant %s", got, live)
 		}
