@@ -17,6 +17,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsflate"
 )
 
 // A prometheus is a real one that scrapes gateways.
@@ -154,7 +157,7 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := gatewayFor(t, fmt.Sprintf("tls://%s%s,tcp://127.0.0.1:%d", s.directTLS, s.ca(), dead[0]), "XMPPGATE_UPSTREAM_POLICY=round-robin",
-		"XMPPGATE_MAX_SESSIONS=12", "XMPPGATE_PING_INTERVAL=1s", "XMPPGATE_AUTH_TIMEOUT=10s")
+		"XMPPGATE_MAX_SESSIONS=12", "XMPPGATE_COMPRESSION=on", "XMPPGATE_PING_INTERVAL=1s", "XMPPGATE_AUTH_TIMEOUT=10s")
 	secure := gatewayFor(t, "tcp://"+s.c2s, "XMPPGATE_TLS_CERT="+s.dir+"/localhost.crt", "XMPPGATE_TLS_KEY="+s.dir+"/localhost.key")
 	p := startPrometheus(t, g, secure)
 	name := s.newUser(t, "watched")
@@ -294,6 +297,19 @@ func dashboardLoad(g *gateway, name, friend string) (errs []error) {
 	if other, err := dial(g.url()); err == nil {
 		other.header("other.example")
 		other.receive()
+		other.conn().Close()
+	}
+	// One with compression.
+	var offer ws.Dialer
+	offer.Extensions = append(offer.Extensions, wsflate.Parameters{}.Option())
+	if compressed, err := dialWebSocket(g.url(), offer); err != nil {
+		try("compression", err)
+	} else {
+		other := &client{transport: compressed}
+		try("compression", other.header(domain))
+		_ = other.conn().SetReadDeadline(time.Now().Add(patience))
+		_, err := other.conn().Read(make([]byte, 1)) // of the answer, which may be compressed
+		try("compression", err)
 		other.conn().Close()
 	}
 	// More than there is room for, until they have gone.
