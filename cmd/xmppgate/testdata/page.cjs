@@ -161,6 +161,7 @@ async function main() {
   assert.equal(await rows(plain).count(), 23);
   await field(plain, 'network').fill('2001:db8::/32');
   await plain.getByRole('button', { name: 'Apply' }).click();
+  await plain.waitForURL(/network=2001/);
   assert.equal(await rows(plain).count(), 1);
   const id = await rows(plain).getByRole('link').first().innerText();
   await rows(plain).getByRole('link').first().click();
