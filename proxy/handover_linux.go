@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,9 @@ const (
 const (
 	// offerTimeout bounds each step of an offer. Its sessions stand still meanwhile.
 	offerTimeout = 5 * time.Second
+	// lateness is how long a packet is waited for once more after its time is over, see
+	// receive.
+	lateness = time.Second
 	// restPause is how long sessions that were not at rest are left alone.
 	restPause = 100 * time.Millisecond
 )
@@ -54,8 +58,9 @@ func (g *Gateway) HandOver(ctx context.Context, conn *net.UnixConn, begun, kill 
 			err = fmt.Errorf("hand over sessions: %w", err)
 		}
 	}()
+	o := offer{most: 1}
 	for first := true; ; first = false {
-		n, err := g.offerAll(conn, kill)
+		n, err := o.all(g, conn, kill)
 		moved += n
 		if err != nil {
 			return moved, err
@@ -75,12 +80,11 @@ func (g *Gateway) HandOver(ctx context.Context, conn *net.UnixConn, begun, kill 
 	return moved, send(conn, packet{End: true}, nil)
 }
 
-// offerAll offers all sessions that are at rest. It returns how many were moved.
-func (g *Gateway) offerAll(conn *net.UnixConn, kill func()) (moved int, err error) {
-	var o offer
+// all offers all sessions that are at rest. It returns how many were moved.
+func (o *offer) all(g *Gateway, conn *net.UnixConn, kill func()) (moved int, err error) {
 	for _, l := range g.sessions() {
 		o.add(g, l)
-		if len(o.sessions) == maxOffered || o.size >= maxOffer {
+		if len(o.sessions) == o.most || o.size >= maxOffer {
 			n, err := o.make(conn, kill)
 			moved += n
 			if err != nil {
@@ -92,8 +96,11 @@ func (g *Gateway) offerAll(conn *net.UnixConn, kill func()) (moved int, err erro
 	return moved + n, err
 }
 
-// An offer is some sessions that are not driven until make has moved them or not.
+// An offer is some sessions that are not driven until make has moved them or not. The
+// first is one session, and each that the new process answers lets the next be twice as
+// large: a program that ends as soon as it drives a session takes one with it.
 type offer struct {
+	most     int // sessions
 	sessions []*live
 	states   []json.RawMessage
 	size     int // bytes of states
@@ -143,7 +150,7 @@ func (o *offer) make(conn *net.UnixConn, kill func()) (moved int, err error) {
 		l.moved()
 		moved++
 	}
-	*o = offer{}
+	*o = offer{most: min(2*o.most, maxOffered)}
 	return moved, err
 }
 
@@ -327,6 +334,12 @@ func receive(conn *net.UnixConn, timeout time.Duration) (p packet, fds []int, er
 	}
 	_ = conn.SetReadDeadline(deadline)
 	n, rn, flags, _, err := conn.ReadMsgUnix(b, rights)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// A process that was stopped for a while, perhaps with its machine, finds the
+		// deadline over as well as the packet that has come in time.
+		_ = conn.SetReadDeadline(time.Now().Add(lateness))
+		n, rn, flags, _, err = conn.ReadMsgUnix(b, rights)
+	}
 	if err != nil {
 		return p, nil, err
 	}

@@ -501,6 +501,47 @@ func TestTakeOverRefuses(t *testing.T) {
 	}
 }
 
+// A process that was stopped beyond its deadline has an answer that has come meanwhile.
+// Otherwise it would end the new process, which drives the sessions.
+func TestReceiveLate(t *testing.T) {
+	old, successor := pair(t)
+	if err := send(successor, packet{Driving: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if p, _, err := receive(old, 1); err != nil || !p.Driving {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// Offers begin with one session and grow, so that a program that fails with the first
+// takes no more with it.
+func TestOffersGrow(t *testing.T) {
+	b := newBench(t, LoopAuto)
+	for range 8 {
+		cl, srv := b.connect()
+		b.login(cl, srv)
+	}
+	old, successor := pair(t)
+	go func() {
+		defer successor.Close()
+		for range 3 {
+			closeAll(receiveOffer(t, successor))
+			send(successor, packet{}, nil)
+			receive(successor, patience)
+			send(successor, packet{Driving: true}, nil)
+		}
+		_, fds, _ := receive(successor, patience)
+		closeAll(fds)
+	}()
+	moved, err := b.g.HandOver(t.Context(), old, func() { t.Error("it has begun") }, func() { t.Error("it has to be killed") })
+	if moved != 1+2+4 || err == nil {
+		t.Errorf("moved %d, %v", moved, err)
+	}
+	if n := count(b.g); n != 1 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
+
 // Without the word to go nothing is driven, because the old process goes on.
 func TestTakeOverWaitsForGo(t *testing.T) {
 	b := newBench(t, LoopAuto)
