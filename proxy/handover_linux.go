@@ -28,7 +28,8 @@ const (
 )
 
 const (
-	// offerTimeout bounds each step of an offer. Its sessions stand still meanwhile.
+	// offerTimeout bounds each answer of the new process. The sessions of an offer stand
+	// still meanwhile.
 	offerTimeout = 5 * time.Second
 	// lateness is how long a packet is waited for once more after its time is over, see
 	// receive.
@@ -243,7 +244,9 @@ func (g *Gateway) take(conn *net.UnixConn, states []json.RawMessage, fds []int, 
 	if err == nil {
 		var p packet
 		var more []int
-		p, more, err = receive(conn, offerTimeout)
+		// As long as the old process lives, however long it is stopped: to give up would
+		// make it end this one, with the sessions that are here already.
+		p, more, err = receive(conn, 0)
 		closeAll(more)
 		if err == nil && !p.Go {
 			err = errors.New("no word to go")

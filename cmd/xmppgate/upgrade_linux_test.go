@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -16,8 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -95,13 +90,7 @@ func (r *replaceable) replaceBy(program []byte) {
 // upgrade asks for an upgrade and returns the answer.
 func (r *replaceable) upgrade() (status int, body string) {
 	r.t.Helper()
-	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", r.dir+"/admin")
-		},
-	}}
-	a, err := client.Post("http://localhost/upgrade", "", nil)
+	a, err := r.adminClient().Post("http://localhost/upgrade", "", nil)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -111,11 +100,22 @@ func (r *replaceable) upgrade() (status int, body string) {
 	return a.StatusCode, b.String()
 }
 
+func (r *replaceable) adminClient() *http.Client {
+	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", r.dir+"/admin")
+		},
+	}}
+}
+
 // processes returns all processes that run the program of r, replaced or not.
-func (r *replaceable) processes() (all []int) {
+func (r *replaceable) processes() (all []int) { return processesOf(r.program) }
+
+func processesOf(program string) (all []int) {
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, link := range links {
-		if to, err := os.Readlink(link); err == nil && strings.TrimSuffix(to, " (deleted)") == r.program {
+		if to, err := os.Readlink(link); err == nil && strings.TrimSuffix(to, " (deleted)") == program {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(link)))
 			if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(status), ") Z ") {
 				all = append(all, pid)
@@ -385,103 +385,4 @@ func successorMain() {
 		return
 	}
 	conn.Read(b) // go
-}
-
-var (
-	upgradeSessions = flag.Int("upgrade.sessions", 300, "sessions of TestUpgradeUnderLoad")
-	upgradeTimes    = flag.Int("upgrade.times", 10, "upgrades of TestUpgradeUnderLoad")
-	upgradeRate     = flag.Int("upgrade.rate", 2000, "messages a second of TestUpgradeUnderLoad, in each direction")
-)
-
-// Clients and servers exchange messages all the while: each arrives once, in order.
-func TestUpgradeUnderLoad(t *testing.T) {
-	echo := filepath.Join(t.TempDir(), "echo") // a server that answers each message with the same
-	l, err := net.Listen("unix", echo)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go echoStream(t, c)
-		}
-	}()
-	r := startReplaceable(t, "XMPPGATE_UPSTREAM=unix:"+echo)
-
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var clients sync.WaitGroup
-	var messages atomic.Int64
-	for i := range *upgradeSessions {
-		c := r.open()
-		c.SetDeadline(time.Time{})
-		clients.Go(func() {
-			defer c.Close()
-			pause := time.Second * time.Duration(*upgradeSessions) / time.Duration(*upgradeRate)
-			time.Sleep(pause * time.Duration(i) / time.Duration(*upgradeSessions))
-			for n := 1; ; n++ {
-				up := fmt.Sprintf("<message id='%d'/>", n)
-				if err := ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewTextFrame([]byte(up)))); err != nil {
-					t.Errorf("session %d: %v", i, err)
-					return
-				}
-				h, err := ws.ReadHeader(c)
-				got := make([]byte, h.Length)
-				if err == nil {
-					_, err = io.ReadFull(c, got)
-				}
-				if want := fmt.Sprintf("<message xmlns='jabber:client' id='%d'/>", n); err != nil || string(got) != want {
-					t.Errorf("session %d: %v %q, want %q", i, err, got, want)
-					return
-				}
-				messages.Add(1)
-				select {
-				case <-ctx.Done():
-					return
-				case <-time.After(pause):
-				}
-			}
-		})
-	}
-	start := time.Now()
-	for range *upgradeTimes {
-		before := messages.Load()
-		if status, body := r.upgrade(); status != http.StatusOK {
-			t.Fatalf("%d %s", status, body)
-		}
-		r.eventually("both processes stay", func() bool { return len(r.processes()) == 1 })
-		r.eventually("nothing moves", func() bool { return messages.Load() > before })
-	}
-	took := time.Since(start)
-	stop()
-	clients.Wait()
-	t.Logf("%d sessions, %d upgrades in %v, %d messages in each direction", *upgradeSessions, *upgradeTimes, took, messages.Load())
-	if log := r.log(); strings.Contains(log, "going away") || strings.Contains(log, `"level":"ERROR"`) {
-		t.Error(log)
-	}
-}
-
-// echoStream answers each message, and checks that none is missing.
-func echoStream(t *testing.T, c net.Conn) {
-	defer c.Close()
-	r := bufio.NewReader(c)
-	if !readHeader(r) {
-		return
-	}
-	io.WriteString(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='example.org' id='1' version='1.0'><stream:features/>`)
-	for n := 1; ; n++ {
-		got, err := r.ReadString('>')
-		if err != nil || strings.HasSuffix(got, "</stream:stream>") { // which a health check sends
-			return
-		}
-		if want := fmt.Sprintf("<message id='%d'/>", n); got != want {
-			t.Errorf("server: got %q, want %q", got, want)
-			return
-		}
-		fmt.Fprintf(c, "<message xmlns='jabber:client' id='%d'/>", n)
-	}
 }
