@@ -97,6 +97,13 @@ func testContents(t *testing.T, r *release) {
 	if got := shell(t, `tar -xzOf "$1" .PKGINFO 2>/dev/null`, r.packageFile(amd64, "apk")); !strings.Contains(got, "pkgver = 0.1.0") {
 		t.Errorf(".PKGINFO of the .apk: %s", got)
 	}
+	// apk runs other scripts than the others, by these names.
+	for _, name := range []string{".post-install", ".post-upgrade", ".pre-deinstall", ".post-deinstall"} {
+		if !strings.Contains(lists["apk"], name+"\n") {
+			t.Errorf("the .apk has no %s:\n%s", name, lists["apk"])
+		}
+		shell(t, `tar -xzOf "$1" "$2" 2>/dev/null | busybox sh -n`, r.packageFile(amd64, "apk"), name)
+	}
 }
 
 // The unit of the packages is the one of deploy/systemd, and systemd takes it.

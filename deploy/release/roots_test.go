@@ -3,7 +3,8 @@
 package main
 
 import (
-	"bufio"
+	"encoding/base64"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsutil"
 )
 
 // systemctl stands for systemd in a root: it knows whether the service runs and runs the
@@ -47,8 +51,19 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// A .deb is installed, upgraded under a live session, and removed in a clean Debian.
-func TestDebian(t *testing.T) {
+// managers are the programs that install packages, called with a root that has
+// old and new in its top directory.
+var managers = []struct {
+	format, install, upgrade, remove string
+	kept                             string // what a removal leaves of changed settings
+}{
+	{"deb", `chroot "$1" dpkg -i /old.deb`, `chroot "$1" dpkg -i /new.deb`, `chroot "$1" dpkg -r xmppgate`, "xmppgate.env"},
+	// In a root of Debian nothing provides what Fedora calls shadow-utils.
+	{"rpm", `rpm --root "$1" --force-debian --nodeps -U "$1/old.rpm"`, `rpm --root "$1" --force-debian --nodeps -U "$1/new.rpm"`, `rpm --root "$1" --force-debian -e xmppgate`, "xmppgate.env.rpmsave"},
+}
+
+// Packages are installed, upgraded under sessions, and removed in a clean Debian.
+func TestPackages(t *testing.T) {
 	older := built(t)
 	newer := *older
 	newer.Version += "1" // sorts after it
@@ -58,98 +73,201 @@ func TestDebian(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	root := t.TempDir()
-	shell(t, `debootstrap --variant=minbase bookworm "$1" http://deb.debian.org/debian`, root)
-	shell(t, `mount -t proc proc "$1/proc"`, root)
-	t.Cleanup(func() { shell(t, `umount "$1/proc"`, root) })
-	shell(t, `mkdir -p "$1/run/systemd/system"; cp "$2" "$1/old.deb"; cp "$3" "$1/new.deb"`, root, older.packageFile(targets[0], "deb"), newer.packageFile(targets[0], "deb"))
-	if err := os.WriteFile(root+"/usr/bin/systemctl", []byte(systemctl), 0o755); err != nil {
+	clean := t.TempDir()
+	shell(t, `debootstrap --variant=minbase bookworm "$1" http://deb.debian.org/debian
+		mkdir -p "$1/run/systemd/system"`, clean)
+	if err := os.WriteFile(clean+"/usr/bin/systemctl", []byte(systemctl), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	in := func(script string) string { t.Helper(); return shell(t, `chroot "$1" sh -ec "$2"`, root, script) }
+	server := startProsody(t)
+	for _, m := range managers {
+		t.Run(m.format, func(t *testing.T) {
+			root := t.TempDir()
+			shell(t, `cp -a "$1/." "$2"; cp "$3" "$2/old.$5"; cp "$4" "$2/new.$5"; mount -t proc proc "$2/proc"`,
+				clean, root, older.packageFile(targets[0], m.format), newer.packageFile(targets[0], m.format), m.format)
+			t.Cleanup(func() {
+				shell(t, `for p in /proc/[0-9]*; do [ "$(readlink "$p/root")" = "$1" ] && kill "${p#/proc/}"; done; umount -l "$1/proc"`, root)
+			})
+			in := func(script string) string { t.Helper(); return shell(t, `chroot "$1" sh -ec "$2"`, root, script) }
 
-	in("dpkg -i /old.deb")
-	if got := in("getent passwd xmppgate"); !strings.Contains(got, "nologin") {
-		t.Errorf("the user is %q", got)
-	}
-	if log := in("cat /systemctl.log"); strings.Contains(log, "reload xmppgate") || strings.Contains(log, "start") {
-		t.Errorf("the installation started something: %s", log)
-	}
+			shell(t, m.install, root)
+			if got := in("getent passwd xmppgate"); !strings.Contains(got, "nologin") {
+				t.Errorf("the user is %q", got)
+			}
+			if log := in("cat /systemctl.log"); strings.Contains(log, "reload xmppgate") || strings.Contains(log, "start") {
+				t.Errorf("the installation started something: %s", log)
+			}
 
-	// A server that greets, and the gateway as the service would run it.
-	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	front, admin := free(t), free(t)
-	settings := "XMPPGATE_UPSTREAM=tcp://" + server.Addr().String() + "\nXMPPGATE_LISTEN=" + front + "\nXMPPGATE_ADMIN_LISTEN=" + admin + "\n"
-	if err := os.WriteFile(root+configFile, []byte(settings), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	gateway := exec.Command("chroot", "--userspec=xmppgate:xmppgate", root, "/usr/bin/xmppgate")
-	gateway.Env = []string{"XMPPGATE_CONFIG=" + configFile, "PATH=/usr/bin:/bin"}
-	gateway.Stderr = os.Stderr
-	if err := gateway.Start(); err != nil {
-		t.Fatal(err)
-	}
-	oldEnded := make(chan error, 1)
-	go func() { oldEnded <- gateway.Wait() }()
-	t.Cleanup(func() { gateway.Process.Kill() })
-	await(t, func() bool { return status(admin, "/healthz") == http.StatusOK })
-	in("touch /active")
+			// The gateway as the service would run it.
+			front, admin := free(t), free(t)
+			settings := "XMPPGATE_UPSTREAM=tcp://" + server + "\nXMPPGATE_LISTEN=" + front + "\nXMPPGATE_ADMIN_LISTEN=" + admin + "\n"
+			if err := os.WriteFile(root+configFile, []byte(settings), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			gateway := exec.Command("chroot", "--userspec=xmppgate:xmppgate", root, "/usr/bin/xmppgate")
+			gateway.Env = []string{"XMPPGATE_CONFIG=" + configFile, "PATH=/usr/bin:/bin"}
+			gateway.Stderr = os.Stderr
+			if err := gateway.Start(); err != nil {
+				t.Fatal(err)
+			}
+			oldEnded := make(chan error, 1)
+			go func() { oldEnded <- gateway.Wait() }()
+			t.Cleanup(func() { gateway.Process.Kill() })
+			await(t, func() bool { return status(admin, "/healthz") == http.StatusOK })
+			in("touch /active")
+			juliet := login(t, front, "juliet")
 
-	client, err := net.Dial("tcp", front)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	client.SetDeadline(time.Now().Add(time.Minute))
-	if _, err := client.Write([]byte("GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n")); err != nil {
-		t.Fatal(err)
-	}
-	reader := bufio.NewReader(client)
-	if answer, err := http.ReadResponse(reader, nil); err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("%v, %v", answer, err)
-	}
+			shell(t, m.upgrade, root)
+			if log := in("cat /systemctl.log"); !strings.Contains(log, "\nreload xmppgate.service\n") || strings.Contains(log, "restart") || strings.Contains(log, "disable") {
+				t.Errorf("the upgrade did not reload alone: %s", log)
+			}
+			if got := in("cat " + configFile); got != settings {
+				t.Errorf("the upgrade changed the settings to %q", got)
+			}
+			if got := in("xmppgate version"); !strings.Contains(got, "v"+newer.Version+" ") {
+				t.Errorf("the program is %s", got)
+			}
+			if got := status(admin, "/healthz"); got != http.StatusOK {
+				t.Errorf("after the upgrade /healthz answers %d", got)
+			}
+			select {
+			case err := <-oldEnded:
+				if err != nil {
+					t.Errorf("the old version: %v", err)
+				}
+			case <-time.After(time.Minute):
+				t.Error("the old version did not end")
+			}
+			// The session from before goes on, in both directions.
+			romeo := login(t, front, "romeo")
+			romeo.message("juliet", "wherefore")
+			juliet.await("wherefore")
+			juliet.message("romeo", "therefore")
+			romeo.await("therefore")
+			romeo.close()
+			juliet.close()
 
-	in("dpkg -i /new.deb")
-	if log := in("cat /systemctl.log"); !strings.Contains(log, "\nreload xmppgate.service\n") || strings.Contains(log, "restart") || strings.Contains(log, "disable") {
-		t.Errorf("the upgrade did not reload alone: %s", log)
+			shell(t, m.remove, root)
+			if log := in("cat /systemctl.log"); !strings.Contains(log, "disable --now xmppgate.service") {
+				t.Errorf("the removal did not stop the service: %s", log)
+			}
+			if got := in("ls /etc/xmppgate"); strings.TrimSpace(got) != m.kept {
+				t.Errorf("after the removal /etc/xmppgate has %q", got)
+			}
+			if m.format == "deb" {
+				in("dpkg -P xmppgate; [ ! -e " + configFile + " ]")
+			}
+			in("[ ! -e /usr/bin/xmppgate ]; [ ! -e /usr/lib/systemd/system/xmppgate.service ]")
+		})
 	}
-	if got := in("cat " + configFile); got != settings {
-		t.Errorf("the upgrade changed the settings to %q", got)
-	}
-	if got := in("xmppgate version"); !strings.Contains(got, "v"+newer.Version+" ") {
-		t.Errorf("the program is %s", got)
-	}
-	if got := status(admin, "/healthz"); got != http.StatusOK {
-		t.Errorf("after the upgrade /healthz answers %d", got)
-	}
-	// A ping of the session from before is answered.
-	if _, err := client.Write([]byte{0x89, 0x80, 0, 0, 0, 0}); err != nil {
+}
+
+// startProsody starts a Prosody with two accounts and returns its address.
+func startProsody(t *testing.T) string {
+	t.Helper()
+	dir, address := t.TempDir(), free(t)
+	_, port, _ := strings.Cut(address, ":")
+	config := fmt.Sprintf(`run_as_root = true
+pidfile = "%[1]s/prosody.pid"
+data_path = "%[1]s/data"
+interfaces = { "127.0.0.1" }
+c2s_ports = { %[2]s }
+c2s_direct_tls_ports = { }
+modules_enabled = { "roster", "saslauth", "disco", "posix", "smacks" }
+modules_disabled = { "s2s", "tls" }
+authentication = "internal_plain"
+allow_unencrypted_plain_auth = true
+c2s_require_encryption = false
+log = { warn = "*console" }
+VirtualHost "localhost"
+`, dir, port)
+	accounts := filepath.Join(dir, "data/localhost/accounts")
+	if err := os.MkdirAll(accounts, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if pong, err := reader.Peek(2); err != nil || pong[0] != 0x8a {
-		t.Errorf("the session ended by the upgrade: %x, %v", pong, err)
-	}
-	client.Close()
-	select {
-	case err := <-oldEnded:
-		if err != nil {
-			t.Errorf("the old version: %v", err)
+	for path, text := range map[string]string{
+		filepath.Join(dir, "prosody.cfg.lua"): config,
+		filepath.Join(accounts, "juliet.dat"): `return { password = "secret" }`,
+		filepath.Join(accounts, "romeo.dat"):  `return { password = "secret" }`,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
 		}
-	case <-time.After(time.Minute):
-		t.Error("the old version did not end")
 	}
+	prosody := exec.Command("prosody", "-F", "--config", filepath.Join(dir, "prosody.cfg.lua"))
+	prosody.Stdout, prosody.Stderr = os.Stderr, os.Stderr
+	if err := prosody.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { prosody.Process.Kill(); prosody.Wait() })
+	await(t, func() bool {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return address
+}
 
-	in("dpkg -r xmppgate")
-	if log := in("cat /systemctl.log"); !strings.Contains(log, "disable --now xmppgate.service") {
-		t.Errorf("the removal did not stop the service: %s", log)
+// A session is that of a client.
+type session struct {
+	t    *testing.T
+	conn net.Conn
+}
+
+// login logs in over WebSocket.
+func login(t *testing.T, address, name string) *session {
+	t.Helper()
+	conn, _, _, err := ws.Dialer{Protocols: []string{"xmpp"}}.Dial(t.Context(), "ws://"+address+"/xmpp-websocket")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := in("ls /etc/xmppgate"); strings.TrimSpace(got) != filepath.Base(configFile) {
-		t.Errorf("after the removal /etc/xmppgate has %q", got)
+	conn.SetDeadline(time.Now().Add(3 * time.Minute))
+	s := &session{t, conn}
+	const open = "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='localhost' version='1.0'/>"
+	s.send(open)
+	s.await("PLAIN</mechanism>")
+	s.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+name+"\x00secret")) + "</auth>")
+	s.await("<success")
+	s.send(open)
+	s.await("urn:ietf:params:xml:ns:xmpp-bind")
+	s.send("<iq type='set' id='bind' xmlns='jabber:client'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>test</resource></bind></iq>")
+	s.await("/test</jid>")
+	return s
+}
+
+func (s *session) send(text string) {
+	s.t.Helper()
+	if err := wsutil.WriteClientText(s.conn, []byte(text)); err != nil {
+		s.t.Fatal(err)
 	}
-	in("dpkg -P xmppgate; [ ! -e " + configFile + " ]; [ ! -e /usr/bin/xmppgate ]")
-	shell(t, `for p in /proc/[0-9]*; do [ "$(readlink "$p/root")" = "$1" ] && kill "${p#/proc/}"; done; true`, root)
+}
+
+// message sends a message to the session of another account.
+func (s *session) message(to, text string) {
+	s.t.Helper()
+	s.send("<message xmlns='jabber:client' type='chat' to='" + to + "@localhost/test'><body>" + text + "</body></message>")
+}
+
+// await reads until a message with that text.
+func (s *session) await(text string) {
+	s.t.Helper()
+	for {
+		got, err := wsutil.ReadServerText(s.conn)
+		if err != nil {
+			s.t.Fatalf("instead of %q: %v", text, err)
+		}
+		if strings.Contains(string(got), text) {
+			return
+		}
+	}
+}
+
+// close closes the stream.
+func (s *session) close() {
+	s.t.Helper()
+	s.send("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>")
+	s.await("<close")
+	s.conn.Close()
 }
