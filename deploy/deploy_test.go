@@ -23,7 +23,7 @@ import (
 // What each package may import of this module. The arrows lead downwards only: a
 // package with a new one, and a new package, needs a change here.
 var mayImport = map[string][]string{
-	"cmd/xmppgate":                   {"cmd/xmppgate/internal/acme", "cmd/xmppgate/internal/demo", "cmd/xmppgate/internal/doctor", "cmd/xmppgate/internal/logqueue", "cmd/xmppgate/internal/status", "framing", "metrics", "proxy", "proxy/certfiles", "proxy/clientaddr", "proxy/upstream"},
+	"cmd/xmppgate":                   {"cmd/xmppgate/internal/acme", "cmd/xmppgate/internal/demo", "cmd/xmppgate/internal/doctor", "cmd/xmppgate/internal/logqueue", "cmd/xmppgate/internal/status", "framing", "metrics", "proxy", "proxy/certfiles", "proxy/clientaddr", "proxy/filestamp", "proxy/upstream"},
 	"cmd/xmppgate/internal/acme":     {},
 	"cmd/xmppgate/internal/demo":     {"cmd/xmppgate/internal/logqueue", "proxy", "proxy/upstream"},
 	"cmd/xmppgate/internal/doctor":   {"framing"},
@@ -34,10 +34,10 @@ var mayImport = map[string][]string{
 	"metrics/share":                  {},
 	"metrics":                        {"metrics/share"},
 	"proxy":                          {"framing", "proxy/clientaddr", "proxy/internal/limit", "proxy/internal/loop", "proxy/internal/loop/polltls", "proxy/internal/relay", "proxy/internal/session", "proxy/upstream"},
-	"proxy/certfiles":                {"proxy/internal/filestamp"},
+	"proxy/certfiles":                {"proxy/filestamp"},
 	"proxy/clientaddr":               {},
+	"proxy/filestamp":                {},
 	"proxy/internal/deflate":         {},
-	"proxy/internal/filestamp":       {},
 	"proxy/internal/http1":           {},
 	"proxy/internal/limit":           {},
 	"proxy/internal/loop":            {"proxy/internal/loop/polltls", "proxy/internal/loop/socket", "proxy/internal/relay"},
@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"proxy/internal/relay":           {},
 	"proxy/internal/session":         {"framing", "proxy/clientaddr", "proxy/internal/deflate", "proxy/internal/http1", "proxy/internal/limit", "proxy/internal/relay"},
 	"proxy/internal/wstest":          {}, // for tests: no package may import it
-	"proxy/upstream":                 {"framing", "proxy/internal/filestamp", "proxy/internal/loop/polltls"},
+	"proxy/upstream":                 {"framing", "proxy/filestamp", "proxy/internal/loop/polltls"},
 }
 
 // Who may import what is not ours, and what nobody else may.

@@ -81,7 +81,7 @@ func paced(all []*live, within time.Duration, stop <-chan struct{}, end func(*se
 			select {
 			case <-stop:
 				return false
-			case <-time.After(jittered(pause)):
+			case <-time.After(randomPause(pause)):
 			}
 		}
 		l.handle.Post(func(ev *relay.Event) { end(&l.s, ev) })
@@ -89,6 +89,6 @@ func paced(all []*live, within time.Duration, stop <-chan struct{}, end func(*se
 	return true
 }
 
-// jittered returns a random time that is d on average, from half of it on. Gateways
+// randomPause returns a random time that is d on average, from half of it on. Gateways
 // that are drained together do not send their clients elsewhere in step.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+func randomPause(d time.Duration) time.Duration { return d/2 + rand.N(d) }

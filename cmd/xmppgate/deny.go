@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"xmppgate/proxy"
+	"xmppgate/proxy/filestamp"
 )
 
 // denyPoll is how often the deny list is looked at: by its file's status, because a file
@@ -24,29 +25,9 @@ type denyFile struct {
 	count func(ok bool)
 
 	mu   sync.Mutex // guards all below
-	path string     // of the list in force
-	read fileStatus // what was read last, successfully or not
-}
-
-// A fileStatus tells whether a file is another one than before.
-type fileStatus struct {
-	info os.FileInfo
-	err  string
-}
-
-func statusOf(path string) (s fileStatus) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return fileStatus{err: err.Error()}
-	}
-	return fileStatus{info: info}
-}
-
-func (s fileStatus) same(other fileStatus) bool {
-	if s.info == nil || other.info == nil {
-		return s.info == nil && other.info == nil && s.err == other.err
-	}
-	return os.SameFile(s.info, other.info) && s.info.Size() == other.info.Size() && s.info.ModTime().Equal(other.info.ModTime())
+	path   string          // of the list in force
+	stamp  filestamp.Stamp // of what was read last, successfully or not
+	failed string          // why it cannot be used; empty if it can
 }
 
 // run looks at the file that path returns until ctx is done.
@@ -70,26 +51,32 @@ func (d *denyFile) look(path string) {
 	defer d.mu.Unlock()
 	if path == "" {
 		if d.path != "" {
-			d.path, d.read = "", fileStatus{}
+			d.path, d.stamp, d.failed = "", filestamp.Stamp{}, ""
 			d.deny(nil)
 		}
 		return
 	}
-	now := statusOf(path)
-	if path == d.path && now.same(d.read) {
-		return
-	}
+	stamp := filestamp.Of(path)
 	first := path != d.path
-	d.path, d.read = path, now
-	list, err := readDenyList(path)
-	d.count(err == nil)
-	if err != nil {
-		d.log.Warn("the deny list cannot be used; the old one stays in force", "file", path, "error", err)
+	changed := first || !stamp.Equal(d.stamp)
+	if !changed && d.failed == "" { // permissions leave no stamp
 		return
 	}
-	d.deny(list)
-	if !first {
-		d.log.Info("the deny list has changed and was read", "file", path, "networks", list.Len())
+	d.path, d.stamp = path, stamp
+	list, err := readDenyList(path)
+	if err == nil {
+		d.failed = ""
+		d.count(true)
+		d.deny(list)
+		if !first {
+			d.log.Info("the deny list has changed and was read", "file", path, "networks", list.Len())
+		}
+		return
+	}
+	was := d.failed
+	if d.failed = err.Error(); changed || d.failed != was {
+		d.count(false)
+		d.log.Warn("the deny list cannot be used; the old one stays in force", "file", path, "error", err)
 	}
 }
 

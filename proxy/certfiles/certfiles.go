@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"xmppgate/proxy/internal/filestamp"
+	"xmppgate/proxy/filestamp"
 )
 
 // A Pair names the files of a certificate with its chain and of its private key, both PEM.

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"xmppgate/proxy/internal/filestamp"
+	"xmppgate/proxy/filestamp"
 )
 
 // checkInterval is the time between two checks of files for changes.
