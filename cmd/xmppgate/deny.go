@@ -24,7 +24,7 @@ type denyFile struct {
 	deny  func(*proxy.DenyList)
 	count func(ok bool)
 
-	mu   sync.Mutex // guards all below
+	mu     sync.Mutex      // guards all below
 	path   string          // of the list in force
 	stamp  filestamp.Stamp // of what was read last, successfully or not
 	failed string          // why it cannot be used; empty if it can
