@@ -3,13 +3,20 @@ package check
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -61,21 +68,33 @@ func loadManifests(t *testing.T) (m manifests) {
 	}
 
 	// What "kubectl patch" and kustomize do with the sidecar.
-	decode(t, read(t, "../kubernetes/sidecar.yaml"), new(appsv1.Deployment))
-	patch, err := yaml.YAMLToJSON(read(t, "../kubernetes/sidecar.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	decode(t, read(t, "../kubernetes/sidecar/sidecar.yaml"), new(appsv1.Deployment))
 	original, err := json.Marshal(base)
 	if err != nil {
 		t.Fatal(err)
 	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, appsv1.Deployment{})
+	merged, err := strategicpatch.StrategicMergePatch(original, asJSON(t, "../kubernetes/sidecar/sidecar.yaml"), appsv1.Deployment{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := jsonpatch.DecodePatch(asJSON(t, "../kubernetes/sidecar/server.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if merged, err = server.Apply(merged); err != nil {
 		t.Fatal(err)
 	}
 	decode(t, merged, &m.deployment)
 	return m
+}
+
+func asJSON(t *testing.T, file string) []byte {
+	t.Helper()
+	text, err := yaml.YAMLToJSON(read(t, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 func TestKubernetes(t *testing.T) {
@@ -236,15 +255,11 @@ func TestIngress(t *testing.T) {
 func TestKubernetesTLS(t *testing.T) {
 	m := loadManifests(t)
 	decode(t, read(t, "../kubernetes/tls.yaml"), new(appsv1.Deployment))
-	patch, err := yaml.YAMLToJSON(read(t, "../kubernetes/tls.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	original, err := json.Marshal(m.deployment)
 	if err != nil {
 		t.Fatal(err)
 	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, appsv1.Deployment{})
+	merged, err := strategicpatch.StrategicMergePatch(original, asJSON(t, "../kubernetes/tls.yaml"), appsv1.Deployment{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,5 +287,91 @@ func TestKubernetesTLS(t *testing.T) {
 		return v.Name == "tls" && v.Secret != nil && *v.Secret.DefaultMode&0o007 == 0
 	}) {
 		t.Errorf("%+v", pod.Volumes)
+	}
+}
+
+// The values for a Helm chart have the sidecar of sidecar.yaml, and the server waits for it.
+func TestKubernetesHelm(t *testing.T) {
+	var values struct {
+		PodAnnotations map[string]string `json:"podAnnotations"`
+		StatefulSet    struct {
+			TerminationGracePeriodSeconds int64              `json:"terminationGracePeriodSeconds"`
+			Lifecycle                     corev1.Lifecycle   `json:"lifecycle"`
+			InitContainers                []corev1.Container `json:"initContainers"`
+		} `json:"statefulSet"`
+	}
+	decode(t, read(t, "../kubernetes/helm/ejabberd.yaml"), &values)
+	m := loadManifests(t)
+	template := m.deployment.Spec.Template
+	sidecar := container(t, template.Spec.InitContainers, "xmppgate")
+	sidecar.Env = slices.DeleteFunc(slices.Clone(sidecar.Env), func(v corev1.EnvVar) bool { return v.Name == "GOMEMLIMIT" })
+	if got := values.StatefulSet.InitContainers; len(got) != 1 || !reflect.DeepEqual(got[0], sidecar) {
+		t.Errorf("init containers %+v\nwant %+v", got, sidecar)
+	}
+	if got := values.StatefulSet.Lifecycle; !reflect.DeepEqual(&got, template.Spec.Containers[0].Lifecycle) {
+		t.Errorf("lifecycle of the server: %+v", got)
+	}
+	if got := values.StatefulSet.TerminationGracePeriodSeconds; got != *template.Spec.TerminationGracePeriodSeconds {
+		t.Errorf("grace period %d s", got)
+	}
+	if !maps.Equal(values.PodAnnotations, template.Annotations) {
+		t.Errorf("annotations %v", values.PodAnnotations)
+	}
+}
+
+// Gateways in pods of their own.
+func TestKubernetesFleet(t *testing.T) {
+	var config corev1.ConfigMap
+	var deployment appsv1.Deployment
+	var service corev1.Service
+	var budget policyv1.PodDisruptionBudget
+	var policy networkingv1.NetworkPolicy
+	kinds := []any{&config, &deployment, &service, &budget, &policy}
+	documents := bytes.Split(read(t, "../kubernetes/fleet/gateway.yaml"), []byte("\n---\n"))
+	if len(documents) != len(kinds) {
+		t.Fatalf("%d objects", len(documents))
+	}
+	for i, document := range documents {
+		decode(t, document, kinds[i])
+	}
+	var scaler autoscalingv2.HorizontalPodAutoscaler
+	decode(t, read(t, "../kubernetes/fleet/autoscaler.yaml"), &scaler)
+
+	pod := deployment.Spec.Template.Spec
+	gateway := container(t, pod.Containers, "xmppgate")
+	environ := map[string]string{}
+	for _, v := range gateway.Env {
+		environ[v.Name] = v.Value
+	}
+	dir := t.TempDir()
+	environ["XMPPGATE_CONFIG"] = filepath.Join(dir, strings.TrimPrefix(environ["XMPPGATE_CONFIG"], "/etc/xmppgate/"))
+	for name, text := range config.Data {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	grace := time.Duration(*pod.TerminationGracePeriodSeconds) * time.Second
+	if drain := drainTime(t, environ); drain >= grace || environ["XMPPGATE_DRAIN_DELAY"] == "" {
+		t.Errorf("drain %v with the delay %q, grace period %v", drain, environ["XMPPGATE_DRAIN_DELAY"], grace)
+	}
+
+	templateLabels := labels.Set(deployment.Spec.Template.Labels)
+	if !labels.SelectorFromSet(service.Spec.Selector).Matches(templateLabels) {
+		t.Error("the Service selects other pods")
+	}
+	for what, selector := range map[string]*metav1.LabelSelector{
+		"Deployment": deployment.Spec.Selector, "PodDisruptionBudget": budget.Spec.Selector, "NetworkPolicy": &policy.Spec.PodSelector,
+		"spread": pod.TopologySpreadConstraints[0].LabelSelector,
+	} {
+		if s, err := metav1.LabelSelectorAsSelector(selector); err != nil || s.Empty() || !s.Matches(templateLabels) {
+			t.Errorf("the %s selects other pods: %v", what, err)
+		}
+	}
+	if to := scaler.Spec.ScaleTargetRef; to.Kind != "Deployment" || to.Name != deployment.Name {
+		t.Errorf("scales %+v", to)
+	}
+	metric := scaler.Spec.Metrics[0].Pods.Metric.Name
+	if !strings.Contains(string(read(t, "../../docs/metrics.md")), "| `"+metric+"` | gauge |") {
+		t.Errorf("no metric %s", metric)
 	}
 }
