@@ -155,7 +155,7 @@ func (d *driver) run(ev *relay.Event, f func(*relay.Event) input) {
 			d.fail(ev, fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
 		}
 	}()
-	ev.Conns = &d.conns
+	ev.Conns, ev.AwaitsAnswer = &d.conns, false
 	in := f(ev)
 	for fed := [2]bool{}; ; fed[in.side] = true {
 		if in.b == nil {

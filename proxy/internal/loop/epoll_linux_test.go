@@ -18,6 +18,7 @@ func (quietSession) Start(ev *relay.Event)                      { ev.State[clien
 func (quietSession) Reads(*relay.Conns, side) bool              { return true }
 func (quietSession) Deadline(*relay.Conns) time.Duration        { return 0 }
 func (quietSession) HungUp(*relay.Event)                        {}
+func (quietSession) Flushed(*relay.Event, side)                 {}
 func (quietSession) Over(*relay.Event)                          {}
 func (quietSession) Counted(*relay.Event, side) (c relay.Count) { return c }
 
@@ -64,6 +65,35 @@ func TestStaleEvents(t *testing.T) {
 		}
 	}
 	end(second)
+}
+
+// What a session sends and awaits an answer to costs no check whether the client takes it.
+func TestAwaitedAnswer(t *testing.T) {
+	w, err := newWorker(func() time.Duration { return time.Second }, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	l := &epollConn{w: w, fd: [2]int32{int32(fds[0]), -1}}
+	l.s, l.conn = quietSession{}, l
+	w.adopt(l)
+	for _, awaits := range []bool{true, false} {
+		l.Post(func(ev *relay.Event) {
+			l.sides[client].attached = true
+			l.s.Start(ev)
+			ev.AwaitsAnswer = awaits
+			ev.Out[client].AddString("ping")
+		})
+		if checked := l.sides[client].checkAt != 0; checked == awaits {
+			t.Errorf("an answer is awaited: %v; it is checked: %v", awaits, checked)
+		}
+	}
+	l.Post(func(ev *relay.Event) { ev.State[client] = relay.StateClosed })
 }
 
 // A worker that is busy wakes one that sleeps beside what it should do, whether

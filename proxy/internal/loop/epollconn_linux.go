@@ -399,10 +399,12 @@ func (ec *epollConn) update(now, due time.Duration) error {
 		ec.armed = due
 		w.mu.Lock()
 		w.wheel.set(ec, now, due)
-		stopped := w.wheelStopped
-		w.wheelStopped = false
+		sleepsTooLong := w.wheel.firesAt() < w.wakesAt
+		if sleepsTooLong {
+			w.wakesAt = 0
+		}
 		w.mu.Unlock()
-		if stopped {
+		if sleepsTooLong {
 			w.wakeUp()
 		}
 	}

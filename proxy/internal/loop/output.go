@@ -136,7 +136,7 @@ func (d *driver) flush(ev *relay.Event, sd side) {
 		case o.broken:
 		case o.backlog != nil:
 			o.backlog.lastUnsent += n
-		case o.checkAt == 0:
+		case o.checkAt == 0 && !ev.AwaitsAnswer:
 			o.checkLater(ev.Now)
 		}
 		if d.blockedByRecords(ev, sd) {

@@ -1,15 +1,18 @@
 package loop
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // A wheel is a coarse timer for many sessions. An entry costs two pointers and no system
 // call; setting it is a list operation. It fires up to one tick late, which does not matter
-// for timeouts of seconds.
+// for timeouts of seconds. Ticks at which nothing fires wake nobody up.
 type wheel struct {
 	buckets [wheelSize]*epollConn
 	entries int
-	empty   int           // ticks since the last entry was removed; only meaningful without entries
-	next    time.Duration // the moment of the next tick; zero when there is none
+	next    uint32 // the next tick to come; zero before the first
+	soonest uint32 // no entry fires before this tick; never without entries
 }
 
 const (
@@ -17,23 +20,20 @@ const (
 	// wheelSize times wheelTick, 65 seconds, is more than the usual timeouts. An
 	// entry that is due later fires early, which sets it again.
 	wheelSize = 1024
-	// maxEmpty is how many ticks an empty wheel goes on. To start it again, its
-	// worker has to be woken.
-	maxEmpty = 16
+	// never is a tick that does not come.
+	never = math.MaxUint32
 )
 
 // set makes l fire at due, unless it is to fire earlier. A deadline that is
 // postponed costs nothing: l fires early, and is set again.
 func (w *wheel) set(l *epollConn, now, due time.Duration) {
-	if w.next == 0 {
-		w.next = now + wheelTick
+	if w.entries == 0 {
+		w.soonest = never
 	}
-	soonest := time.Duration(0)
-	if w.next <= now {
-		soonest = 1 // that tick fires in portions, and must come to its end
-	}
-	wait := min(max(soonest, (due-w.next+wheelTick-1)/wheelTick), wheelSize-1)
-	tick := uint32(w.next/wheelTick + wait)
+	// A tick that fires in portions must come to its end, so that nothing is added to it.
+	after := tickAt(now) + 1
+	w.next = max(w.next, min(after, w.soonest))
+	tick := min(max(tickAt(due+wheelTick-1), after), w.next+wheelSize-1)
 	if l.fires != 0 && l.fires <= tick {
 		return
 	}
@@ -45,7 +45,11 @@ func (w *wheel) set(l *epollConn, now, due time.Duration) {
 	}
 	*head = l
 	w.entries++
+	w.soonest = min(w.soonest, tick)
 }
+
+// tickAt is the last tick at or before a moment.
+func tickAt(t time.Duration) uint32 { return uint32(t / wheelTick) }
 
 func (w *wheel) unset(l *epollConn) {
 	if l.fires == 0 {
@@ -60,42 +64,40 @@ func (w *wheel) unset(l *epollConn) {
 		l.after.before = l.before
 	}
 	l.before, l.after, l.fires = nil, nil, 0
-	if w.entries--; w.entries == 0 {
-		w.empty = 0
-	}
+	w.entries--
 }
 
-// advance appends to due what fires at or before now, most of them at once. What is left
-// fires next time; until then it stays where it is.
-func (w *wheel) advance(now time.Duration, due []*epollConn, most int) []*epollConn {
-	for rounds := 0; w.next != 0 && w.next <= now; w.next += wheelTick {
-		w.empty++
-		if rounds++; rounds > wheelSize {
-			// The clock has jumped; every bucket was visited.
-			w.next = now
-			continue
+// advance appends to due what fires at or before now, most of them at once. It reports
+// whether something is left, which fires next time; until then it stays where it is.
+func (w *wheel) advance(now time.Duration, due []*epollConn, most int) (_ []*epollConn, more bool) {
+	current := tickAt(now)
+	if w.entries == 0 || w.soonest > current {
+		return due, false
+	}
+	for tick := w.soonest; w.entries > 0 && tick-w.soonest < wheelSize; tick++ {
+		head := &w.buckets[tick%wheelSize]
+		if *head != nil && tick > current {
+			w.soonest, w.next = tick, current+1
+			return due, false
 		}
-		head := &w.buckets[int(w.next/wheelTick)%wheelSize]
 		for *head != nil {
 			if len(due) == most {
-				return due
+				w.soonest, w.next = tick, tick
+				return due, true
 			}
 			l := *head
 			w.unset(l)
 			due = append(due, l)
 		}
 	}
-	if w.entries == 0 && w.empty > maxEmpty {
-		w.next = 0
-	}
-	return due
+	w.next = current + 1
+	return due, false
 }
 
-// wait is the time until the next tick, or -1 when there is none. It is zero while advance
-// has left something.
-func (w *wheel) wait(now time.Duration) time.Duration {
-	if w.next == 0 {
-		return -1
+// firesAt is the next tick at which something may fire, or never.
+func (w *wheel) firesAt() uint32 {
+	if w.entries == 0 {
+		return never
 	}
-	return max(0, w.next-now)
+	return w.soonest
 }

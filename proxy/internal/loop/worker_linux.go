@@ -39,14 +39,14 @@ type worker struct {
 	wakeStalledAfter time.Duration
 	checkedOthers    time.Duration // when it last checked them; zero right after waking up
 
-	mu           sync.Mutex // guards what follows; taken after driver.mu
-	conns        []*epollConn
-	free         []uint32     // indexes into conns
-	later        []*epollConn // to run once more, after the others
-	generation   int32
-	wheel        wheel
-	wheelStopped bool // run sleeps and does not watch the wheel
-	stopped      bool
+	mu         sync.Mutex // guards what follows; taken after driver.mu
+	conns      []*epollConn
+	free       []uint32     // indexes into conns
+	later      []*epollConn // to run once more, after the others
+	generation int32
+	wheel      wheel
+	wakesAt    uint32 // the tick until which run sleeps; zero while it is awake
+	stopped    bool
 }
 
 // wakeID is the epoll data of worker.wakeFD; no connection has it.
@@ -133,10 +133,10 @@ func (w *worker) handleAll(uintptr) (stop bool) {
 		w.wakeStalled()
 	}
 	w.mu.Lock()
-	next, d := w.wheel.next, w.wheel.wait(w.ev.Now)
-	w.wheelStopped = d < 0
+	tick := w.wheel.firesAt()
+	w.wakesAt = tick
 	w.mu.Unlock()
-	w.sleeper.until(next, d)
+	w.sleeper.until(tick, time.Duration(tick)*wheelTick-w.ev.Now)
 	w.idleCount.Add(1)
 	w.sleeps.Store(true)
 	return false
@@ -171,13 +171,17 @@ func (w *worker) wakeStalled() {
 	}
 }
 
+// fewTimers is how many timers fire, at least, before events are looked for again.
+const fewTimers = 16
+
 // handle handles n events, and some of what is due and of what was to run later. It reports
 // whether more of that is left, or there may be more events that were reported already.
 //
-// As many timers fire as there are events, and as many sessions run once more, but one at
+// As many timers fire as there are events, and as many sessions run once more, but a few at
 // least. Clients that have come at the same time and say nothing end at the same time, and
 // sessions for which something has come must not wait for all of them; nor must timers wait
-// for ever while much is to be relayed.
+// for ever while much is to be relayed. To look for events after each timer would cost as
+// much as a ping.
 func (w *worker) handle(n int) (more bool) {
 	w.ev.Now = w.clock()
 	w.mu.Lock()
@@ -190,11 +194,12 @@ func (w *worker) handle(n int) (more bool) {
 			}
 		}
 	}
-	w.due = w.wheel.advance(w.ev.Now, w.due[:0], max(1, n))
-	some := min(len(w.later), max(1, n))
+	w.due, more = w.wheel.advance(w.ev.Now, w.due[:0], max(fewTimers, n))
+	some := min(len(w.later), max(fewTimers, n))
 	w.again = append(w.again[:0], w.later[:some]...)
 	w.later = slices.Delete(w.later, 0, some)
-	more = n == len(w.events) || len(w.later) > 0 || w.wheel.wait(w.ev.Now) == 0
+	more = more || n == len(w.events) || len(w.later) > 0
+	w.wakesAt = 0
 	w.mu.Unlock()
 
 	for i := range w.events[:n] {
@@ -241,13 +246,14 @@ func (w *worker) epollWait() int {
 type sleeper struct {
 	file *os.File
 	raw  syscall.RawConn
-	tick time.Duration // the tick at which the deadline of file is set
+	tick uint32 // that at which the deadline of file is set; zero when it has to be set anew
 }
 
 func newSleeper(ep int) (s sleeper, err error) {
 	if err := unix.SetNonblock(ep, true); err != nil {
 		return s, err
 	}
+	s.tick = never
 	s.file = os.NewFile(uintptr(ep), "epoll")
 	s.raw, err = s.file.SyscallConn()
 	return s, err
@@ -257,7 +263,7 @@ func newSleeper(ep int) (s sleeper, err error) {
 // the moment that until has set.
 func (s *sleeper) wait(f func(uintptr) bool) {
 	if s.raw.Read(f) != nil {
-		s.tick = -1 // the deadline has passed; the next Read needs a new one
+		s.tick = 0 // the deadline has passed; the next Read needs a new one
 		s.file.SetReadDeadline(time.Time{})
 	}
 }
@@ -265,18 +271,14 @@ func (s *sleeper) wait(f func(uintptr) bool) {
 // wake makes wait return, so that its function is called at once. Any goroutine may call it.
 func (s *sleeper) wake() { s.file.SetReadDeadline(time.Unix(1, 0)) }
 
-// until makes wait return at tick, in d. With a negative d it does not
-// return.
-func (s *sleeper) until(tick, d time.Duration) {
-	if d < 0 {
-		tick = 0
-	}
+// until makes wait return at tick, in d.
+func (s *sleeper) until(tick uint32, d time.Duration) {
 	if tick == s.tick {
 		return
 	}
 	s.tick = tick
 	deadline := time.Time{}
-	if tick != 0 {
+	if tick != never {
 		deadline = time.Now().Add(d)
 	}
 	s.file.SetReadDeadline(deadline)

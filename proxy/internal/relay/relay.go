@@ -85,6 +85,9 @@ type Event struct {
 	// Scarce is set for Receive while the sessions of the process use much memory:
 	// an unfinished element of MaxKeptScarce bytes is to be passed on.
 	Scarce bool
+	// AwaitsAnswer is set by the session if it ends a client that does not answer what it
+	// sends now. The loop then need not look whether the client takes it.
+	AwaitsAnswer bool
 	// Scratch is for whatever sessions need only during an event. The loop
 	// hands it from event to event, whichever session that is of.
 	Scratch any

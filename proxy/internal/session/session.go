@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 	"unique"
@@ -460,14 +461,19 @@ func (s *Session) Deadline(c *relay.Conns) time.Duration {
 }
 
 // pingAt is when the client's silence has to be looked at: after an interval it
-// is pinged, after another it is given up. The first is somewhat shorter, by the
-// number of the session, so that clients which connected together do not stay
-// together.
+// is pinged, after another it is given up. The first is shorter by up to an eighth. Pings go
+// out at moments that all sessions share, so that the loop wakes up for many of them at
+// once; the moment is random each time, so that clients which connected together do not
+// stay together.
 func (s *Session) pingAt() time.Duration {
 	if s.pingOutstanding {
 		return s.lastIn[client] + 2*s.set.PingInterval
 	}
-	return s.lastIn[client] + s.set.PingInterval - time.Duration(s.id%1024)*(s.set.PingInterval/10240)
+	const moments = 32 // of an interval
+	moment := s.set.PingInterval / moments
+	random := rand.NewPCG(s.id, uint64(s.lastIn[client])).Uint64() % 1024
+	at := s.lastIn[client] + s.set.PingInterval - time.Duration(random)*(3*moment/1024)
+	return at - at%moment
 }
 
 // Expired implements relay.Session.
@@ -521,6 +527,7 @@ func (s *Session) Expired(ev *relay.Event) {
 		return
 	}
 	s.pingOutstanding, s.pingSent = true, pingClock(ev.Now)
+	ev.AwaitsAnswer = true
 	s.sendControl(ev, ws.OpPing, []byte(pingPayload))
 }
 

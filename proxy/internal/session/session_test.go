@@ -424,22 +424,33 @@ func TestPingRoundTrip(t *testing.T) {
 	}
 }
 
-// Pings come at intervals that differ, so that clients which connected
-// together drift apart.
-func TestPingsAreJittered(t *testing.T) {
+// Pings go out at few moments, and clients that connected together drift apart.
+func TestPingMoments(t *testing.T) {
 	s, ev := newTestSession(t)
-	seen := map[time.Duration]bool{}
-	for range 100 {
-		s.id++
-		s.markAlive(ev)
-		d := s.pingAt() - ev.Now
-		if d > s.set.PingInterval || d < s.set.PingInterval*9/10 {
-			t.Fatalf("ping after %v", d)
+	const sessions, intervals = 1000, 60
+	interval := s.set.PingInterval
+	due := make([]time.Duration, sessions)
+	for i := range due {
+		s.id = uint64(i + 1)
+		for range intervals {
+			ev.Now = due[i] + time.Millisecond // the pong
+			s.markAlive(ev)
+			if due[i] = s.pingAt(); due[i]-ev.Now > interval || due[i]-ev.Now < interval*7/8-time.Millisecond {
+				t.Fatalf("ping after %v", due[i]-ev.Now)
+			}
 		}
-		seen[d] = true
 	}
-	if len(seen) < 10 {
-		t.Errorf("only %d different intervals", len(seen))
+	at := map[time.Duration]int{}
+	for _, d := range due {
+		at[d]++
+	}
+	if d := slices.Max(due) - slices.Min(due); len(at) > int(d/(interval/32))+1 {
+		t.Errorf("%d moments in %v", len(at), d)
+	}
+	for d, n := range at {
+		if n > sessions/5 {
+			t.Errorf("%d of %d are still pinged together, at %v", n, sessions, d)
+		}
 	}
 }
 
