@@ -24,14 +24,14 @@ func TestReport(t *testing.T) {
 	if read(t, reportFile) != report(res) {
 		t.Errorf("%s is not what %s says: run a scenario", reportFile, resultsFile)
 	}
-	for file, table := range pages {
-		text := read(t, file)
-		want, err := withTable(text, table(res))
+	for _, bl := range blocks {
+		text := read(t, bl.file)
+		want, err := bl.in(text, res)
 		if err != nil {
-			t.Fatalf("%s: %v", file, err)
+			t.Fatal(err)
 		}
 		if text != want {
-			t.Errorf("%s shows old figures: go run . -report", file)
+			t.Errorf("%s shows old figures: go run . -report", bl.file)
 		}
 	}
 }

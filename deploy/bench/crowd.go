@@ -34,12 +34,12 @@ type partState struct {
 	Error    string
 }
 
-func startPart(b *bench, port int) (*part, error) {
+func startPart(b *bench, port int, ping time.Duration) (*part, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	p := &part{cmd: exec.Command(self, "-part", strconv.Itoa(port), "-gateway", b.gateway)}
+	p := &part{cmd: exec.Command(self, "-part", strconv.Itoa(port), "-ping", ping.String(), "-gateway", b.gateway)}
 	p.cmd.Dir, p.cmd.Stderr = b.dir, os.Stderr
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -77,10 +77,23 @@ func askAll(parts []*part, command string) ([]partState, error) {
 const crowdFew = 500
 
 func runCrowd(b *bench, r *recorder) error {
-	processes, each, hold := 11, 9100, 10*time.Minute
 	if *short {
-		processes, each, hold = 3, 6700, time.Minute
+		return crowd(b, r, 3, 6700, 30*time.Second, time.Minute)
 	}
+	return crowd(b, r, 11, 9100, 30*time.Second, 10*time.Minute)
+}
+
+// runHalfMillion is as much as a machine with two processors can ping, beside the other end
+// of each session.
+func runHalfMillion(b *bench, r *recorder) error {
+	if *short {
+		return crowd(b, r, 6, 9000, 30*time.Second, time.Minute)
+	}
+	return crowd(b, r, 52, 9650, 2*time.Minute, 3*time.Minute)
+}
+
+// crowd holds so many sessions in each of some gateways, which ping after so long.
+func crowd(b *bench, r *recorder, processes, each int, ping, hold time.Duration) error {
 	var parts []*part
 	defer func() {
 		for _, p := range parts {
@@ -89,7 +102,7 @@ func runCrowd(b *bench, r *recorder) error {
 		}
 	}()
 	for i := range processes {
-		p, err := startPart(b, nextPort+10*i) // a part needs three ports
+		p, err := startPart(b, nextPort+10*i, ping) // a part needs three ports
 		if err != nil {
 			return err
 		}
@@ -107,6 +120,10 @@ func runCrowd(b *bench, r *recorder) error {
 			return err
 		}
 	}
+	before, err := systemMemory()
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	first, err := askAll(parts, strconv.Itoa(each))
 	if err != nil {
@@ -115,6 +132,10 @@ func runCrowd(b *bench, r *recorder) error {
 	took := time.Since(begin)
 	time.Sleep(hold)
 	last, err := askAll(parts, strconv.Itoa(each))
+	if err != nil {
+		return err
+	}
+	after, err := systemMemory()
 	if err != nil {
 		return err
 	}
@@ -132,6 +153,9 @@ func runCrowd(b *bench, r *recorder) error {
 	r.add("held", "seconds", 0, gate, hold.Seconds())
 	r.add("sessions lost", "", 0, gate, float64(all-alive))
 	r.add("pings answered", "per session", 0, gate, float64(pongs)/float64(all))
+	grown := float64(all - crowdFew*processes)
+	r.add("memory of the kernel, of all four sockets", "KiB per session", 0, gate, (after.kernel-before.kernel)/grown)
+	r.add("memory that is not available any more, of everything", "KiB per session", 0, gate, (before.available-after.available)/grown)
 	return nil
 }
 
@@ -141,14 +165,13 @@ func runPart(port int) error {
 	defer stopAll()
 	nextPort = port
 	s, err := newSystem(gate, true, "", func(u int) (*process, int, error) {
-		return startGateway(".", "", *gateway, u, production...)
+		return startGateway(".", "", *gateway, u, append(production, "XMPPGATE_PING_INTERVAL="+pingAfter.String())...)
 	})
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	// Health checks are answered, too.
-	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, s.listener, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}); err != nil {
+	if err := s.watchListener(); err != nil {
 		return err
 	}
 	commands := make(chan int)
@@ -166,12 +189,8 @@ func runPart(port int) error {
 			if !ok {
 				return nil
 			}
-			// Those who came first are pinged while others log in.
-			for begun := len(s.pairs); err == nil && begun < n; begun = len(s.pairs) {
-				if err = s.grow(min(begun+100, n)); err == nil {
-					st.Sessions += len(s.pairs) - begun
-					err = s.answerPings(&st, 0)
-				}
+			if err == nil {
+				err = s.growAndAnswer(n, &st)
 			}
 			if err != nil {
 				st.Error = err.Error()

@@ -6,7 +6,8 @@
 //	go run . -only X    one scenario, or several with commas
 //	go run . -report    RESULTS.md and the tables in README.md and docs/benchmarks.md, from results.json
 //
-// churn takes an hour and crowd a quarter of it: they run only when named.
+// churn takes an hour, crowd a quarter of it, and half-million a third: they run only when
+// named.
 package main
 
 import (
@@ -28,13 +29,14 @@ import (
 const gate = "xmppgate"
 
 var (
-	short   = flag.Bool("short", false, "few rounds; print the results instead of writing them")
-	write   = flag.Bool("write", false, "with -short, write the results all the same")
-	only    = flag.String("only", "", "scenarios to run, comma separated")
-	rewrite = flag.Bool("report", false, "write RESULTS.md and the tables in README.md and docs/benchmarks.md, and run nothing")
-	gateway = flag.String("gateway", "", "the xmppgate to measure instead of building one")
-	partAt  = flag.Int("part", 0, "be a part of crowd, with ports from this one on; for itself only")
-	profile = flag.Bool("profile", false, "let xmppgate serve profiles, and print where")
+	short     = flag.Bool("short", false, "few rounds; print the results instead of writing them")
+	write     = flag.Bool("write", false, "with -short, write the results all the same")
+	only      = flag.String("only", "", "scenarios to run, comma separated")
+	rewrite   = flag.Bool("report", false, "write RESULTS.md and the tables in README.md and docs/benchmarks.md, and run nothing")
+	gateway   = flag.String("gateway", "", "the xmppgate to measure instead of building one")
+	partAt    = flag.Int("part", 0, "be a part of crowd, with ports from this one on; for itself only")
+	pingAfter = flag.Duration("ping", 30*time.Second, "how long the gateway of such a part waits before it pings; for itself only")
+	profile   = flag.Bool("profile", false, "let xmppgate serve profiles, and print where")
 )
 
 // A scenario is measured in one go, with all systems alive side by side.

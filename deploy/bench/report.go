@@ -58,38 +58,47 @@ func writeResults(res results) error {
 	return os.WriteFile(reportFile, []byte(report(res)), 0o644)
 }
 
-// pages are the documents that show figures, each between the marks "numbers".
-var pages = map[string]func(results) string{
-	"../../README.md":          headlines,
-	"../../docs/benchmarks.md": summary,
+// A block is a part of a page that shows figures, between the marks <!-- mark --> and
+// <!-- /mark -->.
+type block struct {
+	file, mark string
+	text       func(results) string
+}
+
+var blocks = []block{
+	{"../../README.md", "numbers", headlines},
+	{"../../docs/benchmarks.md", "numbers", summary},
+	{scalingPage, "measured", measured},
+	{scalingPage, "plan", plan},
+	{scalingPage, "held", held},
 }
 
 func writePages(res results) error {
-	for file, table := range pages {
-		b, err := os.ReadFile(file)
+	for _, bl := range blocks {
+		b, err := os.ReadFile(bl.file)
 		if err != nil {
 			return err
 		}
-		text, err := withTable(string(b), table(res))
+		text, err := bl.in(string(b), res)
 		if err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+			return err
 		}
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(bl.file, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// withTable puts a table between the marks of a page.
-func withTable(text, table string) (string, error) {
-	const begin, end = "<!-- numbers -->\n", "<!-- /numbers -->"
+// in returns the text of the page with the block as it is now.
+func (bl block) in(text string, res results) (string, error) {
+	begin, end := "<!-- "+bl.mark+" -->\n", "<!-- /"+bl.mark+" -->"
 	before, rest, ok := strings.Cut(text, begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return "", fmt.Errorf("no %s … %s", begin, end)
+		return "", fmt.Errorf("%s: no %s … %s", bl.file, begin, end)
 	}
-	return before + begin + table + end + after, nil
+	return before + begin + bl.text(res) + end + after, nil
 }
 
 func report(res results) string {

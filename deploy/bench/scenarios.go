@@ -47,6 +47,15 @@ minute has one sample, all of them in churn.csv.`, runChurn, true},
 Production settings: pings after 30 seconds of silence, all of which are
 answered. Resident memory as it is in the end, over that of the same process
 before its first session; the spread is over the processes.`, runCrowd, true},
+	{"half-million", "Half a million sessions", `As above, with pings after two minutes: gateways, servers and clients share two
+processors. Memory of the kernel is what its slabs hold, of clients and servers as well;
+memory that is not available any more is all of it, also that of the generators.`, runHalfMillion, true},
+	{"scale", "What a session costs", `What [scaling](../../docs/scaling.md) reckons with, beside the above. One gateway with 5,000
+sessions and production settings, not pinned, for memory and pings; its clients answer pings
+at once. The two system calls are one write and one read of as many bytes, by a program that
+does nothing else. Logins are complete, from the connection to the first presence, on one
+processor; those over TLS have a full handshake each, and a HAProxy that does not count
+speaks TLS for the generator.`, runScale, false},
 	{"listing", "Looking at 9,000 sessions", `One gateway with 9,000 sessions that have logged in. A stanza goes from a client to
 its server every millisecond, each time of another session, while others ask the
 admin endpoints without a pause. Production settings, nothing pinned: generator,
