@@ -37,6 +37,9 @@ const Domain = "proto.test"
 // PingInterval is that of the gateway.
 const PingInterval = 30 * time.Second
 
+// pingEarly is how much earlier than that, at a random moment, a ping may come.
+const pingEarly = PingInterval / 8
+
 // An Action is what somebody does: an event of a transcript (proxy/testdata).
 type Action struct {
 	Actor, Verb string
@@ -359,7 +362,11 @@ func (m *Model) pass(d time.Duration) {
 		consider(m.byeDue, "bye", m.conn[Client] == closing)
 		consider(m.lostDue, "lost", m.lostDue != 0 && m.conn[Client] == up)
 		consider(m.pingDue(), "ping", m.conn[Client] == up)
-		if what != "" && due > until-margin && due < until+margin {
+		around := time.Duration(margin)
+		if what == "ping" {
+			around += pingEarly / 2
+		}
+		if what != "" && due > until-around && due < until+around {
 			m.Unsure = true
 		}
 		if what == "" || due > until {
@@ -390,12 +397,13 @@ func (m *Model) pingDue() time.Duration {
 	if m.pinged {
 		return m.lastIn + 2*PingInterval
 	}
-	return m.lastIn + PingInterval
+	return m.lastIn + PingInterval - pingEarly/2
 }
 
 func (m *Model) ping() {
 	switch {
 	case m.Waits() || m.blocked():
+		m.Unsure = m.Unsure || !m.pinged // nobody sees when that was
 		m.lastIn, m.pinged = m.now, false
 	case m.pinged:
 		m.say("sees EOF")
