@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test upgrade-proof bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
+.PHONY: demo test upgrade-proof systemd-test bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -21,6 +21,10 @@ upgrade-proof: ## 5,000 sessions and 50 upgrades, and processes that end or stop
 	go build -o bin/xmppgate ./cmd/xmppgate
 	go test -run TestUpgradeProof -v ./cmd/xmppgate -upgrade.program=$(CURDIR)/bin/xmppgate -upgrade.sessions=5000 -upgrade.times=50 -upgrade.rate=2000
 	go test -run TestUpgradeFaults -v ./cmd/xmppgate -upgrade.slow
+
+systemd-test: ## the units with a systemd of their own in namespaces, as root: docs/upgrade.md
+	go vet -tags systemd ./cmd/xmppgate
+	go test -tags systemd -run TestSystemd -v ./cmd/xmppgate
 
 bench: ## HAProxy, nginx and the servers' own WebSockets beside xmppgate, about 15 minutes: deploy/bench/RESULTS.md
 	cd deploy/bench && go run .

@@ -212,12 +212,20 @@ func (g *gatewayProcess) open() net.Conn {
 	return c
 }
 
+// networkOf is that of an address: host:port, or the path of a Unix socket.
+func networkOf(address string) string {
+	if filepath.IsAbs(address) {
+		return "unix"
+	}
+	return "tcp"
+}
+
 // dialGateway returns a client that has ten seconds.
-func dialGateway(ctx context.Context, socket string) (net.Conn, error) {
+func dialGateway(ctx context.Context, address string) (net.Conn, error) {
 	dialer := ws.Dialer{
 		Protocols: []string{"xmpp"},
 		NetDial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
+			return new(net.Dialer).DialContext(ctx, networkOf(address), address)
 		},
 	}
 	c, early, _, err := dialer.Dial(ctx, "ws://gateway/ws")

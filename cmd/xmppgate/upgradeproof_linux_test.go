@@ -179,7 +179,7 @@ func halves(w io.Writer, b []byte, pause time.Duration) error {
 	return err
 }
 
-// proofClientsMain is the program "proof-clients socket first number pause pings": so many
+// proofClientsMain is the program "proof-clients address first number pause pings": so many
 // clients, some of which ping during upgrades.
 func proofClientsMain() {
 	l := newLedger()
@@ -213,10 +213,10 @@ func proofArg(i int) int {
 }
 
 // proofLogin returns a client that has logged in.
-func proofLogin(socket string, session int) (net.Conn, error) {
+func proofLogin(address string, session int) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	c, err := dialGateway(ctx, socket)
+	c, err := dialGateway(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -351,11 +351,11 @@ func (l *ledger) ping(c net.Conn, writing *sync.Mutex, pongs chan struct{}) {
 	}
 }
 
-// proofServerMain is the program "proof-server socket pause": an XMPP server that lets
+// proofServerMain is the program "proof-server address pause": an XMPP server that lets
 // everybody in.
 func proofServerMain() {
 	l := newLedger()
-	from, err := net.Listen("unix", os.Args[1])
+	from, err := net.Listen(networkOf(os.Args[1]), os.Args[1])
 	if err != nil {
 		panic(err)
 	}
@@ -510,6 +510,27 @@ func quantiles(d []time.Duration) string {
 	return fmt.Sprintf("p50 %v, p99 %v, max %v of %d", at(0.5), at(0.99), at(1), len(d))
 }
 
+// balance stops the senders and compares the ledgers: all that was sent has to arrive.
+func balance(t *testing.T, clients []*party, server *party, sessions int) (sentUp, sentDown int) {
+	t.Helper()
+	servers := []*party{server}
+	tellAll(t, slices.Concat(clients, servers), "stop")
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		up, down := tellAll(t, clients, ""), tellAll(t, servers, "")
+		sentUp, receivedDown := up.messages()
+		sentDown, receivedUp := down.messages()
+		switch {
+		case sentUp == receivedUp && sentDown == receivedDown:
+			if !maps.Equal(up.Sent, down.Received) || !maps.Equal(down.Sent, up.Received) || len(up.Sent) != sessions {
+				t.Error("the ledgers differ")
+			}
+			return sentUp, sentDown
+		case time.Now().After(end):
+			t.Fatalf("sent %d and %d messages, received %d and %d", sentUp, sentDown, receivedUp, receivedDown)
+		}
+	}
+}
+
 // usage returns what a process holds.
 func usage(pid int) (residentKiB, descriptors int) {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -602,26 +623,13 @@ func TestUpgradeProof(t *testing.T) {
 	}
 	took := time.Since(begun)
 
-	// The balance: all that was sent has arrived.
-	tellAll(t, all, "stop")
-	var up, down *ledger
-	r.eventually("messages are missing", func() bool {
-		up, down = tellAll(t, clients, ""), tellAll(t, []*party{theServer}, "")
-		sentUp, receivedDown := up.messages()
-		sentDown, receivedUp := down.messages()
-		return sentUp == receivedUp && sentDown == receivedDown
-	})
-	if !maps.Equal(up.Sent, down.Received) || !maps.Equal(down.Sent, up.Received) || len(up.Sent) != *proofSessions {
-		t.Error("the ledgers differ")
-	}
+	sentUp, sentDown := balance(t, clients, theServer, *proofSessions)
 	if _, body := r.get("/metrics"); !strings.Contains(body, fmt.Sprintf("xmppgate_sessions{phase=\"established\"} %d\n", *proofSessions)) {
 		t.Errorf("not %d sessions", *proofSessions)
 	}
 	if log := r.log(); strings.Contains(log, "session ended") || strings.Contains(log, "not taken over") {
 		t.Error(log)
 	}
-	sentUp, _ := up.messages()
-	sentDown, _ := down.messages()
 	of := tellAll(t, all, "tell")
 	t.Logf("%d sessions, %d upgrades and %d that failed in %v", *proofSessions, *proofTimes, failed, took.Round(time.Second))
 	t.Logf("messages: %d up, %d down, %.0f a second; lost, doubled, reordered: 0; closes: 0", sentUp, sentDown, float64(sentUp+sentDown)/took.Seconds())
