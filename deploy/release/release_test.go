@@ -49,6 +49,7 @@ func testReproducible(t *testing.T, a, b *release) {
 	if got, want := sums(b), sums(a); got != want {
 		t.Errorf("the second time\n%s\nthe first time\n%s", got, want)
 	}
+	shell(t, `cd "$1"; `+documented(t, a, "sha256sum"), a.Out)
 	for _, suffix := range []string{"amd64\n", ".deb\n", ".rpm\n", ".apk\n", "-image.tar\n", ".cdx.json\n", ".provenance.json\n", "NOTES.md\n"} {
 		if !strings.Contains(sums(a), suffix) {
 			t.Errorf("no checksum of a file that ends with %q:\n%s", suffix, sums(a))
@@ -64,6 +65,22 @@ func shell(t *testing.T, script string, args ...string) string {
 		t.Fatalf("%s: %v\n%s", script, err, out)
 	}
 	return string(out)
+}
+
+// documented returns the command of docs/install.md that begins so, about this release.
+func documented(t *testing.T, r *release, prefix string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, prefix) {
+			return strings.ReplaceAll(strings.TrimSpace(line), "VERSION", r.Version)
+		}
+	}
+	t.Fatalf("docs/install.md has no command %s", prefix)
+	return ""
 }
 
 // Every format has the same files, and one of them is kept by upgrades.

@@ -41,25 +41,35 @@ func TestImage(t *testing.T) {
 	}
 	testImage(t, r)
 	testSBOM(t, r)
-	out := shell(t, `dir=$1 file=$2 version=$3
-		podman() { command podman --root "$dir/store" --runroot "$dir/run" --storage-driver vfs --runtime runc --cgroup-manager=cgroupfs "$@"; }
-		podman load -q -i "$file"
+	out := shell(t, `podman() { command podman --root "$dir/store" --runroot "$dir/run" --storage-driver vfs --runtime runc --cgroup-manager=cgroupfs "$@"; }
+		dir=$1; cd "$2"; eval "$4"
 		podman run --rm --no-healthcheck --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --network=host --read-only \
-			--cap-drop=all --security-opt no-new-privileges "localhost/xmppgate:$version" version`, t.TempDir(), r.imageFile(), r.Version)
+			--cap-drop=all --security-opt no-new-privileges "localhost/xmppgate:$3" version`, t.TempDir(), r.Out, r.Version, documented(t, r, "podman load"))
 	if !strings.Contains(out, "xmppgate v"+r.Version+" (") {
 		t.Error(out)
 	}
 }
 
-// managers are the programs that install packages, called with a root that has
-// old and new in its top directory.
+// managers are the programs that install packages. Each script gets a root, in whose top
+// directory the package lies, and the command of docs/install.md.
 var managers = []struct {
-	format, install, upgrade, remove string
+	format, command, install, remove string
 	kept                             string // what a removal leaves of changed settings
 }{
-	{"deb", `chroot "$1" dpkg -i /old.deb`, `chroot "$1" dpkg -i /new.deb`, `chroot "$1" dpkg -r xmppgate`, "xmppgate.env"},
+	{"deb", "dpkg -i", `chroot "$1" sh -ec "$2"`, `chroot "$1" dpkg -r xmppgate`, "xmppgate.env"},
 	// In a root of Debian nothing provides what Fedora calls shadow-utils.
-	{"rpm", `rpm --root "$1" --force-debian --nodeps -U "$1/old.rpm"`, `rpm --root "$1" --force-debian --nodeps -U "$1/new.rpm"`, `rpm --root "$1" --force-debian -e xmppgate`, "xmppgate.env.rpmsave"},
+	{"rpm", "rpm -U", `cd "$1"; eval "$2 --root $1 --force-debian --nodeps"`, `rpm --root "$1" --force-debian -e xmppgate`, "xmppgate.env.rpmsave"},
+	// Debian has no apk: these are its steps, and busybox runs the scripts as on Alpine.
+	{"apk", "apk add", `cd "$1"; mkdir -p unpacked; cp /bin/busybox bin/busybox
+		script=.post-install; [ ! -e usr/bin/xmppgate ] || script=.post-upgrade
+		tar -xz -f "${2##* }" -C unpacked
+		[ ! -e etc/xmppgate/xmppgate.env ] || rm unpacked/etc/xmppgate/xmppgate.env
+		cp -a --remove-destination unpacked/. .
+		chroot . busybox sh $script 2-r0 1-r0; rm -r unpacked`, `cd "$1"; chroot . busybox sh .pre-deinstall 2-r0
+		tar -tz -f "$(ls -t *.apk | head -n 1)" | while read -r file; do
+			case $file in .* | */ | etc/*) ;; *) rm "$file" ;; esac
+		done
+		chroot . busybox sh .post-deinstall 2-r0`, "xmppgate.env"},
 }
 
 // Packages are installed, upgraded under sessions, and removed in a clean Debian.
@@ -83,20 +93,22 @@ func TestPackages(t *testing.T) {
 	for _, m := range managers {
 		t.Run(m.format, func(t *testing.T) {
 			root := t.TempDir()
-			shell(t, `cp -a "$1/." "$2"; cp "$3" "$2/old.$5"; cp "$4" "$2/new.$5"; mount -t proc proc "$2/proc"`,
-				clean, root, older.packageFile(targets[0], m.format), newer.packageFile(targets[0], m.format), m.format)
+			shell(t, `cp -a "$1/." "$2"; cp "$3" "$2"; cp "$4" "$2"; mount -t proc proc "$2/proc"`,
+				clean, root, older.packageFile(targets[0], m.format), newer.packageFile(targets[0], m.format))
 			t.Cleanup(func() {
 				shell(t, `for p in /proc/[0-9]*; do [ "$(readlink "$p/root")" = "$1" ] && kill "${p#/proc/}"; done; umount -l "$1/proc"`, root)
 			})
 			in := func(script string) string { t.Helper(); return shell(t, `chroot "$1" sh -ec "$2"`, root, script) }
 
-			shell(t, m.install, root)
+			shell(t, m.install, root, documented(t, older, m.command))
 			if got := in("getent passwd xmppgate"); !strings.Contains(got, "nologin") {
 				t.Errorf("the user is %q", got)
 			}
 			if log := in("cat /systemctl.log"); strings.Contains(log, "reload xmppgate") || strings.Contains(log, "start") {
 				t.Errorf("the installation started something: %s", log)
 			}
+
+			in(documented(t, older, "XMPPGATE_CONFIG="))
 
 			// The gateway as the service would run it.
 			front, admin := free(t), free(t)
@@ -117,7 +129,7 @@ func TestPackages(t *testing.T) {
 			in("touch /active")
 			juliet := login(t, front, "juliet")
 
-			shell(t, m.upgrade, root)
+			shell(t, m.install, root, documented(t, &newer, m.command))
 			if log := in("cat /systemctl.log"); !strings.Contains(log, "\nreload xmppgate.service\n") || strings.Contains(log, "restart") || strings.Contains(log, "disable") {
 				t.Errorf("the upgrade did not reload alone: %s", log)
 			}
