@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"log/slog"
 	"net/netip"
-	"runtime"
 	"slices"
 	"time"
 
@@ -120,7 +119,7 @@ func (g *Gateway) Deny(list *DenyList) {
 		return
 	}
 	denied := false
-	eachLive(g.sessions(), func(l *live) {
+	g.eachLive(g.sessions(), func(l *live) {
 		// The address of a connection that has yet to send its request may be
 		// that of a proxy.
 		at := l.s.Remote().Addr()
@@ -134,10 +133,10 @@ func (g *Gateway) Deny(list *DenyList) {
 }
 
 // endBy runs f, which ends the session, as an event of it. Many may be ended like that: the
-// loops that have become ready meanwhile run in between.
+// loops run in between.
 func (l *live) endBy(f func(*relay.Event)) {
 	l.handle.Post(f)
-	runtime.Gosched()
+	l.gateway().loop.LetRun()
 }
 
 // ofProxy reports whether connections from a are those of a proxy, which will tell who the
@@ -168,7 +167,7 @@ func (g *Gateway) SetOverload(short string) {
 		since time.Duration
 	}
 	var all []waiting
-	eachLive(g.sessions(), func(l *live) {
+	g.eachLive(g.sessions(), func(l *live) {
 		if l.s.AwaitsLogin() {
 			all = append(all, waiting{l, l.s.Info().Began})
 		}
@@ -195,7 +194,7 @@ func (g *Gateway) shedHolders() {
 		stalled bool
 	}
 	var all []holder
-	eachLive(g.sessions(), func(l *live) {
+	g.eachLive(g.sessions(), func(l *live) {
 		held := l.handle.Held()
 		_, stalled := l.handle.Queue(relay.Client)
 		if (held >= muchHeld || stalled > 0) && !l.s.Ends() {

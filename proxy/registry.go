@@ -5,7 +5,6 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
-	"runtime"
 	"sync"
 	"time"
 
@@ -325,13 +324,13 @@ func release(all []*live) {
 	liveSets.Put(&all)
 }
 
-// viewPause is after how many sessions a listing lets others run: a loop that has become
-// ready would otherwise wait until the runtime preempts the listing, for up to 10 ms.
+// viewPause is after how many sessions a listing lets loops run, which would otherwise wait
+// until the runtime preempts the listing, for up to 10 ms.
 const viewPause = 64
 
 // eachLive calls look for each of the sessions while no event of it runs, and then then,
 // without holding it, until that returns false.
-func eachLive(all []*live, look func(*live), then func(*live) bool) {
+func (g *Gateway) eachLive(all []*live, look func(*live), then func(*live) bool) {
 	var l *live
 	held := func() { look(l) }
 	for n := range all {
@@ -341,7 +340,7 @@ func eachLive(all []*live, look func(*live), then func(*live) bool) {
 			return
 		}
 		if n%viewPause == viewPause-1 {
-			runtime.Gosched()
+			g.loop.LetRun()
 		}
 	}
 }
@@ -380,7 +379,7 @@ func (g *Gateway) infos() iter.Seq2[*live, *SessionInfo] {
 		g.init()
 		all, _ := g.copyLive()
 		defer release(all)
-		eachLive(all, func(l *live) {
+		g.eachLive(all, func(l *live) {
 			i = l.s.Info()
 			up.Bytes, up.Stalled = l.handle.Queue(relay.Server)
 			down.Bytes, down.Stalled = l.handle.Queue(relay.Client)
@@ -447,7 +446,7 @@ func (g *Gateway) Summary() (sessions int, toServer, toClient Traffic) {
 	all, relayed := g.copyLive()
 	defer release(all)
 	toServer, toClient = relayed[0], relayed[1]
-	eachLive(all, func(l *live) {
+	g.eachLive(all, func(l *live) {
 		if l.s.ID() != 0 {
 			sessions++
 		}

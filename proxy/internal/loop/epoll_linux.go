@@ -36,6 +36,9 @@ type epoll struct {
 	running    sync.WaitGroup // of workers
 	nextWorker atomic.Uint32
 	keepAlive  time.Duration
+
+	looking sync.Mutex    // guards what follows
+	pollFDs []unix.PollFd // the epoll descriptors of workers
 }
 
 // platformLoop is the loop that suits the platform best.
@@ -58,6 +61,7 @@ func (e *epoll) startWorkers() {
 		e.workers = append(e.workers, w)
 	}
 	e.linkPeers()
+	e.pollFDs = pollFDs(e.workers)
 	for _, w := range e.workers {
 		e.running.Go(w.run)
 	}
@@ -69,9 +73,9 @@ func (e *epoll) linkPeers() {
 		for _, other := range e.workers {
 			if other != w {
 				w.others = append(w.others, other)
-				w.pollFDs = append(w.pollFDs, unix.PollFd{Fd: int32(other.ep), Events: unix.POLLIN})
 			}
 		}
+		w.pollFDs = pollFDs(w.others)
 		w.wakeStalledAfter = wakeStalledAfter * time.Duration(max(1, len(w.others)/4))
 	}
 }
@@ -123,11 +127,13 @@ func (l *socketListener) Accept() (err error) {
 	}) != nil {
 		return net.ErrClosed
 	}
+	l.e.LetRun() // there may be more of them without end
 	return err
 }
 
-// maxAccepts is how many clients are accepted before Close has its chance.
-const maxAccepts = 64
+// maxAccepts is how many clients are accepted before sessions and Close have their chance.
+// One costs as much as some stanzas.
+const maxAccepts = 8
 
 func (l *socketListener) acceptMany(listener uintptr) error {
 	for range maxAccepts {
@@ -138,6 +144,16 @@ func (l *socketListener) acceptMany(listener uintptr) error {
 		l.e.adoptFD(int(fd), remote, l.a)
 	}
 	return nil
+}
+
+// LetRun implements Loop. To give way is not enough: the runtime's poller is asked only by
+// a processor that has nothing to run, or after 10 ms.
+func (e *epoll) LetRun() {
+	if e.looking.TryLock() {
+		wakeSleepers(e.pollFDs, e.workers)
+		e.looking.Unlock()
+	}
+	runtime.Gosched()
 }
 
 // Start implements Loop.

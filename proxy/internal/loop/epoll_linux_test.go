@@ -2,6 +2,10 @@ package loop
 
 import (
 	"context"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -387,5 +391,96 @@ func TestStopWaits(t *testing.T) {
 			t.Error("a worker has not ended")
 		}
 		w.mu.Unlock()
+	}
+}
+
+// A crowd admits nobody, and counts.
+type crowd struct {
+	came int32
+	look func(came int32)
+}
+
+func (c *crowd) Admit(Handle, netip.AddrPort) relay.Session {
+	c.came++
+	c.look(c.came)
+	return nil
+}
+
+func (c *crowd) Degraded(error) {}
+
+// A heardSession notes that something has come.
+type heardSession struct {
+	quietSession
+	heard atomic.Bool
+}
+
+func (s *heardSession) Waits(*relay.Conns, side) bool { return false }
+
+func (s *heardSession) Receive(*relay.Event, side, []byte) []byte {
+	s.heard.Store(true)
+	return nil
+}
+
+// However many clients come, sessions have their turn after a few of them, also where there
+// is one processor.
+func TestClientsThatComeTogetherTakeTurns(t *testing.T) {
+	const many, few = 300, 32
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	e := &epoll{clock: func() time.Duration { return time.Second }}
+	e.launch()
+	if e.err != nil {
+		t.Fatal(e.err)
+	}
+	defer e.Stop(t.Context())
+
+	w := e.workers[0]
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	good := &heardSession{}
+	l := &epollConn{w: w, fd: [2]int32{int32(fds[0]), -1}}
+	l.s, l.conn = good, l
+	w.adopt(l)
+	l.Post(func(ev *relay.Event) {
+		l.sides[client].attached = true
+		good.Start(ev)
+	})
+	defer l.Post(func(ev *relay.Event) { ev.State[client] = relay.StateClosed })
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range many {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	heardAfter, all := int32(0), make(chan struct{})
+	c := &crowd{look: func(came int32) {
+		if heardAfter == 0 && good.heard.Load() {
+			heardAfter = came
+		}
+		if came == many {
+			close(all)
+		}
+	}}
+	from := e.Listen(ln, c)
+	defer from.Close()
+	for !w.sleeps.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	unix.Write(fds[1], []byte("x"))
+	go func() {
+		for from.Accept() == nil {
+		}
+	}()
+	<-all
+	if heardAfter == 0 || heardAfter > few {
+		t.Errorf("a session has its turn after %d clients (0: after all of them), want %d", heardAfter, few)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -37,6 +38,9 @@ func (g goroutines) Start(c net.Conn, a Acceptor) {
 
 // Listen implements Loop.
 func (g goroutines) Listen(l net.Listener, a Acceptor) Listener { return &anyListener{l, g, a} }
+
+// LetRun implements Loop.
+func (goroutines) LetRun() { runtime.Gosched() }
 
 // Stop implements Loop.
 func (goroutines) Stop(context.Context) {}

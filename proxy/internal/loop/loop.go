@@ -34,6 +34,9 @@ type Loop interface {
 	// Start takes over conn, a connection to a client, and drives the session that
 	// a makes for it.
 	Start(conn net.Conn, a Acceptor)
+	// LetRun lets sessions run for which something has come, before the caller goes on.
+	// Who has a little to do for many sessions calls it in between, not during an event.
+	LetRun()
 	// Stop ends the loop, and returns when that has nothing open any more, or ctx is
 	// done. It is called when no session is left, and not during an event.
 	Stop(ctx context.Context)

@@ -161,12 +161,26 @@ func (w *worker) wakeStalled() {
 		return
 	}
 	w.checkedOthers = w.ev.Now
-	if n, err := unix.Poll(w.pollFDs, 0); n <= 0 || err != nil {
+	wakeSleepers(w.pollFDs, w.others)
+}
+
+// pollFDs are the epoll descriptors of workers.
+func pollFDs(workers []*worker) (fds []unix.PollFd) {
+	for _, w := range workers {
+		fds = append(fds, unix.PollFd{Fd: int32(w.ep), Events: unix.POLLIN})
+	}
+	return fds
+}
+
+// wakeSleepers wakes those of workers that sleep although there are events for them. fds are
+// their pollFDs.
+func wakeSleepers(fds []unix.PollFd, workers []*worker) {
+	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
 		return
 	}
-	for i, other := range w.others {
-		if w.pollFDs[i].Revents != 0 && other.sleeps.Load() {
-			other.sleeper.wake()
+	for i, w := range workers {
+		if fds[i].Revents != 0 && w.sleeps.Load() {
+			w.sleeper.wake()
 		}
 	}
 }
