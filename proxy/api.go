@@ -71,6 +71,16 @@ func Endings() []EndingInfo { return session.Endings() }
 // UpgradeResults returns all results that Observer.Upgraded gets.
 func UpgradeResults() []string { return session.UpgradeResults() }
 
+// UpgradeRemedy returns what an operator may change when requests are refused with one of
+// UpgradeResults; empty if there is nothing to say.
+func UpgradeRemedy(result string) string { return session.UpgradeRemedy(result) }
+
+// LoginMeaning returns what happened at one of LoginResults, in words; empty for success.
+func LoginMeaning(result string) string {
+	failed, _ := session.FailedLogin(result)
+	return failed.Meaning
+}
+
 // LoginResults returns all results that Observer.LoginEnded gets: the conditions of RFC
 // 6120, section 6.5, and what there is beside them.
 func LoginResults() []string { return session.LoginResults() }

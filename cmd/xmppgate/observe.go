@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"iter"
 	"log/slog"
 	"strconv"
@@ -87,10 +88,14 @@ func (o *observer) CertificateRead(files certfiles.Pair, err error) {
 
 // CertificateObtained is told what came of asking for a certificate by ACME.
 func (o *observer) CertificateObtained(domain string, expires time.Time, err error) {
-	if err != nil {
+	switch {
+	case errors.Is(err, acme.ErrNotKept):
+		o.log.Warn("what came by ACME cannot be kept", "name", domain, "error", err,
+			"remedy", "XMPPGATE_ACME_CACHE needs free space and write permission; until then each start asks again, which authorities limit")
+	case err != nil:
 		o.log.Warn("no certificate by ACME; it is asked for again", "domain", domain, "error", err,
 			"remedy", "the authority must reach this gateway as port 443 of the domain, or XMPPGATE_ACME_LISTEN as port 80")
-	} else {
+	default:
 		o.log.Info("certificate by ACME", "domain", domain, "expires", expires)
 	}
 	o.Metrics.CertificateRead(err == nil)

@@ -110,7 +110,7 @@ func (e *endpoint) explain(ctx context.Context, phase string, err error) *Error 
 	case errors.Is(ctx.Err(), context.Canceled):
 		x.Result, x.Err = ResultAbandoned, context.Cause(ctx)
 	case ctx.Err() != nil:
-		x.Result, x.Err = ResultTimeout, context.Cause(ctx)
+		x.Result, x.Err = ResultTimeout, silence(x.Phase, context.Cause(ctx))
 	case errors.As(err, &known):
 		x.Result, x.Err, x.relay = known.result, known.err, known.relay
 		if known.err == errTLS {
@@ -119,7 +119,7 @@ func (e *endpoint) explain(ctx context.Context, phase string, err error) *Error 
 	case lookup != nil && lookup.IsNotFound:
 		x.Result = ResultNoServer
 	case errors.As(err, &timeout) && timeout.Timeout():
-		x.Result = ResultTimeout
+		x.Result, x.Err = ResultTimeout, silence(x.Phase, err)
 	case isAny(err, syscall.ECONNREFUSED, syscall.ENOENT):
 		x.Result = ResultRefused
 	case isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
@@ -127,6 +127,17 @@ func (e *endpoint) explain(ctx context.Context, phase string, err error) *Error 
 	}
 	return x
 }
+
+// silences say what it means when a phase takes too long.
+var silences = map[string]string{
+	PhaseResolve: "DNS does not answer",
+	PhaseTCP:     "nothing answers at the address: a firewall drops packets, or the address is wrong",
+	PhaseTLS:     "the server does not answer the start of TLS",
+	PhaseHeader:  "the server accepts connections and sends no stream header: it may wait for TLS (tls:// in its URL) or for a PROXY header (?proxy=v2), or hang",
+}
+
+// silence says what err, that a phase took too long, means.
+func silence(phase string, err error) error { return fmt.Errorf("%s: %w", silences[phase], err) }
 
 // isAny reports whether err is one of the targets.
 func isAny(err error, targets ...error) bool {

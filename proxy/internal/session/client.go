@@ -355,7 +355,7 @@ var (
 func domainError(condition framing.Condition, first bool) error {
 	switch {
 	case condition == framing.CondHostUnknown:
-		return errors.New("the domain is not one that clients may name")
+		return errors.New("the domain is not one that clients may name; XMPPGATE_DOMAINS lists them")
 	case first:
 		return errors.New("the header names no domain")
 	}

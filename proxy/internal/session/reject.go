@@ -119,6 +119,17 @@ func UpgradeResults() []string {
 	return results
 }
 
+// UpgradeRemedy returns what an operator may change when requests are refused with a result,
+// empty if it is not for him, or there is nothing to say.
+func UpgradeRemedy(result string) string {
+	for _, r := range slices.Concat(rejections, limitRejections[limit.None+1:]) {
+		if r.result == result && r.remedy != "" {
+			return r.remedy
+		}
+	}
+	return ""
+}
+
 // rejectionFor is the answer to a request that is not complete when e happens; nil
 // when there is no client left to answer.
 func rejectionFor(end ending) *rejection {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -53,6 +54,7 @@ type Config struct {
 type Manager struct {
 	domains []string
 	auto    autocert.Manager
+	cache   *cache
 	current sync.Map // *tls.Certificate by domain
 }
 
@@ -72,9 +74,10 @@ func New(c Config) (*Manager, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 		client.Transport = transport
 	}
-	m := &Manager{auto: autocert.Manager{
+	kept := &cache{Cache: autocert.DirCache(c.Cache)}
+	m := &Manager{cache: kept, auto: autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
-		Cache:      autocert.DirCache(c.Cache),
+		Cache:      kept,
 		HostPolicy: autocert.HostWhitelist(c.Domains...),
 		Email:      c.Email,
 		Client:     &acme.Client{DirectoryURL: cmp.Or(c.Directory, DefaultDirectory), HTTPClient: client, UserAgent: "xmppgate"},
@@ -85,9 +88,36 @@ func New(c Config) (*Manager, error) {
 	return m, nil
 }
 
+// ErrNotKept is matched by an error that tells of a certificate or a key which is in use, and
+// which the next process will not find.
+var ErrNotKept = errors.New("cannot be kept")
+
+// A cache tells what it could not keep: package autocert does not say that, and goes on
+// with what it has in memory.
+type cache struct {
+	autocert.Cache
+	failed atomic.Pointer[func(name string, err error)] // nil before tell
+}
+
+// tell sets who is told.
+func (c *cache) tell(failed func(name string, err error)) { c.failed.Store(&failed) }
+
+// Put implements autocert.Cache.
+func (c *cache) Put(ctx context.Context, name string, data []byte) error {
+	err := c.Cache.Put(ctx, name, data)
+	if failed := c.failed.Load(); err != nil && failed != nil {
+		(*failed)(name, err)
+	}
+	return err
+}
+
 // Run obtains the certificates that are missing, and looks for renewed ones, until ctx ends.
-// It calls changed when a domain has a new certificate, and for each failure to get one.
+// It calls changed when a domain has a new certificate, and for each failure to get one or to
+// keep it for the next process; changed may be called by several goroutines at once.
 func (m *Manager) Run(ctx context.Context, changed func(domain string, expires time.Time, err error)) {
+	m.cache.tell(func(name string, err error) {
+		changed(name, time.Time{}, fmt.Errorf("%w: %w", ErrNotKept, err))
+	})
 	var all sync.WaitGroup
 	for _, domain := range m.domains {
 		all.Go(func() {

@@ -2,6 +2,7 @@ package acme
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -98,5 +100,29 @@ func TestChallengeOfOthers(t *testing.T) {
 		if w.Code != want {
 			t.Errorf("%s: %d", host, w.Code)
 		}
+	}
+}
+
+// A full disk is told: without that, each start would order certificates until the
+// authority refuses.
+func TestCacheThatCannotBeWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := New(Config{Domains: []string{"a.example.org"}, Cache: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.domains = nil // nobody is asked
+	m.Run(ctx, func(domain string, _ time.Time, err error) { told = append(told, fmt.Sprint(domain, ": ", err)) })
+	if err := m.auto.Cache.Put(t.Context(), "a.example.org", []byte("x")); err == nil {
+		t.Fatal("it was kept")
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "a.example.org: cannot be kept: mkdir") {
+		t.Errorf("told %q", told)
 	}
 }

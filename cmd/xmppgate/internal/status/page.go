@@ -442,10 +442,10 @@ type tableOf struct {
 var tables = []tableOf{
 	{title: "Endings", head: "ending", id: "endings", metric: "xmppgate_sessions_ended_total", labels: []string{"ending"}, meaning: meaningOf,
 		link: func(name string) string { return "/?state=closed&ending=" + url.QueryEscape(name) + "#connections" }},
-	{title: "Logins", head: "mechanism and outcome", id: "logins", metric: "xmppgate_logins_total", labels: []string{"mechanism", "result"}},
+	{title: "Logins", head: "mechanism and outcome", id: "logins", metric: "xmppgate_logins_total", labels: []string{"mechanism", "result"}, meaning: proxy.LoginMeaning},
 	{title: "Resumptions", head: "outcome", id: "resumptions", metric: "xmppgate_resumptions_total", labels: []string{"result"}},
 	{title: "Stream errors", head: "side and condition", id: "stream-errors", metric: "xmppgate_stream_errors_total", labels: []string{"side", "condition"}},
-	{title: "Requests refused", head: "result", id: "requests", metric: "xmppgate_upgrades_total", labels: []string{"result"}, not: map[string]string{"result": "ok"}},
+	{title: "Requests refused", head: "result", id: "requests", metric: "xmppgate_upgrades_total", labels: []string{"result"}, not: map[string]string{"result": "ok"}, meaning: proxy.UpgradeRemedy},
 	{title: "TLS handshakes", head: "result", id: "handshakes", metric: "xmppgate_tls_handshakes_total", labels: []string{"result"}},
 	{title: "Servers not reached", head: "outcome", id: "dials", metric: "xmppgate_dials_total", labels: []string{"result"}, not: map[string]string{"result": "ok"}},
 }
@@ -489,7 +489,7 @@ func (t *tableOf) show(samples []Sample, before mark, at time.Time) (shown table
 		r := row{Name: strings.Join(names, " "), total: s.Value, recent: max(0, s.Value-before.values[s.key()])}
 		r.Recent, r.Total = formatNumber(r.recent), formatNumber(r.total)
 		if t.meaning != nil {
-			r.Meaning = t.meaning(names[0])
+			r.Meaning = t.meaning(names[len(names)-1]) // the last label says what happened
 		}
 		if t.link != nil {
 			r.Link = t.link(names[0])

@@ -262,6 +262,40 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// A row says what happened, or what to do about it.
+func TestRowsExplain(t *testing.T) {
+	of := func(labels ...string) map[string]string {
+		all := map[string]string{}
+		for n := 0; n < len(labels); n += 2 {
+			all[labels[n]] = labels[n+1]
+		}
+		return all
+	}
+	samples := []Sample{
+		{"xmppgate_sessions_ended_total", of("ending", "server-lost"), 1},
+		{"xmppgate_logins_total", of("mechanism", "scram", "result", "not-authorized"), 1},
+		{"xmppgate_logins_total", of("mechanism", "scram", "result", "success"), 1},
+		{"xmppgate_upgrades_total", of("result", "network-sessions"), 1},
+		{"xmppgate_upgrades_total", of("result", "bad-origin"), 1},
+	}
+	got := map[string]string{}
+	for n := range tables {
+		for _, r := range tables[n].show(samples, mark{}, began).Rows {
+			got[r.Name] = r.Meaning
+		}
+	}
+	for name, want := range map[string]string{
+		"server-lost": "the server", "scram not-authorized": "the password is wrong", "network-sessions": "XMPPGATE_NETWORK_SESSIONS", "bad-origin": "XMPPGATE_ORIGINS",
+	} {
+		if !strings.Contains(got[name], want) {
+			t.Errorf("%s: %q", name, got[name])
+		}
+	}
+	if got["scram success"] != "" {
+		t.Error(got["scram success"])
+	}
+}
+
 // Compression shows what it saves, and nothing where it is off.
 func TestCompressionShown(t *testing.T) {
 	of := func(direction, form string) map[string]string {
