@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/session"
 )
 
@@ -34,7 +35,14 @@ import (
 type Succession struct {
 	StateVersion int    // of the states of sessions
 	LastID       uint64 // of the sessions so far
+	// Spent is what client networks have taken from the buckets of their limits, of the
+	// maxSpent that have taken most. A program of another time may not have it.
+	Spent []limit.Spent `json:",omitempty"`
 }
+
+// maxSpent bounds Succession.Spent, and with it what one process tells the other at once:
+// some 100 bytes each.
+const maxSpent = 1000
 
 // ErrStateVersion says that the other process describes sessions in another way. They
 // stay where they are.
@@ -45,15 +53,18 @@ const spareIDs = 1 << 20
 
 // Succession describes g to a process that takes over its sessions.
 func (g *Gateway) Succession() Succession {
+	g.init()
+	spent := g.networks.Spent(g.clock(), maxSpent)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return Succession{session.StateVersion, g.lastID}
+	return Succession{session.StateVersion, g.lastID, spent}
 }
 
 // Succeed makes g ready to take over the sessions of the process that s describes. It
 // is called before Serve. Its error matches ErrStateVersion if that cannot be.
 func (g *Gateway) Succeed(s Succession) error {
 	g.init()
+	g.networks.Spend(g.clock(), s.Spent)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.lastID = max(g.lastID, s.LastID+spareIDs)

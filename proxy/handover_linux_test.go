@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
+	"xmppgate/proxy/internal/limit"
 	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/upstream"
@@ -592,6 +594,69 @@ func TestHandOverPostpones(t *testing.T) {
 	l.handle.(loop.Movable).Resume()
 	if m := b.message(cl); m != "close 1001" {
 		t.Errorf("got %q", m)
+	}
+}
+
+// The limits count sessions that were moved, and go on with what was spent: an upgrade
+// lets nobody in whom a limit keeps out.
+func TestHandOverKeepsLimits(t *testing.T) {
+	b := newBench(t, LoopAuto)
+	c := b.g.Config
+	c.NetworkLimits = NetworkLimits{Sessions: 3, Requests: Rate{PerSecond: 1e-6, Burst: 3}, FailedLogins: Rate{PerSecond: 1e-6, Burst: 2}}
+	c.MaxSessions, c.MaxUnauthenticated = 3, 2
+	if err := b.g.Update(c); err != nil {
+		t.Fatal(err)
+	}
+	b.g.Config = c // for the successor
+	for range 2 {
+		cl, srv := b.connect()
+		b.login(cl, srv)
+	}
+	guesser := netip.MustParseAddr("192.0.2.1")
+	id, _ := b.g.networks.Enter(b.g.clock(), guesser)
+	for range 2 {
+		b.g.networks.LoginFailed(b.g.clock(), id)
+	}
+	to := b.successor()
+	if n := b.handOver(b.g, to); n != 2 {
+		t.Fatalf("moved %d", n)
+	}
+	limits := make(map[string]LimitStatus)
+	for _, l := range to.Limits() {
+		limits[l.Name] = l
+	}
+	for name, want := range map[string]int{limitSessions: 2, limitUnauthenticated: 0, limitNetworkSessions: 2, limitNetworkUnauthenticated: 0} {
+		if l := limits[name]; l.Current != want {
+			t.Errorf("%s: %d, want %d", name, l.Current, want)
+		}
+	}
+	if n := to.Networks(); n.LockedOut != 1 {
+		t.Errorf("%+v", n)
+	}
+	for _, want := range []limit.Reason{limit.None, limit.NetworkSessions} {
+		client := first(to).Remote.Addr()
+		if _, reason := to.networks.Enter(to.clock(), client); reason != want {
+			t.Errorf("another client: %v, want %v", reason, want)
+		}
+	}
+	if _, reason := to.networks.Enter(to.clock(), guesser); reason != limit.FailedLogins {
+		t.Errorf("the guesser: %v", reason)
+	}
+}
+
+// However many networks there are, what is told of them stays small.
+func TestSuccessionIsBounded(t *testing.T) {
+	g := &Gateway{Config: Config{Dial: neverDial, NetworkLimits: NetworkLimits{IPv6Bits: 128, Requests: Rate{PerSecond: 1. / 3, Burst: 100}}}}
+	g.init()
+	for i := range 3000 {
+		a := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, byte(i >> 8), byte(i)})
+		for range i%3 + 1 {
+			g.networks.Enter(1, a)
+		}
+	}
+	b, err := json.Marshal(g.Succession())
+	if err != nil || len(b) > 128<<10 || len(b) < 10<<10 {
+		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
 
