@@ -214,10 +214,10 @@ func (g *gatewayProcess) open() net.Conn {
 
 // networkOf is that of an address: host:port, or the path of a Unix socket.
 func networkOf(address string) string {
-	if filepath.IsAbs(address) {
-		return "unix"
+	if _, _, err := net.SplitHostPort(address); err == nil && !filepath.IsAbs(address) {
+		return "tcp"
 	}
-	return "tcp"
+	return "unix"
 }
 
 // dialGateway returns a client that has ten seconds.
