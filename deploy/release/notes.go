@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -43,8 +44,11 @@ func notesOf(changelog, version string) (string, error) {
 	if section == "" {
 		return "", fmt.Errorf("CHANGELOG.md has no section %q: name the section of the release so", heading)
 	}
-	return strings.TrimSpace(section) + "\n", nil
+	return relativeLink.ReplaceAllString(strings.TrimSpace(section), "$1") + "\n", nil
 }
+
+// relativeLink is a link to a file of the repository, which is not where the notes are.
+var relativeLink = regexp.MustCompile(`\[([^\]]+)\]\([^):]+\)`)
 
 // files are the names of all files of the release so far.
 func (r *release) files() (names []string, err error) {

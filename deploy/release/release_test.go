@@ -197,10 +197,10 @@ func TestVersion(t *testing.T) {
 }
 
 func TestNotes(t *testing.T) {
-	const log = "# Changelog\n\n## Unreleased\n\n- new\n\n## 0.1.0 (2026-01-02)\n\n### Highlights\n\n- old\n\n## 0.1.0.1\n"
+	const log = "# Changelog\n\n## Unreleased\n\n- [new](docs/new.md#a), [RFC](https://example.org/rfc)\n\n## 0.1.0 (2026-01-02)\n\n### Highlights\n\n- old\n\n## 0.1.0.1\n"
 	for version, want := range map[string]string{
 		"0.1.0":                   "# xmppgate 0.1.0\n\n### Highlights\n\n- old\n",
-		"0.1.0-pre20260102030405": "# xmppgate 0.1.0-pre20260102030405\n\n- new\n",
+		"0.1.0-pre20260102030405": "# xmppgate 0.1.0-pre20260102030405\n\n- new, [RFC](https://example.org/rfc)\n",
 		"0.2.0":                   "",
 	} {
 		if got, err := notesOf(log, version); got != want || (err == nil) != (want != "") {
