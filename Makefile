@@ -118,6 +118,9 @@ demo-test: ## the demo with a real Prosody, and the status page, in a real brows
 e2e: ## real servers, real clients
 	cd deploy/e2e && go vet ./... && go test -parallel 4 -timeout 15m ./...
 
+fleet-test: ## three gateways before three ejabberd nodes, any of which is killed; two minutes; docs/scaling.md
+	cd deploy/e2e && go vet -tags fleet . && go test -tags fleet -run '^TestFleet$$' -count=1 -v . -update
+
 deploy-test: ## configurations, manifests, rules and the image
 	deploy/test.sh
 	deploy/test-image.sh
