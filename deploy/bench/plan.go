@@ -27,6 +27,8 @@ var (
 	stanzaDown   = cost{"CPU of a stanza to the client", "ns", "relay", "down, 1 a write, 64 connections", "", nil}
 	stanzaUpTLS  = cost{"CPU of a stanza from the client, TLS", "ns", "wss", "up, 1 a write, 64 connections", "", nil}
 	stanzaDnTLS  = cost{"CPU of a stanza to the client, TLS", "ns", "wss", "down, 1 a write, 64 connections", "", nil}
+	unixStanza   = cost{"CPU of a stanza, Unix socket to the server", "ns", "unix", "ping-pong, 64 connections", "", nil}
+	tcpStanza    = cost{"… TCP to the server, in the same run", "ns", "unix", "ping-pong, 64 connections", gate + " TCP", nil}
 	plainLogin   = cost{"CPU of a login, plain text", "µs", "scale", "login", "", nil}
 	tlsLogin     = cost{"CPU of a login, with its TLS handshake", "µs", "scale", "login", overTLS, nil}
 	handshake    = cost{"… of which the handshake", "µs", "scale", "login", overTLS, &plainLogin}
@@ -36,7 +38,7 @@ var (
 )
 
 var costs = []*cost{&userMemory, &tlsMemory, &kernelHalf, &idleCPU, &pingCPU, &pingCalls, &twoCallsCost,
-	&stanzaUp, &stanzaDown, &stanzaUpTLS, &stanzaDnTLS, &plainLogin, &tlsLogin, &handshake}
+	&stanzaUp, &stanzaDown, &stanzaUpTLS, &stanzaDnTLS, &unixStanza, &tcpStanza, &plainLogin, &tlsLogin, &handshake}
 
 // of returns the cost in its unit.
 func (c *cost) of(res results) (v float64, ok bool) {

@@ -9,6 +9,46 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
+// In the project with ejabberd both have the directory of its socket, as the same user.
+func TestComposeSocket(t *testing.T) {
+	options, err := cli.NewProjectOptions([]string{"../ejabberd/compose.yaml"}, cli.WithResolvedPaths(true), cli.WithName("ejabberd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, gateway := project.Services["ejabberd"], project.Services["xmppgate"]
+	socket := ejabberdSocket(t, "../ejabberd/complete.yml")
+	if got := gateway.Environment["XMPPGATE_UPSTREAM"]; got == nil || *got != "unix:"+socket+"?proxy=v2" {
+		t.Errorf("the gateway does not connect to %s", socket)
+	}
+	mount := func(s types.ServiceConfig) (source string) {
+		for _, v := range s.Volumes {
+			if v.Target == filepath.Dir(socket) && !v.ReadOnly {
+				source = v.Source
+			}
+		}
+		return source
+	}
+	if mount(server) == "" || mount(server) != mount(gateway) || server.User == "" || server.User != gateway.User {
+		t.Errorf("ejabberd has %q as %s, the gateway %q as %s", mount(server), server.User, mount(gateway), gateway.User)
+	}
+	config := ""
+	for _, v := range server.Volumes {
+		if v.Type == types.VolumeTypeBind {
+			config = v.Source
+		}
+	}
+	read(t, config)
+	for _, p := range append(gateway.Ports, server.Ports...) {
+		if p.HostIP != "127.0.0.1" {
+			t.Errorf("port %s is published to the network", p.Published)
+		}
+	}
+}
+
 // Compose's own loader reads the file, as "docker compose config" would.
 func TestCompose(t *testing.T) {
 	options, err := cli.NewProjectOptions([]string{"../compose.yaml"}, cli.WithResolvedPaths(true), cli.WithName("xmppgate"))

@@ -290,6 +290,52 @@ func TestKubernetesTLS(t *testing.T) {
 	}
 }
 
+// The patch for a Unix socket fits behind that of the sidecar: both containers have the
+// directory of the socket, as the same user, and ejabberd listens there.
+func TestKubernetesSocket(t *testing.T) {
+	var before appsv1.StatefulSet
+	before.Spec.Template = loadManifests(t).deployment.Spec.Template
+	before.Spec.Template.Spec.Containers[0].Name = "ejabberd"
+	original, err := json.Marshal(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decode(t, read(t, "../kubernetes/socket.yaml"), new(appsv1.StatefulSet))
+	merged, err := strategicpatch.StrategicMergePatch(original, asJSON(t, "../kubernetes/socket.yaml"), appsv1.StatefulSet{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set appsv1.StatefulSet
+	decode(t, merged, &set)
+	pod := set.Spec.Template.Spec
+	if len(pod.InitContainers) != len(before.Spec.Template.Spec.InitContainers) || len(pod.Containers) != len(before.Spec.Template.Spec.Containers) {
+		t.Fatal("the patch does not fit")
+	}
+	sidecar, server := container(t, pod.InitContainers, "xmppgate"), pod.Containers[0]
+	upstream := ""
+	for _, v := range sidecar.Env {
+		if v.Name == "XMPPGATE_UPSTREAM" {
+			upstream = v.Value
+		}
+	}
+	if at := ejabberdSocket(t, "../ejabberd/complete.yml"); upstream != "unix:"+at+"?proxy=v2" {
+		t.Errorf("the gateway connects to %s, ejabberd listens at %s", upstream, at)
+	}
+	for _, c := range []corev1.Container{sidecar, server} {
+		if !slices.ContainsFunc(c.VolumeMounts, func(v corev1.VolumeMount) bool {
+			return v.Name == "ejabberd-socket" && strings.HasPrefix(upstream, "unix:"+v.MountPath+"/") && !v.ReadOnly
+		}) {
+			t.Errorf("%s does not have the directory of the socket: %+v", c.Name, c.VolumeMounts)
+		}
+	}
+	if u := sidecar.SecurityContext; u == nil || *u.RunAsUser != *pod.SecurityContext.FSGroup || !*u.RunAsNonRoot || !*u.ReadOnlyRootFilesystem {
+		t.Errorf("the gateway runs as %+v, the volume belongs to %+v", u, pod.SecurityContext)
+	}
+	if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == "ejabberd-socket" && v.EmptyDir != nil }) {
+		t.Errorf("%+v", pod.Volumes)
+	}
+}
+
 // The values for a Helm chart have the sidecar of sidecar.yaml, and the server waits for it.
 func TestKubernetesHelm(t *testing.T) {
 	var values struct {

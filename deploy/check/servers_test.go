@@ -130,6 +130,39 @@ func TestEjabberd(t *testing.T) {
 	}
 }
 
+// The whole configuration for pods and compose works as it is, but for the path of the socket.
+func TestEjabberdComplete(t *testing.T) {
+	const file = "../ejabberd/complete.yml"
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "c2s.sock")
+	runEjabberd(t, dir, []byte(replace(t, string(read(t, file)), ejabberdSocket(t, file), socket)), "unix", socket)
+	got := openStreamAt(t, "PROXY TCP4 192.0.2.7 127.0.0.1 40000 5224\r\n", "unix", socket).until("</stream:features>")
+	if !strings.Contains(got, mechanism) || strings.Contains(got, "starttls") {
+		t.Errorf("features: %s", got)
+	}
+}
+
+// ejabberdSocket is where ejabberd listens by a configuration.
+func ejabberdSocket(t *testing.T, file string) string {
+	t.Helper()
+	var config struct {
+		Listen []struct {
+			Port  any  `json:"port"`
+			Proxy bool `json:"use_proxy_protocol"`
+		} `json:"listen"`
+	}
+	if err := yaml.Unmarshal(read(t, file), &config); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range config.Listen {
+		if port, ok := l.Port.(string); ok && l.Proxy {
+			return strings.TrimPrefix(port, "unix:")
+		}
+	}
+	t.Fatalf("%s has no Unix socket that awaits a PROXY header", file)
+	return ""
+}
+
 // startEjabberd starts ejabberd with a configuration whose first listener is for
 // clients, and returns the port of that.
 func startEjabberd(t *testing.T, snippet map[string]any) (port int) {
@@ -148,7 +181,13 @@ func startEjabberd(t *testing.T, snippet map[string]any) (port int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	runEjabberd(t, t.TempDir(), config, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	return port
+}
+
+// runEjabberd runs ejabberd in dir until the end of the test, and returns when it accepts at address.
+func runEjabberd(t *testing.T, dir string, config []byte, network, address string) {
+	t.Helper()
 	file := filepath.Join(dir, "ejabberd.yml")
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)
@@ -161,8 +200,7 @@ func startEjabberd(t *testing.T, snippet map[string]any) (port int) {
 	cmd := exec.Command("erl", "-noinput", "-mnesia", "dir", `"`+filepath.Join(dir, "spool")+`"`, "-s", "ejabberd")
 	cmd.Env = append(os.Environ(), "HOME="+dir, "ERL_LIBS="+filepath.Dir(libraries[0]), "ERL_CRASH_DUMP_BYTES=0",
 		"EJABBERD_CONFIG_PATH="+file, "EJABBERD_LOG_PATH="+filepath.Join(dir, "ejabberd.log"))
-	start(t, cmd, port)
-	return port
+	startAt(t, cmd, network, address)
 }
 
 // startProsody starts Prosody with a configuration whose client port is 5222,
@@ -190,6 +228,11 @@ func startProsody(t *testing.T, config string) (port int) {
 // start runs a server until the end of the test and returns when it accepts.
 func start(t *testing.T, cmd *exec.Cmd, port int) {
 	t.Helper()
+	startAt(t, cmd, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+func startAt(t *testing.T, cmd *exec.Cmd, network, address string) {
+	t.Helper()
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.WaitDelay = time.Second
@@ -209,7 +252,7 @@ func start(t *testing.T, cmd *exec.Cmd, port int) {
 		}
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		if conn, err := net.Dial(network, address); err == nil {
 			conn.Close()
 			return
 		} else if time.Now().After(deadline) {
@@ -227,9 +270,14 @@ type stream struct {
 // openStream connects and sends the header, with other bytes in front of it.
 func openStream(t *testing.T, ahead, host string, port int) stream {
 	t.Helper()
+	return openStreamAt(t, ahead, "tcp", fmt.Sprintf("%s:%d", host, port))
+}
+
+func openStreamAt(t *testing.T, ahead, network, address string) stream {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", host, port))
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
