@@ -246,7 +246,7 @@ func remotes(t *testing.T, admin int) (all []string) {
 // The ejabberd of the snippet takes the client's address from the PROXY header,
 // and nobody without one.
 func TestSnippetsOfEjabberd(t *testing.T) {
-	for _, s := range snippets(t, func(s snippet) bool { return s.language == "yaml" }) {
+	for _, s := range snippets(t, func(s snippet) bool { return s.language == "yaml" && strings.HasPrefix(s.text, "# ejabberd.yml\n") }) {
 		var config map[string]any
 		if err := yaml.UnmarshalStrict([]byte(s.text), &config); err != nil {
 			t.Fatalf("%s: %v", s.page, err)

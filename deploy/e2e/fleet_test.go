@@ -407,7 +407,7 @@ func TestFleet(t *testing.T) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "| what is killed | connections lost | resumed | logged in anew | messages | lost | doubled | longest away |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %d of %d | %d | %d | %d | %d | %d | %.1f s |\n", strings.TrimSuffix(r.what, " is killed"), r.lostThem, r.members, r.resumed, r.anew, r.sent, r.lost, r.doubled, r.away.Seconds())
+		fmt.Fprintf(&b, "| %s | %d of %d | %d | %d | %d | %d | %d | %.2f s |\n", strings.TrimSuffix(r.what, " is killed"), r.lostThem, r.members, r.resumed, r.anew, r.sent, r.lost, r.doubled, r.away.Seconds())
 	}
 	fmt.Fprintf(&b, "\nOf %d clients that came back to another node of the cluster than theirs, %d resumed there.\n", tries, m.resumed)
 	if *update {
