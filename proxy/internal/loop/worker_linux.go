@@ -2,7 +2,6 @@ package loop
 
 import (
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,8 +29,9 @@ type worker struct {
 	buf    []byte
 	events [128]unix.EpollEvent
 	ready  [128]*epollConn
-	again  []*epollConn // the first of later
-	due    []*epollConn // the first that the wheel has fired
+	again  []*epollConn // what was in later
+	ran    int          // how many of again have run
+	due    []*epollConn // what the wheel fires
 
 	// Used by wakeStalled, which run calls.
 	others           []*worker
@@ -185,17 +185,20 @@ func wakeSleepers(fds []unix.PollFd, workers []*worker) {
 	}
 }
 
-// fewTimers is how many timers fire, at least, before events are looked for again.
-const fewTimers = 16
+// Sessions for which nothing has come, but which are due or are to run once more, have so
+// many turns before events are looked for again, or as many as fit into so much time: to look
+// after each of them would cost as much as a ping, and an end costs ten times that.
+const (
+	fewTurns = 16
+	turnTime = 100 * time.Microsecond
+)
 
 // handle handles n events, and some of what is due and of what was to run later. It reports
 // whether more of that is left, or there may be more events that were reported already.
 //
-// As many timers fire as there are events, and as many sessions run once more, but a few at
-// least. Clients that have come at the same time and say nothing end at the same time, and
-// sessions for which something has come must not wait for all of them; nor must timers wait
-// for ever while much is to be relayed. To look for events after each timer would cost as
-// much as a ping.
+// Clients that have come at the same time and say nothing end at the same time, and sessions
+// for which something has come must not wait for all of them. Nor must timers wait for ever
+// while much is to be relayed: as many fire as there are events.
 func (w *worker) handle(n int) (more bool) {
 	w.ev.Now = w.clock()
 	w.mu.Lock()
@@ -208,13 +211,13 @@ func (w *worker) handle(n int) (more bool) {
 			}
 		}
 	}
-	w.due, more = w.wheel.advance(w.ev.Now, w.due[:0], max(fewTimers, n))
-	some := min(len(w.later), max(fewTimers, n))
-	w.again = append(w.again[:0], w.later[:some]...)
-	w.later = slices.Delete(w.later, 0, some)
-	more = more || n == len(w.events) || len(w.later) > 0
+	if w.ran == len(w.again) {
+		w.again, w.later, w.ran = w.later, w.again[:0], 0
+	}
 	w.wakesAt = 0
+	turns := w.turnsLeft()
 	w.mu.Unlock()
+	more = n == len(w.events)
 
 	for i := range w.events[:n] {
 		ev := &w.events[i]
@@ -226,15 +229,46 @@ func (w *worker) handle(n int) (more bool) {
 		}
 		w.ready[i] = nil
 	}
-	for i, l := range w.again {
-		l.runAgain()
-		w.again[i] = nil
-	}
-	for i, l := range w.due {
-		l.fired()
-		w.due[i] = nil
+	if turns {
+		more = w.takeTurns(n) || more
 	}
 	return more
+}
+
+// turnsLeft reports whether a session is due or is to run once more. The caller holds mu.
+func (w *worker) turnsLeft() bool {
+	_, due := w.wheel.advance(w.ev.Now, nil, 0)
+	return due || w.ran < len(w.again) || len(w.later) > 0
+}
+
+// takeTurns runs sessions that are due or are to run once more, n of each and a few more if
+// there is time for them. It reports whether any are left.
+func (w *worker) takeTurns(n int) bool {
+	began := w.clock()
+	for turns := 1; w.turn() && (turns < n || turns < fewTurns && w.clock()-began < turnTime); turns++ {
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.turnsLeft()
+}
+
+// turn runs a session once more and fires a timer. It reports false if there was neither.
+func (w *worker) turn() bool {
+	w.mu.Lock()
+	w.due, _ = w.wheel.advance(w.ev.Now, w.due[:0], 1)
+	w.mu.Unlock()
+	again := w.ran < len(w.again)
+	if again {
+		l := w.again[w.ran]
+		w.again[w.ran] = nil
+		w.ran++
+		l.runAgain()
+	}
+	for i, l := range w.due {
+		w.due[i] = nil
+		l.fired()
+	}
+	return again || len(w.due) > 0
 }
 
 // runLater makes run call l.runAgain after the events of other sessions.
