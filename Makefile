@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test upgrade-proof systemd-test bench microbench mutants profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
+.PHONY: demo test upgrade-proof systemd-test bench microbench mutants soak profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -34,6 +34,12 @@ microbench: ## what an element costs; compare two runs with benchstat
 
 mutants: ## the program without one protection after the other, each of which a test has to notice, about 15 minutes: deploy/mutants.txt
 	go test ./deploy -run Mutants -mutants -timeout 1h
+
+# For an hour: SOAK=1h.
+SOAK ?= 3m
+
+soak: ## clients talk while links, gateways, servers and certificates come and go; nothing may be lost
+	cd deploy/e2e && go test -run Soak -v -soak $(SOAK) -soak.clients 300 -timeout 0 .
 
 profile: ## where the relay spends its time, for the compiler of the image; renew it when that has changed
 	mkdir -p bin

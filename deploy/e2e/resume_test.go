@@ -165,13 +165,18 @@ func TestResumeAfterKill(t *testing.T) {
 type chatter struct {
 	*client
 	peer *chatter
-	sent int
-	got  []string // bodies, as they came
+	to   string // the address of peer
+
+	every time.Duration // between two messages
+	sent  int
+	got   []string // bodies, as they came
+
+	returned map[string]bool // bodies that came back; nil where none may
 }
 
-// sendSome sends a message every 20 ms until stop is closed or the connection fails.
+// sendSome sends messages until stop is closed or the connection fails.
 func (c *chatter) sendSome(stop <-chan struct{}) {
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(c.every)
 	defer tick.Stop()
 	for {
 		select {
@@ -180,7 +185,7 @@ func (c *chatter) sendSome(stop <-chan struct{}) {
 		case <-tick.C:
 			n := c.sent
 			c.sent++ // in the queue for resumption, whatever becomes of it
-			if c.message(c.peer.jid, "<body>"+strconv.Itoa(n)+"</body>") != nil {
+			if c.message(c.to, "<body>"+strconv.Itoa(n)+"</body>") != nil {
 				return
 			}
 		}
@@ -198,6 +203,10 @@ func (c *chatter) receiveUntil(stop func() bool) error {
 			return errEnded
 		}
 		if !e.is("message") || !e.has("body") {
+			continue
+		}
+		if e.attr("type") == "error" && c.returned != nil {
+			c.returned[e.body()] = true
 			continue
 		}
 		if e.attr("type") == "error" {
@@ -232,10 +241,11 @@ func TestGatewayRestart(t *testing.T) {
 			if err := u.enable(); err != nil {
 				t.Fatal(err)
 			}
-			chatters[i] = &chatter{client: u.client}
+			chatters[i] = &chatter{client: u.client, every: 20 * time.Millisecond}
 		}
 		for i, c := range chatters {
 			c.peer = chatters[i^1]
+			c.to = c.peer.jid
 		}
 		const rounds = 5
 		for round := range rounds {
@@ -293,7 +303,7 @@ func TestGatewayRestart(t *testing.T) {
 		var wg sync.WaitGroup
 		for i, c := range chatters {
 			wg.Go(func() {
-				if err := c.send(`<message to="` + c.peer.jid + `"><body>end</body></message>`); err != nil {
+				if err := c.send(`<message to="` + c.to + `"><body>end</body></message>`); err != nil {
 					t.Errorf("client %d: %v", i, err)
 				}
 				ended := func() bool { return len(c.got) > 0 && c.got[len(c.got)-1] == "end" }
