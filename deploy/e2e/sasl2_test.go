@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/base64"
+	"strings"
 	"testing"
 
 	"github.com/gobwas/ws"
@@ -92,6 +93,22 @@ func TestEarlyAuthenticate(t *testing.T) {
 					t.Error(err)
 				}
 			})
+		}
+	}
+}
+
+// The doctor logs in both ways.
+func TestDoctorSASL2(t *testing.T) {
+	needGateway(t)
+	t.Parallel()
+	for _, s := range servers {
+		if s.name != "prosody" {
+			continue
+		}
+		g := gatewayFor(t, "tcp://"+s.c2s)
+		d := examine(t, g.url(), "--jid", s.newUser(t, "doctor")+"@"+sasl2Domain, "--password-file", "-", "--idle", "0")
+		if found := d.findings(); len(found) != 0 || !strings.Contains(d.text, "by SASL2 works as well") {
+			t.Errorf("found %q\n%s", found, d.text)
 		}
 	}
 }

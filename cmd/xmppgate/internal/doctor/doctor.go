@@ -151,6 +151,8 @@ type examination struct {
 	address         netip.AddrPort
 	seen            products // what has answered so far
 	bindings        []string // types of channel binding on offer
+	sasl2           bool     // log in by SASL2 (XEP-0388), because the server offers nothing else
+	beside          []string // mechanisms of SASL2, where both are on offer
 	deflates        bool     // compression works
 	interrupted     func() bool
 }

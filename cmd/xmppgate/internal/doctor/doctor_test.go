@@ -97,6 +97,12 @@ var broken = []struct {
 	{name: "nothing wrong, compression", fake: fake{extensions: "permessage-deflate; server_no_context_takeover; client_no_context_takeover"}},
 	{name: "nothing wrong, origin listed", args: []string{"--origin", "https://chat.example.org"}, fake: fake{foreign: page(403, "", "This origin may not connect.")}},
 	{name: "nothing wrong, SHA-512", fake: fake{features: mechanisms("SCRAM-SHA-512", "PLAIN")}},
+	{name: "nothing wrong, SASL2 only", fake: fake{features: sasl2()}},
+	{name: "nothing wrong, SASL2 beside SASL", fake: fake{features: sasl2("SCRAM-SHA-256")}},
+	{name: "SASL2 only, wrong password", fake: fake{features: sasl2(), failure2: "not-authorized"}, want: "not-authorized", whom: account},
+	{name: "SASL2 only, an impostor", fake: fake{features: sasl2(), badProof: true}, want: "server-signature"},
+	{name: "SASL2 only, no features behind", fake: fake{features: sasl2(), noFeatures: true}, args: []string{"--timeout", "500ms"}, want: "features-missing"},
+	{name: "SASL2 beside SASL, refused", fake: fake{features: sasl2("SCRAM-SHA-256"), failure2: "temporary-auth-failure"}, want: "login-refused"},
 	{name: "nothing wrong, SHA-1", fake: fake{features: mechanisms("SCRAM-SHA-1")}},
 
 	{name: "no HTTP", fake: fake{raw: "close"}, want: "no-answer", whom: haproxy},

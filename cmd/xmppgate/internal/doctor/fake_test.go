@@ -55,6 +55,8 @@ type fake struct {
 	badProof   bool
 	failure    string // condition of SASL
 	success    string // instead of <success/>
+	failure2   string // condition of SASL2
+	noFeatures bool   // behind SASL2
 	noBind     bool
 	bindError  string
 	noSM       bool
@@ -273,6 +275,15 @@ func mechanisms(names ...string) string {
 	return featuresWith("<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>" + list.String() + "</mechanisms>")
 }
 
+// sasl2 are features with SASL2 and, if there are names for it, SASL.
+func sasl2(names ...string) string {
+	const list = "<authentication xmlns='urn:xmpp:sasl:2'><mechanism>SCRAM-SHA-256</mechanism><mechanism>PLAIN</mechanism><inline/></authentication>"
+	if len(names) == 0 {
+		return featuresWith(list)
+	}
+	return strings.Replace(mechanisms(names...), "</stream:features>", list+"</stream:features>", 1)
+}
+
 func streamErrorOf(name, text string) string {
 	return "<stream:error xmlns:stream='http://etherx.jabber.org/streams'><" + name + " xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>" + text + "</text></stream:error>"
 }
@@ -327,14 +338,7 @@ func (s *fakeStream) run() {
 			s.send(or(f.open, goodOpen))
 			switch {
 			case s.authed:
-				features := ""
-				if !f.noBind {
-					features += "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/>"
-				}
-				if !f.noSM {
-					features += "<sm xmlns='urn:xmpp:sm:3'/>"
-				}
-				s.send(featuresWith(features))
+				s.features()
 			case f.features != "-":
 				s.send(or(f.features, goodFeatures))
 			}
@@ -342,11 +346,14 @@ func (s *fakeStream) run() {
 			if !f.noClose {
 				s.send(framing.CloseMessage)
 			}
-		case e.is(nsSASL, "auth"):
+		case e.is(nsSASL, "auth"), e.is(nsSASL2, "authenticate"):
 			if !s.login(e) {
 				return
 			}
 			s.authed = true
+			if e.Space == nsSASL2 && !f.noFeatures {
+				s.features()
+			}
 		case e.is(nsSM, "enable"):
 			f.mu.Lock()
 			if f.sessions == nil {
@@ -374,6 +381,18 @@ func (s *fakeStream) run() {
 	}
 }
 
+// features are those behind the login.
+func (s *fakeStream) features() {
+	features := ""
+	if !s.f.noBind {
+		features += "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/>"
+	}
+	if !s.f.noSM {
+		features += "<sm xmlns='urn:xmpp:sm:3'/>"
+	}
+	s.send(featuresWith(features))
+}
+
 func (s *fakeStream) iq(e *element) {
 	result := "<iq xmlns='jabber:client' type='result' id='" + e.get("id") + "'>"
 	switch {
@@ -389,7 +408,14 @@ func (s *fakeStream) iq(e *element) {
 
 // login is SCRAM-SHA-256, whatever was asked for, or PLAIN.
 func (s *fakeStream) login(auth *element) bool {
-	f := s.f
+	f, ns, initial := s.f, auth.Space, auth
+	if ns == nsSASL2 {
+		initial = auth.child(nsSASL2, "initial-response")
+		if f.failure2 != "" {
+			s.send("<failure xmlns='urn:xmpp:sasl:2'><" + f.failure2 + " xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>")
+			return false
+		}
+	}
 	if f.failure != "" {
 		s.send("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><" + f.failure + "/></failure>")
 		return false
@@ -398,7 +424,7 @@ func (s *fakeStream) login(auth *element) bool {
 		s.send("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
 		return false
 	}
-	done := or(f.success, "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+	done := or(f.success, "<success xmlns='"+ns+"'/>")
 	if auth.get("mechanism") == "PLAIN" {
 		s.send(done)
 		return true
@@ -420,12 +446,12 @@ func (s *fakeStream) login(auth *element) bool {
 	}
 	server, _ := hash.NewServer(func(string) (scram.StoredCredentials, error) { return credentials, nil })
 	c := server.NewConversation()
-	first, _ := base64.StdEncoding.DecodeString(auth.content())
+	first, _ := base64.StdEncoding.DecodeString(initial.content())
 	challenge, err := c.Step(string(first))
 	if err != nil {
 		return false
 	}
-	s.send("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>" + base64.StdEncoding.EncodeToString([]byte(challenge)) + "</challenge>")
+	s.send("<challenge xmlns='" + ns + "'>" + base64.StdEncoding.EncodeToString([]byte(challenge)) + "</challenge>")
 	answer, err := parse([]byte(s.read()))
 	if err != nil {
 		return false
@@ -438,6 +464,10 @@ func (s *fakeStream) login(auth *element) bool {
 	}
 	if f.success != "" {
 		s.send(f.success)
+		return true
+	}
+	if ns == nsSASL2 {
+		s.send("<success xmlns='urn:xmpp:sasl:2'><additional-data>" + base64.StdEncoding.EncodeToString([]byte(final)) + "</additional-data><authorization-identifier>alice@localhost</authorization-identifier></success>")
 		return true
 	}
 	s.send("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>" + base64.StdEncoding.EncodeToString([]byte(final)) + "</success>")

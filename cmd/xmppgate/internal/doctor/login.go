@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/xdg-go/scram"
+
+	"xmppgate/framing"
 )
 
 const exporter = string(scram.ChannelBindingTLSExporter)
@@ -43,8 +45,6 @@ func (x *examination) choose(s *session, mechanisms []string) (string, error) {
 		}
 	}
 	switch {
-	case !slices.Contains(mechanisms, "PLAIN") && len(mechanisms) == 0:
-		return "", refusal{"no-usable-mechanism", "the server offers SASL2 only"}
 	case !slices.Contains(mechanisms, "PLAIN"):
 		return "", refusal{"no-usable-mechanism", "none of " + printableWords(mechanisms) + " takes a password"}
 	case s.tls == nil && !x.allowPlain:
@@ -53,10 +53,19 @@ func (x *examination) choose(s *session, mechanisms []string) (string, error) {
 	return "PLAIN", nil
 }
 
-// authenticate logs in and restarts the stream. It returns the features behind.
+// authenticate logs in and, unless by SASL2, restarts the stream. It returns the features
+// behind.
 func (x *examination) authenticate(ctx context.Context, s *session, mechanism string) (*element, error) {
 	if err := x.negotiate(ctx, s, mechanism); err != nil {
 		return nil, err
+	}
+	if x.sasl2 { // features come without another <open/>
+		features, err := s.await(x.deadline(ctx), func(e *element) bool { return e.is(framing.NSStreams, "features") })
+		if err != nil {
+			id, text := x.ending(err, false)
+			return nil, refusal{id, "after the login: " + text}
+		}
+		return features, nil
 	}
 	o, err := x.openStream(ctx, s)
 	if err != nil {
@@ -120,7 +129,15 @@ func (x *examination) channelBinding(state *tls.ConnectionState) (scram.ChannelB
 	return scram.ChannelBinding{}, errors.New("the server names no type of binding that the doctor knows")
 }
 
-// negotiate is SASL (RFC 6120, section 6).
+// authMessage begins a login.
+func (x *examination) authMessage(mechanism, first string) string {
+	if x.sasl2 {
+		return fmt.Sprintf("<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response><user-agent><software>xmppgate doctor</software></user-agent></authenticate>", nsSASL2, mechanism, encode(first))
+	}
+	return fmt.Sprintf("<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, mechanism, encode(first))
+}
+
+// negotiate is SASL (RFC 6120, section 6) or SASL2 (XEP-0388).
 func (x *examination) negotiate(ctx context.Context, s *session, mechanism string) error {
 	c, err := x.converse(s, mechanism)
 	if err != nil {
@@ -130,11 +147,15 @@ func (x *examination) negotiate(ctx context.Context, s *session, mechanism strin
 	if err != nil {
 		return refusal{"login-refused", "the mechanism cannot start"}
 	}
-	if err := s.send(fmt.Sprintf("<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, mechanism, encode(first))); err != nil {
+	ns := nsSASL
+	if x.sasl2 {
+		ns = nsSASL2
+	}
+	if err := s.send(x.authMessage(mechanism, first)); err != nil {
 		return lost(err)
 	}
 	for deadline := x.deadline(ctx); ; {
-		e, err := s.await(deadline, func(e *element) bool { return e.Space == nsSASL })
+		e, err := s.await(deadline, func(e *element) bool { return e.Space == ns })
 		if err != nil {
 			if e := (streamError{}); errors.As(err, &e) {
 				id, text := x.ending(err, false)
@@ -153,15 +174,19 @@ func (x *examination) negotiate(ctx context.Context, s *session, mechanism strin
 			}
 			response, err := c.Step(challenge)
 			if err != nil {
-				s.send(fmt.Sprintf("<abort xmlns='%s'/>", nsSASL))
+				s.send(fmt.Sprintf("<abort xmlns='%s'/>", ns))
 				return scramFault(err)
 			}
-			if err := s.send(fmt.Sprintf("<response xmlns='%s'>%s</response>", nsSASL, encode(response))); err != nil {
+			if err := s.send(fmt.Sprintf("<response xmlns='%s'>%s</response>", ns, encode(response))); err != nil {
 				return lost(err)
 			}
 		case "success":
 			if !c.Valid() {
-				last, err := decode(e.content())
+				data := e
+				if x.sasl2 {
+					data = e.child(ns, "additional-data")
+				}
+				last, err := decode(data.content())
 				if err == nil {
 					_, err = c.Step(last)
 				}
@@ -170,6 +195,8 @@ func (x *examination) negotiate(ctx context.Context, s *session, mechanism strin
 				}
 			}
 			return nil
+		case "continue":
+			return refusal{"login-refused", "the server wants another step behind the password (<continue/>)"}
 		case "failure":
 			return failure(e.condition(nsSASL))
 		}
@@ -267,6 +294,35 @@ func (x *examination) bindsToTLS(ctx context.Context, mechanisms []string) {
 		return
 	}
 	x.report.ok("login", "%s works as well: channel binding reaches the server", mechanism)
+	s.send(closeMessage)
+	s.await(earlier(x.deadline(ctx), time.Now().Add(closePatience)), func(*element) bool { return false })
+}
+
+// triesSASL2 logs in by SASL2 on a connection of its own, where the server offers both:
+// newer clients take that.
+func (x *examination) triesSASL2(ctx context.Context, mechanism string) {
+	if !slices.Contains(x.beside, mechanism) {
+		return
+	}
+	s, err := x.connect(ctx)
+	if err != nil {
+		return // the next check says so
+	}
+	defer s.cut()
+	if _, err := x.openStream(ctx, s); err != nil {
+		return
+	}
+	x.sasl2 = true
+	defer func() { x.sasl2 = false }()
+	if _, err := x.authenticate(ctx, s, mechanism); err != nil {
+		id := "login-refused"
+		if e := (refusal{}); errors.As(err, &e) {
+			id = e.id
+		}
+		x.found("login", id, "by SASL2, and works without: %v", err)
+		return
+	}
+	x.report.ok("login", "%s by SASL2 works as well", mechanism)
 	s.send(closeMessage)
 	s.await(earlier(x.deadline(ctx), time.Now().Add(closePatience)), func(*element) bool { return false })
 }

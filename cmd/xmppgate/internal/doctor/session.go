@@ -38,6 +38,7 @@ func (x *examination) sessions(ctx context.Context, s **session, mechanisms []st
 	}
 	x.report.ok("login", "%s as %s", mechanism, quote(x.local+"@"+x.domain))
 	x.bindsToTLS(ctx, mechanisms)
+	x.triesSASL2(ctx, mechanism)
 	if !x.binds(ctx, *s, features) {
 		x.report.skip([]string{"echo", "large", "resume", "idle"}, "no session")
 		return true

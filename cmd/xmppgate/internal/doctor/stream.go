@@ -298,21 +298,32 @@ func (x *examination) ending(err error, beforeOpen bool) (id, text string) {
 	return "features-missing", describe(err) + " after <open/>"
 }
 
+// mechanismsIn returns those of a list of SASL or SASL2, which may be nil.
+func mechanismsIn(list *element) (mechanisms []string) {
+	if list == nil {
+		return nil
+	}
+	for _, m := range list.children {
+		if m.is(list.Space, "mechanism") && len(mechanisms) < 50 {
+			mechanisms = append(mechanisms, strings.ToUpper(m.content()))
+		}
+	}
+	return mechanisms
+}
+
 // judgeFeatures looks at the features before the login, and reports whether there is
 // a mechanism that the doctor can use.
 func (x *examination) judgeFeatures(s *session, features *element) (mechanisms []string, usable bool) {
 	secure := s.tls != nil
-	list := features.child(nsSASL, "mechanisms")
-	if list != nil {
-		for _, m := range list.children {
-			if m.is(nsSASL, "mechanism") && len(mechanisms) < 50 {
-				mechanisms = append(mechanisms, strings.ToUpper(m.content()))
-			}
-		}
+	list, sasl2 := features.child(nsSASL, "mechanisms"), features.child(nsSASL2, "authentication")
+	mechanisms = mechanismsIn(list)
+	if x.sasl2 = len(mechanisms) == 0 && sasl2 != nil; x.sasl2 {
+		list, mechanisms = sasl2, mechanismsIn(sasl2)
+	} else {
+		x.beside = mechanismsIn(sasl2)
 	}
 	starttls := features.child(nsTLS, "starttls")
-	sasl2 := features.child(nsSASL2, "authentication") != nil
-	if len(mechanisms) == 0 && !sasl2 {
+	if len(mechanisms) == 0 {
 		switch {
 		case starttls != nil:
 			x.found("features", "tls-required", "the features offer STARTTLS and no login")
@@ -331,7 +342,6 @@ func (x *examination) judgeFeatures(s *session, features *element) (mechanisms [
 	rest := slices.DeleteFunc(slices.Clone(mechanisms), func(m string) bool { return m == "EXTERNAL" })
 	plain := slices.DeleteFunc(slices.Clone(rest), func(m string) bool { return strings.HasSuffix(m, "-PLUS") })
 	switch {
-	case len(mechanisms) == 0: // SASL2 only
 	case len(rest) == 0:
 		x.found("features", "only-external", "EXTERNAL is the only mechanism")
 		return nil, false
@@ -339,7 +349,11 @@ func (x *examination) judgeFeatures(s *session, features *element) (mechanisms [
 		x.found("features", "only-plus", "the mechanisms are %s", printableWords(rest))
 		return nil, false
 	default:
-		x.report.ok("features", "mechanisms %s", printableWords(mechanisms))
+		by := ""
+		if x.sasl2 {
+			by = " of SASL2"
+		}
+		x.report.ok("features", "mechanisms%s %s", by, printableWords(mechanisms))
 	}
 	if !secure && slices.Contains(plain, "PLAIN") && (!isLocal(x.url.Hostname()) || !slices.ContainsFunc(plain, func(m string) bool { return strings.HasPrefix(m, "SCRAM-") })) {
 		x.found("features", "plain-without-tls", "PLAIN is on offer without TLS")
