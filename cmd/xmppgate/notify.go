@@ -12,6 +12,12 @@ import (
 // notifyReady tells that clients are served.
 func notifyReady() { notify(daemon.SdNotifyReady) }
 
+// notifyReloading tells that a signal is being obeyed, until notifyReady. With
+// Type=notify-reload "systemctl reload" is SIGHUP, and waits for that.
+func notifyReloading() {
+	notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+}
+
 // notifyStopping tells that the process is about to end.
 func notifyStopping() { notify(daemon.SdNotifyStopping) }
 

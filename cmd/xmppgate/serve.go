@@ -170,7 +170,9 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 		for {
 			select {
 			case <-hangups:
+				notifyReloading()
 				_, _ = s.reload() // which logs what is wrong
+				notifyReady()
 			case <-background.Done():
 				return
 			}

@@ -225,7 +225,7 @@ func TestSystemd(t *testing.T) {
 		m.systemctl("stop", "xmppgate.service", "xmppgate.socket")
 	}()
 	for {
-		op, payload, err := proofFrame(c)
+		op, payload, _, err := proofFrame(c)
 		if err != nil {
 			t.Fatal(err)
 		}

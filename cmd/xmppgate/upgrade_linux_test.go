@@ -216,12 +216,19 @@ func TestUpgradeNotifies(t *testing.T) {
 	}
 	defer l.Close()
 	l.SetReadDeadline(time.Now().Add(20 * time.Second))
-	hears := func(want string) {
+	next := func() string {
 		t.Helper()
 		b := make([]byte, 1024)
 		n, err := l.Read(b)
-		if got := string(b[:n]); err != nil || got != want {
-			t.Errorf("got %q, %v, want %q", got, err, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	hears := func(want string) {
+		t.Helper()
+		if got := next(); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 	r := startReplaceable(t, "NOTIFY_SOCKET="+socket)
@@ -231,6 +238,11 @@ func TestUpgradeNotifies(t *testing.T) {
 	}
 	pid := r.becomesSole()
 	hears(fmt.Sprintf("MAINPID=%d\nREADY=1", pid))
+	syscall.Kill(pid, syscall.SIGHUP)
+	if got := next(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+		t.Errorf("got %q", got)
+	}
+	hears("READY=1")
 	syscall.Kill(pid, syscall.SIGTERM)
 	hears("STOPPING=1")
 }

@@ -201,9 +201,9 @@ func lives(c net.Conn) bool {
 	if ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewPingFrame([]byte("p")))) != nil {
 		return false
 	}
-	op, _, err := proofFrame(c)
+	op, _, _, err := proofFrame(c)
 	for err == nil && op == ws.OpPing {
-		op, _, err = proofFrame(c)
+		op, _, _, err = proofFrame(c)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true // which the caller finds to be stuck

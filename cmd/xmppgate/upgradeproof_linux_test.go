@@ -224,7 +224,7 @@ func proofLogin(address string, session int) (net.Conn, error) {
 	hears := func(times int) {
 		for range times {
 			if err == nil {
-				_, _, err = proofFrame(c)
+				_, _, _, err = proofFrame(c)
 			}
 		}
 	}
@@ -246,14 +246,15 @@ func proofLogin(address string, session int) (net.Conn, error) {
 	return c, err
 }
 
-func proofFrame(r io.Reader) (ws.OpCode, []byte, error) {
+// proofFrame reads a frame. more is true for a fragment of a message that is not the last.
+func proofFrame(r io.Reader) (op ws.OpCode, payload []byte, more bool, err error) {
 	h, err := ws.ReadHeader(r)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, false, err
 	}
-	payload := make([]byte, h.Length)
+	payload = make([]byte, h.Length)
 	_, err = io.ReadFull(r, payload)
-	return h.OpCode, payload, err
+	return h.OpCode, payload, !h.Fin, err
 }
 
 // converse begins to send and to receive for a client.
@@ -286,8 +287,9 @@ func (l *ledger) converse(c net.Conn, session int, pause time.Duration, pings bo
 	})
 	go func() {
 		r := bufio.NewReader(c)
+		var begun []byte // of a message in fragments
 		for n := 1; ; {
-			op, got, err := proofFrame(r)
+			op, got, more, err := proofFrame(r)
 			switch {
 			case err != nil:
 				l.wrong("session %d: after %d messages: %v", session, n-1, err)
@@ -298,10 +300,13 @@ func (l *ledger) converse(c net.Conn, session int, pause time.Duration, pings bo
 				writing.Lock()
 				_ = ws.WriteFrame(c, ws.MaskFrameInPlace(ws.NewPongFrame(got)))
 				writing.Unlock()
-			case op != ws.OpText:
+			case op != ws.OpText && (op != ws.OpContinuation || begun == nil):
 				l.wrong("session %d: after %d messages: frame %v %.40q", session, n-1, op, got)
 				return
+			case more:
+				begun = append(begun, got...)
 			default:
+				got, begun = append(begun, got...), nil
 				sent := proofSentAt(got)
 				// What is relayed in pieces may need this prefix: nobody knows yet.
 				got = bytes.Replace(got, []byte(` xmlns:stream="http://etherx.jabber.org/streams"`), nil, 1)
