@@ -42,9 +42,9 @@ func TestImage(t *testing.T) {
 	testImage(t, r)
 	testSBOM(t, r)
 	out := shell(t, `podman() { command podman --root "$dir/store" --runroot "$dir/run" --storage-driver vfs --runtime runc --cgroup-manager=cgroupfs "$@"; }
-		dir=$1; cd "$2"; eval "$4"
+		dir=$1; cd "$2"; eval "$3"
 		podman run --rm --no-healthcheck --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --network=host --read-only \
-			--cap-drop=all --security-opt no-new-privileges "localhost/xmppgate:$3" version`, t.TempDir(), r.Out, r.Version, documented(t, r, "podman load"))
+			--cap-drop=all --security-opt no-new-privileges "$(podman images -q)" version`, t.TempDir(), r.Out, documented(t, r, "podman load"))
 	if !strings.Contains(out, "xmppgate v"+r.Version+" (") {
 		t.Error(out)
 	}
