@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: demo test upgrade-proof systemd-test bench microbench mutants soak profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
+.PHONY: backports-test fleet-test demo test upgrade-proof systemd-test bench microbench mutants soak profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -126,6 +126,14 @@ e2e: ## real servers, real clients
 
 fleet-test: ## three gateways before three ejabberd nodes, any of which is killed; two minutes; docs/scaling.md
 	cd deploy/e2e && go vet -tags fleet . && go test -tags fleet -run '^TestFleet$$' -count=1 -v . -update
+
+# What is the same for any version of a server.
+BACKPORTS = TestResumeAfterLoss|TestResumeAfterKill|TestGatewayRestart|TestInstantMessaging|TestGroupChat|TestEarlyAuthenticate|TestNodeKilled
+
+backports-test: ## Prosody 13 and ejabberd 24 of bookworm-backports, unpacked; docs/servers.md
+	deploy/e2e/backports.sh
+	cd deploy/e2e && PATH="$$PWD/backports/bin:$$PATH" E2E_EJABBERD="$$(echo $$PWD/backports/root/usr/lib/*-linux-gnu):$$PWD/backports/root/usr/lib/erlang/lib" \
+		go test -count=1 -run '^($(BACKPORTS))$$' -v .
 
 deploy-test: ## configurations, manifests, rules and the image
 	deploy/test.sh

@@ -220,7 +220,7 @@ func (s *server) ejabberd(config string) {
 		}
 		return json.NewDecoder(resp.Body).Decode(result)
 	}
-	s.ready = func() error { return errors.Join(s.call("status", nil, new(any)), accepts(s.c2s)) }
+	s.ready = func() error { return errors.Join(s.call("status", struct{}{}, new(any)), accepts(s.c2s)) }
 	s.register = func(localpart string) error {
 		return s.call("register", map[string]string{"user": localpart, "host": domain, "password": password}, new(any))
 	}
@@ -228,6 +228,9 @@ func (s *server) ejabberd(config string) {
 
 // erlangLibraries is where Debian keeps the ejabberd application; empty when it is not installed.
 func erlangLibraries() string {
+	if dir := os.Getenv("E2E_EJABBERD"); dir != "" {
+		return dir
+	}
 	found, _ := filepath.Glob("/usr/lib/*-linux-gnu/ejabberd-*")
 	if len(found) == 0 {
 		return ""
