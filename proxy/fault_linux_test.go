@@ -321,3 +321,90 @@ func TestEventPanics(t *testing.T) {
 type faulty struct{ *witness }
 
 func (faulty) Pinged(time.Duration) { panic("a bug") }
+
+// Without a descriptor for the server a session ends, and without one for a client the
+// next one has to wait. Both are told, and over when there are descriptors again. The test
+// takes all that the process may have.
+func TestNoDescriptors(t *testing.T) {
+	for _, l := range []string{LoopAuto, LoopGoroutine} {
+		t.Run(l, func(t *testing.T) {
+			o, j, option := watched()
+			b := newBench(t, l, option)
+			conn, err := net.Dial("tcp", b.gate.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(patience))
+			io.WriteString(conn, goodRequest+"\r\n")
+			readResponse(t, conn)
+
+			give := takeDescriptors(t)
+			defer give()
+			b.send(conn, testOpen)
+			for got := ""; got != "close 1000"; {
+				got = b.message(conn)
+			}
+			conn.Close() // which leaves one, for the next client's own end
+			expectSoon(t, "ending", func() bool { return o.endings() == "dial-failed" })
+			expectSoon(t, "log line", func() bool { return j.has("too many open files") })
+			give()
+
+			next, err := net.Dial("tcp", b.gate.Addr().String()) // while there are some
+			if err != nil {
+				t.Fatal(err)
+			}
+			next.Close()
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			give = takeDescriptors(t)
+			defer give()
+			to := &unix.SockaddrInet4{Port: b.gate.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
+			if err := unix.Connect(fd, to); err != nil {
+				t.Fatal(err)
+			}
+			expectSoon(t, "failed accept", func() bool { o.mu.Lock(); defer o.mu.Unlock(); return o.faults > 0 })
+			expectSoon(t, "log line", func() bool { return j.has("msg=accept") && j.has("remedy=\"raise the limit of open files") })
+			give()
+			unix.Write(fd, []byte(goodRequest+"\r\n"))
+			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)})
+			answer := make([]byte, 32)
+			if n, err := unix.Read(fd, answer); err != nil || !strings.HasPrefix(string(answer[:max(n, 0)]), "HTTP/1.1 101 ") {
+				t.Errorf("a client that has waited gets %q, %v", answer[:max(n, 0)], err)
+			}
+			b.relays(b.connect())
+		})
+	}
+}
+
+// takeDescriptors takes all descriptors that the process may have.
+func takeDescriptors(t *testing.T) (give func()) {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	var taken []int
+	less := old
+	less.Cur = 512 // so that few have to be taken
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &less); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			break
+		}
+		taken = append(taken, fd)
+	}
+	return func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+		taken = nil
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+	}
+}

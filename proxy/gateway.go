@@ -175,7 +175,11 @@ func (g *Gateway) serve(l net.Listener, a loop.Acceptor) error {
 			g.observer.AcceptFailed()
 			pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
 			g.notice("accept", slog.LevelWarn, "accept", func() []slog.Attr {
-				return []slog.Attr{slog.String("error", err.Error()), slog.Duration("pause", pause)}
+				attrs := []slog.Attr{slog.String("error", err.Error()), slog.Duration("pause", pause)}
+				if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+					attrs = append(attrs, slog.String("remedy", "raise the limit of open files, or lower XMPPGATE_MAX_SESSIONS"))
+				}
+				return attrs
 			})
 			time.Sleep(pause)
 		default:
