@@ -99,17 +99,11 @@ vuln: ## known vulnerabilities in what is linked
 FUZZTIME ?= 4s
 
 fuzz:
-	go test -run '^$$' -fuzz '^FuzzUp$$' -fuzztime $(FUZZTIME) ./framing
-	go test -run '^$$' -fuzz '^FuzzMarks$$' -fuzztime $(FUZZTIME) ./framing
-	go test -run '^$$' -fuzz '^FuzzDown$$' -fuzztime $(FUZZTIME) ./framing
-	go test -run '^$$' -fuzz '^FuzzRedacted$$' -fuzztime $(FUZZTIME) ./framing
-	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/session
-	go test -run '^$$' -fuzz '^FuzzDeflate$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/deflate
-	go test -run '^$$' -fuzz '^FuzzInflate$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/deflate
-	go test -run '^$$' -fuzz '^FuzzHead$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/internal/http1
-	go test -run '^$$' -fuzz '^FuzzHeader$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/clientaddr
-	go test -run '^$$' -fuzz '^FuzzForwarded$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./proxy/clientaddr
-	go test -run '^$$' -fuzz '^FuzzSession$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./cmd/xmppgate/internal/doctor
+	deploy/fuzz.sh $(FUZZTIME)
+
+.PHONY: fuzz-long
+fuzz-long: ## each target for FUZZTIME; the executions are added up in docs/reliability.md
+	deploy/fuzz.sh -record $(FUZZTIME)
 
 # Whole sessions against the model, see proxy/internal/model. "make race" tries some.
 MODELTIME ?= 5m

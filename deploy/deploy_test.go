@@ -151,31 +151,6 @@ func TestContributing(t *testing.T) {
 	}
 }
 
-// The Makefile fuzzes targets that exist: go test accepts a pattern that matches
-// none.
-func TestFuzzTargets(t *testing.T) {
-	makefile, err := os.ReadFile("../Makefile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	targets := regexp.MustCompile(`(?m)-fuzz '\^(\w+)\$\$'.* \./(\S+)$`).FindAllStringSubmatch(string(makefile), -1)
-	if len(targets) == 0 {
-		t.Error("no target found: the test looks for the wrong thing")
-	}
-	for _, m := range targets {
-		files, err := filepath.Glob("../" + m[2] + "/*_test.go")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.ContainsFunc(files, func(path string) bool {
-			text, err := os.ReadFile(path)
-			return err == nil && strings.Contains(string(text), "\nfunc "+m[1]+"(")
-		}) {
-			t.Errorf("%s has no %s", m[2], m[1])
-		}
-	}
-}
-
 // A build with the tag nodemo, as in the image, contains nothing of the demo.
 func TestImageHasNoDemo(t *testing.T) {
 	for tags, want := range map[string]bool{"": true, "nodemo": false} {

@@ -230,7 +230,7 @@ type faultRun struct {
 // cell returns what becomes of a session.
 func (p faultPhase) cell(t *testing.T, w faultWorld, fault string) string {
 	r := &faultRun{w: w, p: p, fault: fault, o: new(faultWitness), secure: p.secure || fault == "close within a TLS record"}
-	g := &Gateway{Config: Config{Observer: r.o, AuthTimeout: time.Minute}}
+	g := &Gateway{Config: Config{Observer: r.o, AuthTimeout: 90 * time.Second}}
 	r.stage = newStage(t, w, g, chunkings["whole"])
 	g.Dial = r.dialFault
 	near, far := w.pipe(t)
@@ -407,11 +407,11 @@ func (r *faultRun) over() (over bool) {
 
 // within is a time in the words of the table. The loops keep time to a second or so.
 func within(d time.Duration) string {
-	for _, most := range []int{1, 5, 10, 30, 60, 90} {
-		if d <= time.Duration(most)*time.Second+1500*time.Millisecond {
-			if most == 1 {
-				return "at once"
-			}
+	if d <= 1500*time.Millisecond {
+		return "at once"
+	}
+	for _, most := range []int{5, 10, 30, 60, 90} {
+		if d <= time.Duration(most)*time.Second+2500*time.Millisecond {
 			return fmt.Sprintf("within %d s", most)
 		}
 	}

@@ -501,6 +501,48 @@ func frameHeaderSize(n int) int {
 	return 10
 }
 
+// FuzzFrame compares parseFrame with the library that it takes the place of.
+func FuzzFrame(f *testing.F) {
+	f.Add(maskedFrame(ws.OpText, true, []byte("<a/>")), byte(0))
+	f.Add(maskedFrame(ws.OpContinuation, false, make([]byte, 200)), byte(1))
+	f.Add(maskedFrame(ws.OpPing, true, make([]byte, 70_000))[:20], byte(2))
+	f.Add(wstest.Compressed(ws.OpText, true, []byte{0}), byte(3))
+	f.Fuzz(func(t *testing.T, b []byte, how byte) {
+		fragmented, compression := how&1 != 0, how&2 != 0
+		got, size, err := parseFrame(b, fragmented, compression)
+		h, libErr := ws.ReadHeader(bytes.NewReader(b))
+		if libErr == nil {
+			state := ws.StateServerSide
+			if fragmented {
+				state = state.Set(ws.StateFragmented)
+			}
+			data := h.OpCode == ws.OpText || h.OpCode == ws.OpBinary
+			if compression && h.Rsv1() && data {
+				h.Rsv &^= ws.Rsv(true, false, false)
+			}
+			libErr = ws.CheckHeader(h, state)
+			minimal := h.Length < 126 && b[1]&0x7f < 126 || h.Length >= 126 && h.Length < 1<<16 && b[1]&0x7f == 126 || h.Length >= 1<<16
+			if libErr == nil && !minimal {
+				libErr = errFrameLength // which the library lets pass
+			}
+		}
+		switch {
+		case err != nil:
+			if libErr == nil {
+				t.Fatalf("% x: %v, but the library takes it", b, err)
+			}
+		case size == 0:
+			if libErr == nil {
+				t.Fatalf("% x: more is wanted than the library needs", b)
+			}
+		case libErr != nil:
+			t.Fatalf("% x is taken, but the library says %v", b, libErr)
+		case got.op != h.OpCode, got.fin != h.Fin, got.length != h.Length, ws.HeaderSize(h) != size, [4]byte(b[size-4:size]) != h.Mask:
+			t.Fatalf("% x: %+v, the library says %+v", b, got, h)
+		}
+	})
+}
+
 func TestClip(t *testing.T) {
 	if got := clip("aü", 2); got != "a" {
 		t.Errorf("got %q", got)
