@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"xmppgate/proxy/internal/limit"
+	"xmppgate/proxy/internal/loop"
 	"xmppgate/proxy/internal/relay"
 	"xmppgate/proxy/internal/session"
 )
@@ -177,17 +178,34 @@ func (g *Gateway) SetOverload(short string) {
 		l.endBy(l.s.Shed)
 	}
 	if len(all) == 0 {
-		g.shedHolders()
+		g.shedHolders(true)
 	}
 }
 
 // muchHeld is more than a session holds that takes and gives stanzas of the usual size, in
 // bytes.
-const muchHeld = 32 << 10
+const muchHeld = 16 << 10
+
+// LimitBuffers sets how many bytes the buffers of all sessions of the process may have
+// together: what has come and is not a whole message yet, and what a side does not take.
+// It is checked when a buffer is taken. A session that would exceed the limit, and has more
+// than 8 KiB, ends as memory-short. Unless it is called there is no limit.
+func LimitBuffers(bytes int64) { loop.LimitHeld(bytes) }
+
+// Buffers returns how many bytes they have, and the limit, math.MaxInt64 for none.
+func Buffers() (bytes, limit int64) { return loop.Held() }
+
+// FreeBuffers ends a quarter of the sessions for which memory is held, as SetOverload does,
+// before LimitBuffers concerns others that need some.
+func (g *Gateway) FreeBuffers() {
+	g.init()
+	g.shedHolders(false)
+}
 
 // shedHolders ends some of the sessions for which memory is held, those first that hold most:
-// clients that do not read, or do not send messages to their end.
-func (g *Gateway) shedHolders() {
+// clients that do not read, or do not send messages to their end. stalled includes those for
+// which only the kernel holds memory.
+func (g *Gateway) shedHolders(stalled bool) {
 	type holder struct {
 		*live
 		held    int
@@ -196,9 +214,9 @@ func (g *Gateway) shedHolders() {
 	var all []holder
 	g.eachLive(g.sessions(), func(l *live) {
 		held := l.handle.Held()
-		_, stalled := l.handle.Queue(relay.Client)
-		if (held >= muchHeld || stalled > 0) && !l.s.Ends() {
-			all = append(all, holder{l, held, stalled > 0})
+		_, d := l.handle.Queue(relay.Client)
+		if (held >= muchHeld || stalled && d > 0) && !l.s.Ends() {
+			all = append(all, holder{l, held, d > 0})
 		}
 	}, anyLive)
 	slices.SortFunc(all, func(a, b holder) int { return cmp.Compare(b.held, a.held) })

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"xmppgate/proxy"
 )
 
 // memoryShare is what of the memory of a container the Go runtime may have. The rest is for
@@ -23,6 +26,19 @@ func boundMemory(environ map[string]string) {
 	}
 	if most := containerMemory("/"); most > 0 {
 		debug.SetMemoryLimit(int64(float64(most) * memoryShare))
+	}
+}
+
+// bufferShare is what the buffers of sessions may have of GOMEMLIMIT. The rest is for
+// sessions at rest, TLS and compression, and for garbage: buffers that were let go of.
+const bufferShare = 1. / 3
+
+// limitBuffers keeps buffers below bufferShare, if there is a GOMEMLIMIT. A look at memory
+// now and then does not: what is alive is known only after a collection, and clients fill a
+// few hundred megabytes before the next look.
+func limitBuffers() {
+	if l := debug.SetMemoryLimit(-1); l != math.MaxInt64 { // which only asks
+		proxy.LimitBuffers(int64(float64(l) * bufferShare))
 	}
 }
 

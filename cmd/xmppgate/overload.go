@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"xmppgate/proxy"
 )
 
 // overloadCheck is how often memory and descriptors are looked at. Ten thousand clients do
@@ -22,25 +24,33 @@ const (
 	memoryLow  = 0.75
 	filesHigh  = 64 // descriptors that are left
 	filesLow   = 128
+
+	buffersHigh = 0.75 // of proxy.LimitBuffers
+	buffersLow  = 0.5
 )
 
 // An overload tells the gateway when memory or descriptors are short.
 type overload struct {
 	memory, files func() (used, limit uint64) // a limit of zero is none
+	buffers       func() (used, limit int64)  // see proxy.Buffers
 	collect       func()                      // garbage, so that memory tells what is in use now
 	set           func(short string)
+	free          func() // see proxy.Gateway.FreeBuffers
 	log           *slog.Logger
 
 	memoryShort, filesShort bool
+	buffersShort            bool
 	short                   string
 }
 
-func newOverload(files uint64, set func(string), log *slog.Logger) *overload {
+func newOverload(files uint64, g *proxy.Gateway, log *slog.Logger) *overload {
 	return &overload{
 		memory:  memoryInUse,
 		collect: runtime.GC,
 		files:   func() (uint64, uint64) { return descriptorsInUse(), files },
-		set:     set,
+		buffers: proxy.Buffers,
+		set:     g.SetOverload,
+		free:    g.FreeBuffers,
 		log:     log,
 	}
 }
@@ -62,6 +72,7 @@ func (o *overload) run(ctx context.Context) {
 // look tells the gateway what is short, and again while it is: each time it ends some of
 // the sessions that have not authenticated.
 func (o *overload) look() {
+	o.lookAtBuffers()
 	short := ""
 	// Where sessions have ended nothing may be allocated any more that would make the
 	// runtime collect: overload would last for minutes, and end sessions for nothing.
@@ -92,6 +103,24 @@ func (o *overload) look() {
 		o.set(short)
 	}
 	o.short = short
+}
+
+// lookAtBuffers frees some while they are short. That alone refuses nobody: it ends those who
+// hold most, whoever it is, and leaves room for the others.
+func (o *overload) lookAtBuffers() {
+	used, limit := o.buffers()
+	share, was := float64(used)/float64(limit), o.buffersShort
+	o.buffersShort = share >= buffersHigh || was && share > buffersLow
+	if o.buffersShort {
+		o.free()
+	}
+	switch {
+	case o.buffersShort && !was:
+		o.log.Warn("buffers are short: sessions end for which most is held, of clients that do not read or do not finish messages",
+			"short", fmt.Sprintf("buffers: %d MiB of %d MiB are in use", used>>20, limit>>20))
+	case !o.buffersShort && was:
+		o.log.Info("buffers are not short any more")
+	}
 }
 
 // Samples of package runtime/metrics.

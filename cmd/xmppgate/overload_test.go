@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ func TestOverload(t *testing.T) {
 		memory:  func() (uint64, uint64) { return memory * mib, 100 * mib },
 		files:   func() (uint64, uint64) { return files, 10000 },
 		collect: func() { collections++ },
+		buffers: func() (int64, int64) { return 0, 100 },
 		set: func(short string) {
 			what, _, _ := strings.Cut(short, ":")
 			told = append(told, what)
@@ -57,14 +59,45 @@ func TestOverload(t *testing.T) {
 	}
 }
 
+// Sessions that hold much end while buffers are short, and nothing else happens.
+func TestShortBuffers(t *testing.T) {
+	var log bytes.Buffer
+	var used, limit int64
+	freed := 0
+	nothing := func() (uint64, uint64) { return 0, 0 }
+	o := &overload{
+		memory: nothing, files: nothing,
+		buffers: func() (int64, int64) { return used, limit },
+		set:     func(short string) { t.Errorf("overload: %s", short) },
+		free:    func() { freed++ },
+		log:     slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	for _, step := range []struct {
+		used, limit int64
+		freed       int
+	}{
+		{10, 100, 0}, {74, 100, 0}, {75, 100, 1}, {51, 100, 1}, {50, 100, 0}, {74, 100, 0}, {120, 100, 1}, {0, 100, 0},
+		{1 << 40, math.MaxInt64, 0}, // none
+	} {
+		used, limit, freed = step.used, step.limit, 0
+		if o.look(); freed != step.freed {
+			t.Errorf("%d of %d: sessions were ended %d times, want %d", used, limit, freed, step.freed)
+		}
+	}
+	if text := log.String(); strings.Count(text, "level=WARN") != 2 || strings.Count(text, "not short any more") != 2 {
+		t.Error(text)
+	}
+}
+
 // Few files leave room for few sessions, but they do leave some.
 func TestOverloadOfFewFiles(t *testing.T) {
 	short := "?"
 	o := &overload{
-		memory: func() (uint64, uint64) { return 1, 0 },
-		files:  func() (uint64, uint64) { return 200, 256 },
-		set:    func(s string) { short = s },
-		log:    slog.New(slog.DiscardHandler),
+		memory:  func() (uint64, uint64) { return 1, 0 },
+		files:   func() (uint64, uint64) { return 200, 256 },
+		buffers: func() (int64, int64) { return 0, 100 },
+		set:     func(s string) { short = s },
+		log:     slog.New(slog.DiscardHandler),
 	}
 	if o.look(); short != "?" {
 		t.Error(short)

@@ -35,6 +35,7 @@ func serve(ctx context.Context, p process) int {
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 	boundMemory(p.environ)
+	limitBuffers()
 	// A log whose reader is gone must not end the process.
 	signal.Ignore(syscall.SIGPIPE)
 	level := new(slog.LevelVar)
@@ -158,7 +159,7 @@ func runGateway(ctx context.Context, s *service, before *predecessor, hangups <-
 	running.Go(func() { returnMemory(background, gateway.SessionsStarted) })
 	running.Go(func() { router.Run(background) })
 	running.Go(func() { s.denyList.run(background, func() string { return s.config().DenyFile }) })
-	running.Go(func() { newOverload(s.files, gateway.SetOverload, log).run(background) })
+	running.Go(func() { newOverload(s.files, gateway, log).run(background) })
 	running.Go(func() { s.watchCertificates(background) })
 	if c.acme != nil {
 		running.Go(func() { s.runACME(background, acmeListeners) })

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -8,13 +9,14 @@ import (
 )
 
 // Buffers hold what is read, and what a side does not take. They come from a pool
-// for each size. Large ones are counted, see scarce.
+// for each size. Large ones are counted, see scarce, and so are the bytes of all, see
+// exceeded.
 
 // bufferSizes are the sizes of buffers in bytes. A read that finds nothing kept takes
 // relay.ReadSize: one read then takes all that a socket has, as a rule, and a batch of
 // stanzas leaves in one write. LargeBuffer holds a message of the usual limit, or what is
 // kept of a server's element (relay.MaxKept), and what surrounds it.
-var bufferSizes = [...]int{4 << 10, 16 << 10, relay.ReadSize, mediumBuffer, LargeBuffer}
+var bufferSizes = [...]int{smallBuffer, 16 << 10, relay.ReadSize, mediumBuffer, LargeBuffer}
 
 const (
 	// LargeBuffer is the largest size, in bytes, that a pool keeps.
@@ -39,7 +41,40 @@ var (
 	largeAllowed atomic.Int64 // ManyLargeBuffers, except in tests
 )
 
-func init() { largeAllowed.Store(ManyLargeBuffers) }
+// What the buffers of all sessions of the process have. It is counted when memory is taken,
+// not found later: clients fill 200 MiB in a quarter of a second.
+var (
+	held     atomic.Int64 // bytes in use, those of TLS included
+	mostHeld atomic.Int64 // see LimitHeld
+)
+
+func init() {
+	largeAllowed.Store(ManyLargeBuffers)
+	mostHeld.Store(math.MaxInt64)
+}
+
+// LimitHeld sets how many bytes the buffers of all sessions of the process may have
+// together. Beyond half of it less is read of a server at once, because all of that may
+// have to be kept for a client that does not read. Beyond the whole of it sessions for
+// which more than LittleHeld is kept lose it, see relay.Session.FreeMemory.
+func LimitHeld(bytes int64) { mostHeld.Store(bytes) }
+
+// Held returns how many bytes they have, and what LimitHeld was told last.
+func Held() (bytes, most int64) { return held.Load(), mostHeld.Load() }
+
+// smallBuffer is the smallest size, for what is left of a stanza.
+const smallBuffer = 4 << 10
+
+// LittleHeld is what each session may keep, in bytes, whatever the others do: the part of a
+// stanza of a server, and one that its client has not taken.
+const LittleHeld = 2 * smallBuffer
+
+// shortRead is how much is read of a server at once beyond half of LimitHeld. It fits into
+// a small buffer with what surrounds it.
+const shortRead = smallBuffer - 1<<10
+
+func exceeded() bool { return held.Load() > mostHeld.Load() }
+func halfHeld() bool { return held.Load() > mostHeld.Load()/2 }
 
 // scarce reports whether many large buffers are in use. One server may fill one for each
 // of its sessions and leave it full; 1,000 sessions would keep 300 MiB. While buffers are
@@ -61,6 +96,7 @@ func getBuffer(n int) *buffer {
 			if size >= LargeBuffer {
 				largeInUse.Add(1)
 			}
+			held.Add(int64(size))
 			if b, ok := buffers[i].Get().(*buffer); ok {
 				return b
 			}
@@ -69,6 +105,7 @@ func getBuffer(n int) *buffer {
 	}
 	// Only a limit above the default leads here; doubling keeps it linear.
 	largeInUse.Add(1)
+	held.Add(int64(2 * n))
 	return &buffer{b: make([]byte, 2*n)}
 }
 
@@ -100,6 +137,7 @@ func putBuffer(b *buffer) {
 
 // leaveBuffer leaves b, which somebody may still use, to the garbage collector.
 func leaveBuffer(b *buffer) {
+	held.Add(-int64(len(b.b)))
 	if len(b.b) >= LargeBuffer {
 		largeInUse.Add(-1)
 	}

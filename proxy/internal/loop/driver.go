@@ -25,6 +25,9 @@ type conn interface {
 	// unsentRecords is the number of bytes of TLS records that write has made and
 	// not sent yet.
 	unsentRecords(sd side) int
+	// heldByTLS is how much memory TLS keeps for the bytes of both sides: records of
+	// which a part has come, and those that are not sent yet.
+	heldByTLS() int
 	// unsent is the number of bytes written that the peer of sd has not
 	// acknowledged, or -1 when that is not known.
 	unsent(sd side) int
@@ -133,7 +136,7 @@ func (d *driver) Held() (bytes int) {
 			bytes += len(b.b)
 		}
 	}
-	return bytes
+	return bytes + d.conn.heldByTLS()
 }
 
 // Queue implements Handle.
@@ -169,6 +172,10 @@ func (d *driver) run(ev *relay.Event, f func(*relay.Event) input) {
 		}
 		in = d.nextInput(fed)
 		if in.b == nil {
+			if exceeded() && !d.over && d.Held() > LittleHeld {
+				d.s.FreeMemory(ev)
+				d.settle(ev)
+			}
 			return
 		}
 	}
@@ -245,6 +252,9 @@ func (d *driver) read(sd side, scratch []byte, all bool, f func([]byte) (int, er
 	behind := kept == 0 && !win.empty()
 	if behind && !all {
 		scratch = win.space(sd)
+	}
+	if sd == server && !all && halfHeld() {
+		scratch = scratch[:min(len(scratch), kept+shortRead)]
 	}
 	n, err := f(scratch[kept:])
 	more = n == len(scratch)-kept

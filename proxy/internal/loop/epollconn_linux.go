@@ -41,6 +41,24 @@ type epollConn struct {
 type connTLS struct {
 	sides     [2]*polltls.Conn // nil without TLS
 	handshake net.Conn         // with the client, while it is under way
+	counted   int              // what held has of both
+}
+
+// count makes held have what both sides keep.
+func (t *connTLS) count() {
+	if n := t.held(); n != t.counted {
+		held.Add(int64(n - t.counted))
+		t.counted = n
+	}
+}
+
+func (t *connTLS) held() (bytes int) {
+	for _, c := range t.sides {
+		if c != nil {
+			bytes += c.Held()
+		}
+	}
+	return bytes
 }
 
 // ensureTLS returns what is there of TLS, to add to it.
@@ -334,6 +352,13 @@ func (ec *epollConn) unsentRecords(sd side) int {
 	return 0
 }
 
+func (ec *epollConn) heldByTLS() int {
+	if ec.tls == nil {
+		return 0
+	}
+	return ec.tls.held()
+}
+
 func (ec *epollConn) unsent(sd side) int {
 	n := socket.Unsent(uintptr(ec.fd[sd]))
 	if n >= 0 {
@@ -368,6 +393,9 @@ func (ec *epollConn) stopSecuring() {
 }
 
 func (ec *epollConn) update(now, due time.Duration) error {
+	if ec.tls != nil {
+		ec.tls.count()
+	}
 	for sd := client; sd <= server; sd++ {
 		o := &ec.sides[sd]
 		if !o.attached || o.shut {

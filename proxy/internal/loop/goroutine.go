@@ -177,6 +177,8 @@ func (gc *goConn) write(sd side, pieces [][]byte) (n int, err error) {
 
 func (gc *goConn) unsentRecords(side) int { return 0 }
 
+func (gc *goConn) heldByTLS() int { return 0 } // crypto/tls does not tell
+
 func (gc *goConn) unsent(sd side) int {
 	n := -1
 	if below := gc.ends[sd].below; below != nil {
@@ -362,6 +364,9 @@ func (gc *goConn) awaitInput(sd side, e *endpoint) (waits, ok bool) {
 func (gc *goConn) readConn(sd side, e *endpoint) error {
 	buf := getBuffer(relay.ReadSize)
 	defer putBuffer(buf)
+	// It is there also while nothing comes: no session can give it back.
+	held.Add(-relay.ReadSize)
+	defer held.Add(relay.ReadSize)
 	space := buf.b[:relay.ReadSize]
 	gc.mu.Lock()
 	if win := &gc.win[sd]; gc.ends[sd] == e && !win.empty() {

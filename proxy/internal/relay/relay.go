@@ -154,6 +154,10 @@ type Session interface {
 	// Stalled tells that a side has taken no byte for StallTimeout.
 	Stalled(ev *Event, sd Side)
 
+	// FreeMemory tells that the sessions of the process keep too much together, and
+	// that much of it is kept for this one, which has to end.
+	FreeMemory(ev *Event)
+
 	// Expired tells that the moment of Deadline has come, or a later one.
 	Expired(ev *Event)
 

@@ -296,6 +296,15 @@ func (c *Conn) send(b []byte) {
 // call Flush when the descriptor is writable.
 func (c *Conn) Pending() int { return len(c.sealed) }
 
+// Held is how much memory is kept for records: a part of one to be read, and those that are
+// pending. What a handshake has left is not counted.
+func (c *Conn) Held() (bytes int) {
+	if c.kept != nil {
+		bytes = len(c.kept)
+	}
+	return bytes + cap(c.sealed)
+}
+
 // Flush sends what the socket takes of what is pending, and returns how much
 // that was. For broken see Write.
 func (c *Conn) Flush() (n int, broken bool) {
