@@ -53,9 +53,9 @@ func proofMessage(down bool, session, n int, sent time.Time) []byte {
 	}
 	size := 20 + (session*31+n*17)%150
 	switch {
-	case n%499 == 3:
-		size = 100_000 // more than one read or write
-	case n%53 == 5:
+	case (session+n)%499 == 3:
+		size = 100_000 // more than one read or write, but not of all sessions together
+	case (session+n)%53 == 5:
 		size = 6000
 	}
 	return fmt.Appendf(nil, "<message%s id='%d-%d' t='%019d'><body>%s</body></message>",
