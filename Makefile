@@ -4,7 +4,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: backports-test fleet-test demo test upgrade-proof systemd-test bench microbench mutants soak profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename
+.PHONY: backports-test fleet-test demo test upgrade-proof systemd-test bench microbench mutants soak profile lint image setup unit race purego checks 386 386-all cross vuln fuzz model-long demo-test e2e deploy-test release release-test rename kubernetes-test
 
 demo: ## a server, the gateway and a chat page, until Ctrl-C
 	go build -o bin/xmppgate ./cmd/xmppgate
@@ -63,6 +63,9 @@ rename: ## another module path everywhere: make rename MODULE=host/path
 
 release-test: ## packages in clean roots, with what debootstrap downloads
 	deploy/test-release.sh -tags roots
+
+kubernetes-test: ## as root: manifests before an API server, which is built first; half an hour, later seconds: docs/kubernetes.md
+	deploy/kubernetes/cluster/run.sh
 
 # The parts of "make test", in its order.
 

@@ -192,6 +192,8 @@ func (c *chatter) sendSome(stop <-chan struct{}) {
 	}
 }
 
+var errBounced = errors.New("bounced")
+
 // receiveUntil receives until stop says so or the connection ends.
 func (c *chatter) receiveUntil(stop func() bool) error {
 	for !stop() {
@@ -210,7 +212,7 @@ func (c *chatter) receiveUntil(stop func() bool) error {
 			continue
 		}
 		if e.attr("type") == "error" {
-			return fmt.Errorf("bounced: %.500q", e.raw)
+			return fmt.Errorf("%w: %.500q", errBounced, e.raw)
 		}
 		c.got = append(c.got, e.body())
 	}
