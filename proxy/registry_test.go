@@ -138,6 +138,7 @@ func TestEndIsPaced(t *testing.T) {
 			t.Errorf("%d end twice", got)
 		}
 		time.Sleep(2 * endsWithin)
+		synctest.Wait()
 		if len(h.posts) != n {
 			t.Fatalf("%d of %d were ended", len(h.posts), n)
 		}
@@ -167,6 +168,7 @@ func TestEndStopsAtTheDrain(t *testing.T) {
 		synctest.Wait()
 		before := len(h.posts)
 		time.Sleep(2 * endsWithin)
+		synctest.Wait()
 		if len(h.posts) != before {
 			t.Errorf("%d posts, then %d", before, len(h.posts))
 		}
