@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"cmp"
+	"errors"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gobwas/ws"
 
@@ -75,7 +78,8 @@ func TestUnfinishedMessagesAreBounded(t *testing.T) {
 func TestSlowClientsGoOnWhileBuffersAreShort(t *testing.T) {
 	for _, l := range []string{LoopAuto, LoopGoroutine} {
 		t.Run(l, func(t *testing.T) {
-			b := newBench(t, l)
+			// Nobody is given up, however long it takes to fill the buffers of the kernel.
+			b := newBench(t, l, func(g *Gateway) { g.clock = newHandClock().now })
 			holder, holderServer := b.connect()
 			holder.Write([]byte{0x81}) // an unfinished frame
 			await(func() bool { n, _ := Buffers(); return n > 0 && b.g.sessions()[0].probe().Kept[client] == 1 })
@@ -89,20 +93,27 @@ func TestSlowClientsGoOnWhileBuffersAreShort(t *testing.T) {
 				}
 			}
 			stanza := "<message><body>" + strings.Repeat("x", 200) + "</body></message>"
-			sent := 0
+			sent, rest := 0, ""
 			for !slow.probe().Blocked[client] {
-				if _, err := io.WriteString(srv, strings.Repeat(stanza, 100)); err != nil {
+				if rest == "" {
+					rest = strings.Repeat(stanza, 100)
+					sent += 100
+				}
+				srv.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // nobody reads when the client is blocked
+				n, err := io.WriteString(srv, rest)
+				if rest = rest[n:]; err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Fatal(err)
 				}
-				sent += 100
 				if p := slow.probe(); p.Memory[client] > loop.LittleHeld {
 					t.Fatalf("%d bytes are held", p.Memory[client])
 				}
 			}
+			srv.SetWriteDeadline(time.Now().Add(patience))
 			p := slow.probe()
 			if p.Memory[client] == 0 || p.Memory[client] > loop.LittleHeld {
 				t.Errorf("%d bytes are held", p.Memory[client])
 			}
+			go io.WriteString(srv, rest)
 			for range sent {
 				b.message(cl)
 			}

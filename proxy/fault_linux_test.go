@@ -370,7 +370,8 @@ func TestNoDescriptors(t *testing.T) {
 			expectSoon(t, "log line", func() bool { return j.has("msg=accept") && j.has("remedy=\"raise the limit of open files") })
 			give()
 			unix.Write(fd, []byte(goodRequest+"\r\n"))
-			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)})
+			wait := unix.NsecToTimeval(int64(patience))
+			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait)
 			answer := make([]byte, 32)
 			if n, err := unix.Read(fd, answer); err != nil || !strings.HasPrefix(string(answer[:max(n, 0)]), "HTTP/1.1 101 ") {
 				t.Errorf("a client that has waited gets %q, %v", answer[:max(n, 0)], err)

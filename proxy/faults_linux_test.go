@@ -249,7 +249,7 @@ func (p faultPhase) cell(t *testing.T, w faultWorld, fault string) string {
 	if !p.raw {
 		io.WriteString(r.client, goodRequest+"\r\n")
 		readResponse(t, r.client)
-		go r.readClient()
+		go r.readClient(false)
 	} else if overTLS && !p.secure {
 		if err := r.client.(*tls.Conn).Handshake(); err != nil {
 			t.Fatal(err)

@@ -509,7 +509,7 @@ func (st *stage) connect(headers []byte) {
 		st.t.Fatal(err)
 	}
 	readResponse(st.t, st.client)
-	go st.readClient()
+	go st.readClient(st.g.Config.Compression)
 	st.world.settle(func() bool { return len(st.g.sessions()) == 1 })
 }
 
@@ -793,7 +793,8 @@ func maskedFrame(op ws.OpCode, fin bool, payload []byte) []byte {
 	return wstest.Frame(op, fin, payload)
 }
 
-func (st *stage) readClient() {
+// readClient notes what the client receives. compresses tells whether the gateway may have agreed to compress.
+func (st *stage) readClient(compresses bool) {
 	conn := &gated{st: st}
 	var parts []byte // of a message that is not complete
 	divided, compressed := false, false
@@ -811,7 +812,7 @@ func (st *stage) readClient() {
 			st.note("client", "receives part of a frame")
 			return
 		}
-		if st.g.Compression && h.OpCode == ws.OpText {
+		if compresses && h.OpCode == ws.OpText {
 			compressed = h.Rsv1()
 			if compressed {
 				h.Rsv &^= ws.Rsv(true, false, false)
