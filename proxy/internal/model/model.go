@@ -573,7 +573,7 @@ func first(b []byte, compression, fragmented bool) (f frame, ok bool) {
 		}
 		big := binary.BigEndian.Uint64(b[2:])
 		f.bad = big < 1<<16 || big >= 1<<63
-		n, head = int(min(big, 1<<40)), 10
+		n, head = int(min(big, 1<<30)), 10
 	}
 	if f.bad {
 		return f, true
