@@ -484,9 +484,9 @@ func (k *soak) round(n int, d time.Duration) {
 	k.given = 0
 }
 
-// account checks that a client has got every message of its peer once, in order. ejabberd 23.01 delivers out of order
-// what arrives while a session is resumed, delivers again what it does not acknowledge then, and returns to the sender
-// what it finds no session for in the moment in which a session moves, over TCP too; that is counted.
+// account checks that a client has got every message of its peer once, in order. ejabberd 23.01, over TCP too, delivers
+// out of order what arrives while a session is resumed, and again what it does not acknowledge then. Rarely it returns to
+// the sender what it finds no session for while one moves; that was seen behind a gateway only. All of that is counted.
 func (k *soak) account(c *chatter) error {
 	k.messages += c.peer.sent
 	c.got = c.got[:len(c.got)-1]
