@@ -32,6 +32,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"xmppgate/framing"
+	"xmppgate/proxy/internal/model"
 	"xmppgate/proxy/internal/wstest"
 	"xmppgate/proxy/upstream"
 )
@@ -299,20 +300,7 @@ func expand(t *testing.T, at int, s string) string {
 
 // shorten is the inverse of expand, for the page.
 func shorten(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		j := i
-		for j < len(s) && s[j] == s[i] {
-			j++
-		}
-		if j-i > 40 {
-			fmt.Fprintf(&b, "{%c*%d}", s[i], j-i)
-		} else {
-			b.WriteString(s[i:j])
-		}
-		i = j
-	}
-	s = b.String()
+	s = model.Shorten(s)
 	if s != strings.TrimSpace(s) || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0xfffd }) || s == "" || s[0] == '"' {
 		return strconv.Quote(s)
 	}

@@ -60,13 +60,13 @@ func (a Action) String() string {
 	case "client sends":
 		return s + "client sends frame " + hex.EncodeToString(a.Bytes)
 	case "server sends":
-		return s + "server sends " + shorten(string(a.Bytes))
+		return s + "server sends " + strconv.Quote(Shorten(string(a.Bytes)))
 	}
 	return a.Actor + " " + a.Verb
 }
 
-// shorten writes runs of a character as {c*N}, as transcripts do.
-func shorten(s string) string {
+// Shorten writes runs of a character as {c*N}, as transcripts do.
+func Shorten(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); {
 		j := i
@@ -80,7 +80,7 @@ func shorten(s string) string {
 		}
 		i = j
 	}
-	return strconv.Quote(b.String())
+	return b.String()
 }
 
 // Ends of a session.
