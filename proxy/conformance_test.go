@@ -130,3 +130,24 @@ func listed(names []string) string {
 	}
 	return strings.Join(all, ", ") + more
 }
+
+// pageBlock returns what stands in a page between <!-- name --> and <!-- /name -->, and a function that replaces it.
+func pageBlock(t *testing.T, page, name string) (shown string, write func(string)) {
+	t.Helper()
+	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
+	shown, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no %s … %s", page, strings.TrimSpace(begin), end)
+	}
+	return shown, func(block string) {
+		t.Helper()
+		if err := os.WriteFile(page, []byte(before+begin+block+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

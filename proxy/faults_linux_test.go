@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -510,21 +509,11 @@ func TestFaultTable(t *testing.T) {
 	for i, p := range faultPhases {
 		fmt.Fprintf(&b, "| %s, %s | %s |\n", p.who(), p.name, strings.Join(cells[i], " | "))
 	}
-	const begin, end = "<!-- faults -->\n", "<!-- /faults -->"
-	text, err := os.ReadFile(reliability)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(text), begin)
-	old, after, ok2 := strings.Cut(rest, end)
+	old, write := pageBlock(t, reliability, "faults")
 	switch {
-	case !ok || !ok2:
-		t.Fatalf("%s has no %s", reliability, strings.TrimSpace(begin))
 	case old == b.String():
 	case *update:
-		if err := os.WriteFile(reliability, []byte(before+begin+b.String()+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		write(b.String())
 	default:
 		t.Errorf("run: go test ./proxy -run FaultTable -update\n%s has\n%s\nwant\n%s", reliability, old, b.String())
 	}

@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -232,13 +231,8 @@ func TestFleetLosesGateway(t *testing.T) {
 				float64(refusals)/float64(res.lost), float64(res.byNetwork)/float64(res.lost), res.most)
 		}
 	}
-	const pageFile, begin, end = "../docs/scaling.md", "<!-- gateways -->\n", "<!-- /gateways -->"
-	page, err := os.ReadFile(pageFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(page), begin)
-	shown, after, ok2 := strings.Cut(rest, end)
+	const pageFile = "../docs/scaling.md"
+	shown, write := pageBlock(t, pageFile, "gateways")
 	rows := func(table string) (keys []string) {
 		for row := range strings.Lines(table) {
 			columns := strings.SplitN(row, "|", 4)
@@ -247,12 +241,8 @@ func TestFleetLosesGateway(t *testing.T) {
 		return keys
 	}
 	switch {
-	case !ok || !ok2:
-		t.Fatalf("%s has no %s … %s", pageFile, begin, end)
 	case *update:
-		if err := os.WriteFile(pageFile, []byte(before+begin+b.String()+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		write(b.String())
 	case !slices.Equal(rows(shown), rows(b.String())): // the numbers are those of a million
 		t.Errorf("%s: the table of gateways is old: go test ./proxy -run TestFleetLosesGateway -update", pageFile)
 	}
